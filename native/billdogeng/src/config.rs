@@ -1,0 +1,45 @@
+//! What a client is told at its start, checked and complete.
+
+use std::time::Duration;
+
+/// How requests are made.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// The ingest's base address, such as `https://api.billdog.io/v1`.
+    pub host: String,
+    /// How long one attempt may take, from connecting to the answer's last byte.
+    pub request_timeout: Duration,
+    /// Whether bodies of [`crate::transport::GZIP_FROM`] bytes or more are compressed.
+    pub gzip: bool,
+    /// Attempts after the first one of a request.
+    pub max_retries: u32,
+    /// The `user-agent` header.
+    pub user_agent: String,
+}
+
+/// What one client is told. Bounds without a limit are `usize::MAX`.
+#[derive(Clone)]
+pub struct Config {
+    /// The project's key; sent as header and in the body, shown nowhere.
+    pub api_key: String,
+    /// How requests are made.
+    pub http: HttpConfig,
+    /// A flush is due when this many events are queued.
+    pub flush_at: usize,
+    /// A flush is due this often while anything is queued.
+    pub flush_interval: Duration,
+    /// Events kept while the ingest fails; the oldest are given up first.
+    pub max_queue_size: usize,
+    /// Bytes of events kept, always; the oldest are given up first.
+    pub max_queue_bytes: usize,
+    /// Events in one POST.
+    pub max_batch_size: usize,
+    /// Bytes of JSON in one POST, before gzip.
+    pub max_batch_bytes: usize,
+    /// Bytes of JSON in one event; a larger one is given up.
+    pub max_event_bytes: usize,
+    /// How long a client whose owner has ended goes on sending.
+    pub shutdown_timeout: Duration,
+    /// Waits between attempts are asked of the listener instead of being slept here.
+    pub external_sleep: bool,
+}

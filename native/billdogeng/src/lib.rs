@@ -1,0 +1,31 @@
+//! The analytics client in plain Rust: events come in as JSON bytes, leave as batches over HTTP.
+//!
+//! ```text
+//! Client::capture ──▶ Queue ──▶ Batch ──▶ Payload (gzip) ──▶ Http ──▶ answer
+//!   (any thread)        ▲                                             │
+//!                       └──────────── back to the front ◀─────────────┘ failed
+//!                    flush thread (worker.rs), one a client ──▶ News ──▶ Listener
+//! ```
+//!
+//! Nothing here knows the BEAM: the crate is built, tested and fuzzed by `cargo test` alone.
+
+mod answer;
+mod client;
+mod config;
+mod error;
+mod http;
+pub mod json;
+mod news;
+mod policy;
+mod queue;
+mod state;
+pub mod transport;
+mod worker;
+
+pub use answer::Failure;
+pub use client::{Capture, Client};
+pub use config::{Config, HttpConfig};
+pub use error::Error;
+pub use news::{LastWords, Listener, Notice, Reply, Tidings};
+pub use state::{Reason, Stats};
+pub use worker::Command;

@@ -1,0 +1,270 @@
+//! Events as bytes, in the order of their capture.
+//!
+//! ```text
+//! front                                                back
+//! chunks: [ {..},{..},{..}, ] [ {..},{..}, ]   tail: [ {..}, ⋯ room ⋯ ]
+//! lens:      4    4    4         4    4                 4
+//! ```
+//!
+//! Each event ends in a comma, so that a run of events is the inside of a JSON array but for its last
+//! byte, and no event spans two chunks. Taking a batch hands over slices; nothing is copied.
+
+use bytes::{Buf, Bytes, BytesMut};
+use std::collections::VecDeque;
+
+/// Room asked for at a time. Larger events get a chunk of their own.
+const CHUNK: usize = 64 * 1024;
+
+/// A run of events, taken off the front of the queue.
+#[derive(Debug)]
+pub struct Batch {
+    chunks: Vec<Bytes>,
+    lens: Vec<u32>,
+    stored: usize,
+}
+
+impl Batch {
+    /// How many events it holds.
+    pub fn len(&self) -> usize {
+        self.lens.len()
+    }
+
+    /// Bytes of its events' JSON.
+    pub fn bytes(&self) -> usize {
+        self.stored - self.lens.len()
+    }
+
+    /// Appends the events, joined by commas.
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        for chunk in &self.chunks {
+            out.extend_from_slice(chunk);
+        }
+        out.pop();
+    }
+}
+
+/// Count and bytes are exact at any moment.
+#[derive(Default, Debug)]
+pub struct Queue {
+    chunks: VecDeque<Bytes>,
+    tail: BytesMut,
+    lens: VecDeque<u32>,
+    stored: usize,
+    head: u64,
+}
+
+impl Queue {
+    /// How many events are queued.
+    pub fn len(&self) -> usize {
+        self.lens.len()
+    }
+
+    /// Whether no event is queued.
+    pub fn is_empty(&self) -> bool {
+        self.lens.is_empty()
+    }
+
+    /// Bytes of the queued events' JSON.
+    pub fn bytes(&self) -> usize {
+        self.stored - self.lens.len()
+    }
+
+    /// The number of the first queued event, counted from the client's first.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// The number that the next event will have.
+    pub fn next(&self) -> u64 {
+        self.head + self.lens.len() as u64
+    }
+
+    /// Appends one event's JSON.
+    pub fn push(&mut self, event: &[u8]) {
+        let stored = event.len() + 1;
+        if self.tail.capacity() - self.tail.len() < stored {
+            self.seal();
+            self.tail = BytesMut::with_capacity(CHUNK.max(stored));
+        }
+        self.tail.extend_from_slice(event);
+        self.tail.extend_from_slice(b",");
+        self.lens.push_back(stored as u32);
+        self.stored += stored;
+    }
+
+    /// Gives up the oldest event. Answers whether there was one.
+    pub fn drop_oldest(&mut self) -> bool {
+        let Some(len) = self.lens.pop_front() else { return false };
+        let len = len as usize;
+        self.stored -= len;
+        self.head += 1;
+        match self.chunks.front_mut() {
+            Some(chunk) if chunk.len() == len => drop(self.chunks.pop_front()),
+            Some(chunk) => chunk.advance(len),
+            None => self.tail.advance(len),
+        }
+        true
+    }
+
+    /// Takes events off the front: at least one where there is any, at most `max_events`, and no more
+    /// than `max_bytes` of JSON unless the first alone has more.
+    pub fn take(&mut self, max_events: usize, max_bytes: usize) -> Option<Batch> {
+        let mut count = 0;
+        let mut stored = 0;
+        for len in self.lens.iter().take(max_events.max(1)) {
+            if count > 0 && stored + *len as usize - 1 > max_bytes {
+                break;
+            }
+            stored += *len as usize;
+            count += 1;
+        }
+        if count == 0 {
+            return None;
+        }
+        let lens = self.lens.drain(..count).collect();
+        self.stored -= stored;
+        self.head += count as u64;
+        Some(Batch { chunks: self.carve(stored), lens, stored })
+    }
+
+    /// Puts a batch back where it came from. Numbers and order are as before it was taken.
+    pub fn put_back(&mut self, batch: Batch) {
+        self.head -= batch.lens.len() as u64;
+        self.stored += batch.stored;
+        for len in batch.lens.into_iter().rev() {
+            self.lens.push_front(len);
+        }
+        for chunk in batch.chunks.into_iter().rev() {
+            self.chunks.push_front(chunk);
+        }
+    }
+
+    /// Makes the written part of the tail a chunk; its room stays usable.
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            self.chunks.push_back(self.tail.split().freeze());
+        }
+    }
+
+    fn carve(&mut self, mut wanted: usize) -> Vec<Bytes> {
+        let mut carved = Vec::new();
+        while wanted > 0 {
+            let Some(mut chunk) = self.chunks.pop_front() else {
+                carved.push(self.tail.split_to(wanted).freeze());
+                break;
+            };
+            if chunk.len() > wanted {
+                let rest = chunk.split_off(wanted);
+                self.chunks.push_front(rest);
+            }
+            wanted -= chunk.len();
+            carved.push(chunk);
+        }
+        carved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(queue: &mut Queue, max: usize, bytes: usize) -> String {
+        let mut out = Vec::new();
+        if let Some(batch) = queue.take(max, bytes) {
+            batch.write_to(&mut out);
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    fn filled(n: usize) -> Queue {
+        let mut queue = Queue::default();
+        (0..n).for_each(|i| queue.push(i.to_string().as_bytes()));
+        queue
+    }
+
+    #[test]
+    fn events_leave_in_the_order_they_came() {
+        let mut queue = filled(5);
+        assert_eq!(events(&mut queue, 2, usize::MAX), "0,1");
+        queue.push(b"5");
+        assert_eq!(events(&mut queue, 9, usize::MAX), "2,3,4,5");
+        assert!(queue.is_empty());
+        assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn a_batch_put_back_leaves_first_again() {
+        let mut queue = filled(4);
+        let batch = queue.take(3, usize::MAX).unwrap();
+        queue.push(b"4");
+        queue.put_back(batch);
+        assert_eq!((queue.head(), queue.next(), queue.len()), (0, 5, 5));
+        assert_eq!(events(&mut queue, 9, usize::MAX), "0,1,2,3,4");
+    }
+
+    #[test]
+    fn a_batch_keeps_to_its_bytes_but_never_refuses_a_lone_large_event() {
+        let mut queue = Queue::default();
+        for event in ["aaaa", "bbbb", "cccccccccc"] {
+            queue.push(event.as_bytes());
+        }
+        assert_eq!(events(&mut queue, 9, 9), "aaaa,bbbb");
+        assert_eq!(events(&mut queue, 9, 3), "cccccccccc");
+    }
+
+    #[test]
+    fn dropping_the_oldest_keeps_count_bytes_and_order_across_chunks() {
+        let big = vec![b'x'; 40 * 1024];
+        let mut queue = Queue::default();
+        for _ in 0..5 {
+            queue.push(&big);
+            queue.push(b"1");
+        }
+        let mut left = 10;
+        while queue.drop_oldest() {
+            left -= 1;
+            assert_eq!(queue.len(), left);
+            let bigs = left / 2;
+            assert_eq!(queue.bytes(), bigs * big.len() + (left - bigs));
+        }
+        assert_eq!((left, queue.head()), (0, 10));
+    }
+
+    /// Against a plain list, over many random runs: whatever is pushed, taken, put back and dropped.
+    #[test]
+    fn it_behaves_as_a_plain_list_does() {
+        for seed in 0..200 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut queue = Queue::default();
+            let mut model: VecDeque<String> = VecDeque::new();
+            for n in 0..400 {
+                match random.u8(..10) {
+                    0..=5 => {
+                        let event = format!("{n}{}", "z".repeat(random.usize(..3000)));
+                        queue.push(event.as_bytes());
+                        model.push_back(event);
+                    }
+                    6 => {
+                        assert_eq!(queue.drop_oldest(), model.pop_front().is_some(), "seed {seed}");
+                    }
+                    7 => {
+                        if let Some(batch) = queue.take(random.usize(1..9), random.usize(..9000)) {
+                            queue.put_back(batch);
+                        }
+                    }
+                    _ => {
+                        let max = random.usize(1..9);
+                        if let Some(batch) = queue.take(max, usize::MAX) {
+                            let mut out = Vec::new();
+                            batch.write_to(&mut out);
+                            let expected: Vec<_> = model.drain(..batch.len()).collect();
+                            assert_eq!(String::from_utf8(out).unwrap(), expected.join(","));
+                        }
+                    }
+                }
+                assert_eq!(queue.len(), model.len(), "seed {seed}");
+                assert_eq!(queue.bytes(), model.iter().map(String::len).sum::<usize>());
+            }
+        }
+    }
+}
