@@ -1,0 +1,137 @@
+defmodule BilldogEng.Collector.Ingest do
+  @moduledoc """
+  What the real ingest would say to a request: a pure function, no sockets.
+  """
+
+  alias BilldogEng.Collector.JSON
+
+  @keys ~w(event_name event_timestamp properties user_id)
+
+  @typedoc "An answer: status, headers, body."
+  @type answer :: {non_neg_integer, [{String.t(), String.t()}], binary}
+
+  @typedoc "The events in the request (also of a refused one), whether they're accepted, the answer."
+  @type verdict :: %{events: [map], accepted: boolean, answer: answer}
+
+  @doc """
+  Judges a request as the ingest does.
+
+  `api_key` is the one key the collector takes, or nil for any.
+
+  ## Examples
+
+      iex> body = ~s({"api_key":"k","events":[]})
+      iex> request = %{method: "POST", path: "/ingest-events", headers: [{"x-api-key", "k"}], body: body}
+      iex> BilldogEng.Collector.Ingest.judge(request, "k").answer
+      {200, [], ~s({"success":true,"data":{"accepted":0}})}
+      iex> {status, _headers, _body} = BilldogEng.Collector.Ingest.judge(request, "other").answer
+      iex> status
+      401
+
+  """
+  @spec judge(map, nil | String.t()) :: verdict
+  def judge(%{body: {:error, message}}, _api_key), do: refused(400, "INVALID_BODY", message)
+
+  def judge(%{method: method, path: path} = request, api_key) do
+    case {method, path |> String.split("?") |> hd()} do
+      {"POST", path} when path in ["/ingest-events", "/v1/ingest-events"] ->
+        ingest(request, api_key)
+
+      {"POST", path} when path in ["/user-properties", "/v1/user-properties"] ->
+        user_properties(request, api_key)
+
+      {_, path} ->
+        refused(404, "NOT_FOUND", "nothing answers to #{method} #{path}")
+    end
+  end
+
+  @doc """
+  The envelope of an error.
+
+  ## Examples
+
+      iex> BilldogEng.Collector.Ingest.error(503, "HTTP_503", "as told")
+      {503, [], ~s({"success":false,"error":{"code":"HTTP_503","message":"as told"}})}
+
+  """
+  @spec error(non_neg_integer, String.t(), String.t()) :: answer
+  def error(status, code, message) do
+    {status, [],
+     ~s({"success":false,"error":{"code":#{JSON.quote_string(code)},) <>
+       ~s("message":#{JSON.quote_string(message)}}})}
+  end
+
+  defp ingest(request, api_key) do
+    decoded = JSON.decode(request.body)
+    events = events_in(decoded)
+
+    with :ok <- check_key(request, api_key),
+         {:ok, body} <- decoded,
+         :ok <- check_body(body, header(request, "x-api-key")),
+         :ok <- check_events(body["events"]) do
+      count = length(events)
+      answer = {200, [], ~s({"success":true,"data":{"accepted":#{count}}})}
+      %{events: events, accepted: true, answer: answer}
+    else
+      {:error, reason} -> refused(400, "INVALID_JSON", reason, events)
+      {status, code, message} -> refused(status, code, message, events)
+    end
+  end
+
+  defp user_properties(request, api_key) do
+    with :ok <- check_key(request, api_key),
+         {:ok, _body} <- JSON.decode(request.body) do
+      %{events: [], accepted: true, answer: {200, [], ~s({"success":true,"data":{}})}}
+    else
+      {:error, reason} -> refused(400, "INVALID_JSON", reason)
+      {status, code, message} -> refused(status, code, message)
+    end
+  end
+
+  defp events_in({:ok, %{"events" => events}}) when is_list(events), do: events
+  defp events_in(_), do: []
+
+  defp check_key(request, api_key) do
+    case header(request, "x-api-key") do
+      nil -> {401, "UNAUTHORIZED", "the header x-api-key is missing"}
+      key when api_key != nil and key != api_key -> {401, "UNAUTHORIZED", "unknown API key"}
+      _ -> :ok
+    end
+  end
+
+  defp check_body(%{"api_key" => key, "events" => events}, key) when is_list(events), do: :ok
+
+  defp check_body(%{"api_key" => _, "events" => events}, _key) when is_list(events),
+    do: {400, "API_KEY_MISMATCH", "api_key in the body isn't the one in x-api-key"}
+
+  defp check_body(_, _key),
+    do: {400, "INVALID_BODY", ~s(the body isn't {"api_key": KEY, "events": [...]})}
+
+  defp check_events(events) do
+    events
+    |> Enum.with_index()
+    |> Enum.find_value(:ok, fn {event, index} ->
+      case wrong_with(event) do
+        nil -> nil
+        what -> {400, "INVALID_EVENT", "event #{index}: #{what}"}
+      end
+    end)
+  end
+
+  defp wrong_with(event) when not is_map(event), do: "not an object"
+
+  defp wrong_with(event) do
+    case Enum.reject(@keys, &is_map_key(event, &1)) do
+      [] when is_integer(:erlang.map_get("event_timestamp", event)) -> nil
+      [] -> "event_timestamp isn't an integer"
+      missing -> "without #{Enum.join(missing, ", ")}"
+    end
+  end
+
+  defp header(request, name) do
+    Enum.find_value(request.headers, fn {key, value} -> if key == name, do: value end)
+  end
+
+  defp refused(status, code, message, events \\ []),
+    do: %{events: events, accepted: false, answer: error(status, code, message)}
+end

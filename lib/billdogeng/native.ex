@@ -1,0 +1,43 @@
+defmodule BilldogEng.Native do
+  @moduledoc false
+  # The functions of the native library, one line each; their documentation is beside their Rust.
+  # A client is named by its owner's pid.
+
+  @on_load :load
+
+  def load do
+    path = :filename.join(:code.priv_dir(:billdogeng), ~c"native/billdogeng_nif")
+
+    case :erlang.load_nif(path, 0) do
+      :ok -> :ok
+      {:error, {:reload, _}} -> :ok
+      # Captures must stay harmless and starts must say why, so the module is loaded all the same.
+      {:error, {_, reason}} -> :persistent_term.put({__MODULE__, :reason}, to_string(reason))
+    end
+  end
+
+  @doc false
+  def load_error, do: :persistent_term.get({__MODULE__, :reason}, nil)
+
+  # ── captures: `:ok | :no_client | :dirty | :normalise` ──
+  def capture(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: no_library()
+  def capture_dirty(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: no_library()
+  def give_up_too_large(_owner), do: no_library()
+
+  # ── the owner ──
+  def start(_options), do: no_library()
+  def command(_owner, _name, _id), do: no_library()
+  def tidings(_owner), do: no_library()
+  def stats(_owner), do: no_library()
+
+  # ── the reporter ──
+  def report_to_me, do: no_library()
+  def draining, do: no_library()
+
+  # ── requests ──
+  def request(_http, _path, _headers, _body, _marker, _id), do: no_library()
+
+  defp no_library do
+    :erlang.nif_error({:billdogeng_not_loaded, load_error()})
+  end
+end

@@ -1,0 +1,109 @@
+defmodule BilldogEng.Transport do
+  @moduledoc """
+  Single requests to the API, with the retries of a flush.
+
+      config = BilldogEng.Transport.config(host: "http://127.0.0.1:4000", request_timeout: 5_000, gzip: true, max_retries: 3)
+      {:ok, data} = BilldogEng.Transport.request(config, path: "/ingest-events", body: %{api_key: "k", events: []})
+
+  Clients use it for their options alone: their batches leave by the flush thread.
+  """
+
+  alias BilldogEng.{Error, Native, Normaliser}
+
+  @required [:host, :request_timeout, :gzip, :max_retries]
+  @user_agent "billdogeng-elixir/#{Mix.Project.config()[:version]}"
+
+  @type config :: %{
+          host: String.t(),
+          request_timeout: non_neg_integer(),
+          gzip: boolean(),
+          max_retries: non_neg_integer(),
+          enable_logging: boolean(),
+          sleep_fn: (non_neg_integer() -> any())
+        }
+
+  @doc """
+  Checks and completes options: `:host`, `:request_timeout` (ms), `:gzip`, `:max_retries` are required;
+  `:enable_logging` is `false` and `:sleep_fn` is `&Process.sleep/1` unless given.
+
+  Raises `KeyError` where a required one is missing.
+
+      iex> BilldogEng.Transport.config(host: "http://h", request_timeout: 1, gzip: true, max_retries: 0).enable_logging
+      false
+  """
+  @spec config(keyword()) :: config()
+  def config(opts) do
+    @required
+    |> Map.new(&{&1, Keyword.fetch!(opts, &1)})
+    |> Map.put(:enable_logging, Keyword.get(opts, :enable_logging, false))
+    |> Map.put(:sleep_fn, Keyword.get(opts, :sleep_fn, &Process.sleep/1))
+  end
+
+  @doc """
+  Makes a request and waits for its answer, retries included (on network errors, 408, 429 and 5xx, after
+  1, 2, 4 … s).
+
+    * `:path` - appended to the host
+    * `:body` - any term, sent as JSON by POST; `nil` makes it a GET
+    * `:headers` - `[{name, value}]`
+    * `:gzip` - overrides the configuration's
+
+  Answers `{:ok, data}`, `data` being the answer out of its `{"success": true, "data": …}`, objects as
+  maps with string keys; or `{:error, %BilldogEng.Error{}}`.
+  """
+  @spec request(config(), keyword()) :: {:ok, term()} | {:error, Error.t()}
+  def request(config, opts) do
+    http = Map.put(http(config), :gzip, Keyword.get(opts, :gzip, config.gzip) == true)
+    headers = for {name, value} <- Keyword.get(opts, :headers, []), do: {to_string(name), to_string(value)}
+    request = {http, Keyword.get(opts, :path, ""), headers, Keyword.get(opts, :body)}
+    attempt(request, config, 1)
+  end
+
+  @doc false
+  # What the native side is told of a configuration.
+  def http(config) do
+    %{
+      host: to_string(config[:host]),
+      request_timeout: config[:request_timeout],
+      gzip: config[:gzip] == true,
+      max_retries: config[:max_retries],
+      user_agent: @user_agent
+    }
+  end
+
+  defp attempt({http, path, headers, body} = request, config, number) do
+    id = :erlang.unique_integer([:positive])
+
+    case send_request(http, path, headers, body, id) do
+      :ok ->
+        receive do
+          {:billdogeng_response, ^id, {:ok, data}} -> {:ok, data}
+          {:billdogeng_response, ^id, {:error, error, retry}} -> failed(request, config, number, error, retry)
+        end
+
+      {:error, message} ->
+        {:error, Error.new(message, 0, "INVALID_REQUEST")}
+    end
+  end
+
+  defp send_request(http, path, headers, body, id) do
+    with :normalise <- Native.request(http, path, headers, body, nil, id) do
+      marker = make_ref()
+      Native.request(http, path, headers, Normaliser.run(body, marker, :infinity), marker, id)
+    end
+  end
+
+  defp failed(request, config, number, _error, true) when number <= :erlang.map_get(:max_retries, config) do
+    sleep(config[:sleep_fn] || (&Process.sleep/1), min(Integer.pow(2, min(number, 6) - 1) * 1_000, 30_000))
+    attempt(request, config, number + 1)
+  end
+
+  defp failed(_request, _config, _number, error, _retry), do: {:error, Error.from_native(error)}
+
+  # A function of the caller's own is told the plain delay; the real wait is spread by a fifth.
+  defp sleep(sleep_fn, ms) do
+    if sleep_fn == (&Process.sleep/1),
+      do: Process.sleep(round(ms * (0.8 + 0.4 * :rand.uniform()))),
+      else: sleep_fn.(ms)
+  end
+end

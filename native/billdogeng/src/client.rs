@@ -1,0 +1,102 @@
+//! The handle that callers hold: captures go into the queue, commands to the flush thread.
+
+use crate::config::Config;
+use crate::news::{Listener, News, Tidings};
+use crate::state::{Accepted, Reason, State, Stats};
+use crate::worker::{Command, Worker};
+use crossbeam_channel::{Receiver, Sender};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// What became of a capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capture {
+    /// It is in the accounts.
+    Taken,
+    /// The client has ended, and knows nothing of it.
+    Closed,
+}
+
+/// One client: a queue and the thread that empties it.
+pub struct Client {
+    pub(crate) config: Config,
+    pub(crate) wake: Notify,
+    pub(crate) commands: Receiver<Command>,
+    sender: Sender<Command>,
+    state: Mutex<State>,
+    news: Mutex<News>,
+}
+
+impl Client {
+    /// Starts a client and its flush thread. It ends after [`Command::Drain`].
+    ///
+    /// # Errors
+    /// The system has no thread or no file descriptor left.
+    pub fn start(config: Config, listener: Box<dyn Listener>) -> io::Result<Arc<Self>> {
+        let (sender, commands) = crossbeam_channel::unbounded();
+        let client = Arc::new(Self {
+            state: Mutex::new(State::new(&config)),
+            config,
+            wake: Notify::new(),
+            commands,
+            sender,
+            news: Mutex::default(),
+        });
+        Worker::start(Arc::clone(&client), listener)?;
+        Ok(client)
+    }
+
+    /// Takes one event's JSON. Costs a short lock and a copy; waits for nothing else.
+    pub fn capture(&self, event: &[u8], replaced: u64) -> Capture {
+        let accepted = self.state().capture(event, replaced);
+        self.tell(accepted)
+    }
+
+    /// Counts an event that could not be taken.
+    pub fn give_up(&self, reason: Reason) -> Capture {
+        let accepted = self.state().give_up(reason);
+        self.tell(accepted)
+    }
+
+    fn tell(&self, accepted: Accepted) -> Capture {
+        match accepted {
+            Accepted::Quiet => Capture::Taken,
+            Accepted::Notify => {
+                self.wake.notify_one();
+                Capture::Taken
+            }
+            Accepted::Closed => Capture::Closed,
+        }
+    }
+
+    /// Hands a command to the flush thread. A client that has ended ignores it.
+    pub fn command(&self, command: Command) {
+        // Pushed first: the thread looks at the channel after it wakes.
+        let _ = self.sender.send(command);
+        self.wake.notify_one();
+    }
+
+    /// The accounts as they stand.
+    pub fn stats(&self) -> Stats {
+        self.state().stats()
+    }
+
+    /// What there is to tell; after this the listener is woken anew.
+    pub fn tidings(&self) -> Tidings {
+        self.news().take()
+    }
+
+    /// Bytes of JSON that one event may have.
+    pub fn max_event_bytes(&self) -> usize {
+        self.config.max_event_bytes
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,119 @@
+//! One HTTP client on the current tokio runtime: no redirects, no environment, answers up to 1 MiB.
+
+use crate::answer::{self, Failure};
+use crate::config::HttpConfig;
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{HeaderMap, CONTENT_TYPE};
+use reqwest::{redirect, Method, Response};
+use rustls::ClientConfig;
+use serde_json::Value;
+use std::error::Error as _;
+use std::io::ErrorKind;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+/// A client for one host. Connections stay with the runtime that they were opened on.
+pub struct Http {
+    client: reqwest::Client,
+    timeout: Duration,
+}
+
+impl Http {
+    /// Fails only where TLS can't be set up for an `https` host.
+    pub fn new(config: &HttpConfig) -> Result<Self, Failure> {
+        let secure = config.host.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
+        let tls = if secure { verifying_tls() } else { rootless_tls() };
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(ClientConfig::clone(tls))
+            .http1_only()
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .pool_max_idle_per_host(1)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .user_agent(&config.user_agent)
+            .build()
+            .map_err(|error| failure_of(&error))?;
+        Ok(Self { client, timeout: config.request_timeout })
+    }
+
+    /// One attempt, answered within the request's time-out.
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        headers: HeaderMap,
+        body: Option<Bytes>,
+    ) -> Result<Value, Failure> {
+        let mut request = self.client.request(method, url).headers(headers);
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        let exchange = async {
+            let response = request.send().await.map_err(|error| failure_of(&error))?;
+            read(response).await
+        };
+        match tokio::time::timeout(self.timeout, exchange).await {
+            Ok(result) => result,
+            Err(_) => {
+                let ms = self.timeout.as_millis();
+                Err(Failure::network(format!("no answer within {ms} ms"), false))
+            }
+        }
+    }
+}
+
+async fn read(mut response: Response) -> Result<Value, Failure> {
+    let status = response.status().as_u16();
+    let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = content_type.unwrap_or_default().to_owned();
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| failure_of(&error))? {
+        let room = answer::LONGEST_BODY - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() >= room {
+            break;
+        }
+    }
+    answer::read(status, &content_type, &body)
+}
+
+/// The innermost cause says it best: "Connection refused (os error 111)".
+fn failure_of(error: &reqwest::Error) -> Failure {
+    let mut message = error.to_string();
+    let mut unreachable = false;
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        message = inner.to_string();
+        let refused = inner
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+        unreachable |= refused || message.starts_with("dns error");
+        cause = inner.source();
+    }
+    Failure::network(message, unreachable)
+}
+
+/// Against the roots that `SSL_CERT_FILE` and `SSL_CERT_DIR` name, else the system's. Built once a VM.
+fn verifying_tls() -> &'static Arc<ClientConfig> {
+    static TLS: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    TLS.get_or_init(|| tls_with(rustls_native_certs::load_native_certs().certs))
+}
+
+/// For `http` hosts, so that they work where there are no roots at all.
+fn rootless_tls() -> &'static Arc<ClientConfig> {
+    static TLS: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    TLS.get_or_init(|| tls_with(Vec::new()))
+}
+
+fn tls_with(certs: Vec<rustls::pki_types::CertificateDer<'static>>) -> Arc<ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has every protocol version's cipher suites")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}

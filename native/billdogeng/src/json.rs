@@ -1,0 +1,160 @@
+//! JSON text, written straight into bytes (RFC 8259).
+
+use serde::de::IgnoredAny;
+
+/// Per byte: 0 as it is, 1 needs more than a look (not ASCII), else the letter after the backslash.
+static ESCAPES: [u8; 256] = {
+    let mut table = [0u8; 256];
+    let mut i = 0;
+    while i < 0x20 {
+        table[i] = b'u';
+        i += 1;
+    }
+    table[0x08] = b'b';
+    table[0x09] = b't';
+    table[0x0A] = b'n';
+    table[0x0C] = b'f';
+    table[0x0D] = b'r';
+    table[b'"' as usize] = b'"';
+    table[b'\\' as usize] = b'\\';
+    let mut i = 0x80;
+    while i < 256 {
+        table[i] = 1;
+        i += 1;
+    }
+    table
+};
+
+/// Writes a string with its quotes. What isn't UTF-8 becomes U+FFFD, once for each bad sequence (the
+/// Unicode standard's "maximal subparts", chapter 3.9); answers whether there was any.
+pub fn write_str(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
+    out.reserve(bytes.len() + 2);
+    out.push(b'"');
+    let plain = bytes.iter().take_while(|byte| ESCAPES[**byte as usize] == 0).count();
+    out.extend_from_slice(&bytes[..plain]);
+    let mut replaced = false;
+    if plain < bytes.len() {
+        for chunk in bytes[plain..].utf8_chunks() {
+            write_escaped(out, chunk.valid().as_bytes());
+            if !chunk.invalid().is_empty() {
+                out.extend_from_slice("\u{FFFD}".as_bytes());
+                replaced = true;
+            }
+        }
+    }
+    out.push(b'"');
+    replaced
+}
+
+fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    let mut written = 0;
+    for (at, byte) in bytes.iter().enumerate() {
+        let escape = ESCAPES[*byte as usize];
+        if escape <= 1 {
+            continue;
+        }
+        out.extend_from_slice(&bytes[written..at]);
+        written = at + 1;
+        if escape == b'u' {
+            const HEX: &[u8; 16] = b"0123456789abcdef";
+            let (high, low) = (HEX[(byte >> 4) as usize], HEX[(byte & 15) as usize]);
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
+        } else {
+            out.extend_from_slice(&[b'\\', escape]);
+        }
+    }
+    out.extend_from_slice(&bytes[written..]);
+}
+
+/// Writes an integer.
+pub fn write_i64(out: &mut Vec<u8>, value: i64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    let mut rest = value.unsigned_abs();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        at -= 1;
+        digits[at] = b'-';
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Writes a finite float: the fewest digits that read back the same.
+pub fn write_f64(out: &mut Vec<u8>, value: f64) {
+    out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
+}
+
+/// Whether `bytes` are exactly one JSON value.
+pub fn is_value(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(bytes).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn written(bytes: &[u8]) -> (String, bool) {
+        let mut out = Vec::new();
+        let replaced = write_str(&mut out, bytes);
+        (String::from_utf8(out).unwrap(), replaced)
+    }
+
+    #[test]
+    fn every_character_of_the_first_planes_reads_back() {
+        for code in (0..0x11000).filter_map(char::from_u32) {
+            let text = format!("a{code}\"b");
+            let (json, replaced) = written(text.as_bytes());
+            assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), Value::String(text));
+            assert!(!replaced);
+        }
+    }
+
+    #[test]
+    fn each_bad_sequence_becomes_one_replacement_character() {
+        let cases: [(&[u8], &str); 4] = [
+            (b"\x80", "\u{FFFD}"),
+            (b"a\xE2\x82b", "a\u{FFFD}b"),
+            (b"\xFF\xFE", "\u{FFFD}\u{FFFD}"),
+            (b"\xED\xA0\x80", "\u{FFFD}\u{FFFD}\u{FFFD}"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(written(bytes), (format!("\"{text}\""), true));
+        }
+    }
+
+    #[test]
+    fn integers_are_written_to_the_last_digit() {
+        for value in [0, 7, -1, 10, i64::MAX, i64::MIN] {
+            let mut out = Vec::new();
+            write_i64(&mut out, value);
+            assert_eq!(String::from_utf8(out).unwrap(), value.to_string());
+        }
+    }
+
+    #[test]
+    fn floats_read_back_the_same() {
+        for value in [0.1, -0.0, 1.0, 1e21, 5e-324, f64::MAX, 1e300, 123456789.125] {
+            let mut out = Vec::new();
+            write_f64(&mut out, value);
+            let text = String::from_utf8(out).unwrap();
+            assert_eq!(text.parse::<f64>().unwrap().to_bits(), value.to_bits(), "{text}");
+            assert!(is_value(text.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn one_value_is_one_value() {
+        assert!(is_value(b" {\"a\": [1, 2.5e3, null]} "));
+        for bad in ["", "1 2", "{\"a\":}", "nul", "[1,]"] {
+            assert!(!is_value(bad.as_bytes()), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The NIFs of a capture. Whatever they are handed, they answer with an atom and raise nothing.
+
+use crate::clock;
+use crate::encode::{Encoder, Stop};
+use crate::registry::{self, Entry};
+use billdogeng::{Capture, Reason};
+use rustler::{Atom, Term};
+use std::cell::RefCell;
+
+/// A thread keeps its buffer between events unless one has made it larger than this.
+const KEPT_BUFFER: usize = 64 * 1024;
+
+rustler::atoms! { ok, no_client, dirty, normalise, nil }
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An event as it was handed in: id, name, properties, groups; a time in ms, or nil for now.
+struct Event<'a>([Term<'a>; 5]);
+
+#[rustler::nif]
+#[allow(clippy::too_many_arguments)]
+fn capture<'a>(
+    owner: Term<'a>,
+    distinct_id: Term<'a>,
+    name: Term<'a>,
+    properties: Term<'a>,
+    groups: Term<'a>,
+    timestamp: Term<'a>,
+    marker: Term<'a>,
+) -> Atom {
+    let event = Event([distinct_id, name, properties, groups, timestamp]);
+    registry::with(owner, |entry| take(entry, event, marker, true)).unwrap_or_else(no_client)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+#[allow(clippy::too_many_arguments)]
+fn capture_dirty<'a>(
+    owner: Term<'a>,
+    distinct_id: Term<'a>,
+    name: Term<'a>,
+    properties: Term<'a>,
+    groups: Term<'a>,
+    timestamp: Term<'a>,
+    marker: Term<'a>,
+) -> Atom {
+    let event = Event([distinct_id, name, properties, groups, timestamp]);
+    registry::with(owner, |entry| take(entry, event, marker, false)).unwrap_or_else(no_client)
+}
+
+/// Counts an event that is too large to be normalised.
+#[rustler::nif]
+fn give_up_too_large<'a>(owner: Term<'a>) -> Atom {
+    answer(registry::with(owner, |entry| entry.client.give_up(Reason::TooLarge)))
+}
+
+fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> Atom {
+    let max_bytes = entry.client.max_event_bytes();
+    let marker = (nil() != marker).then_some(marker);
+    let buffer = BUFFER.take();
+    let mut encoder = Encoder::new(buffer, max_bytes, normal, marker);
+    let written = write(&mut encoder, &event, entry);
+    let replaced = encoder.replaced;
+    let mut bytes = encoder.into_bytes();
+    let answer = match written {
+        Ok(()) if bytes.len() <= max_bytes => answer(Some(entry.client.capture(&bytes, replaced))),
+        Ok(()) | Err(Stop::TooLarge) => answer(Some(entry.client.give_up(Reason::TooLarge))),
+        Err(Stop::Dirty) => dirty(),
+        Err(Stop::Normalise) => normalise(),
+    };
+    if bytes.capacity() <= KEPT_BUFFER {
+        bytes.clear();
+        BUFFER.set(bytes);
+    }
+    answer
+}
+
+fn answer(capture: Option<Capture>) -> Atom {
+    match capture {
+        Some(Capture::Taken) => ok(),
+        Some(Capture::Closed) | None => no_client(),
+    }
+}
+
+/// The wire's four keys, in the order of the alphabet.
+fn write<'a>(encoder: &mut Encoder<'a>, event: &Event<'a>, entry: &Entry) -> Result<(), Stop> {
+    let Event([distinct_id, name, properties, groups, timestamp]) = *event;
+    encoder.literal("{\"event_name\":");
+    encoder.value(name)?;
+    encoder.literal(",\"event_timestamp\":");
+    encoder.integer(timestamp.decode().unwrap_or_else(|_| clock::system_time_ms()));
+    encoder.literal(",\"properties\":");
+    encoder.properties(properties, groups, &entry.groups)?;
+    encoder.literal(",\"user_id\":");
+    encoder.value(distinct_id)?;
+    encoder.literal("}");
+    Ok(())
+}

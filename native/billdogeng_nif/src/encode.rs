@@ -1,0 +1,418 @@
+//! Walks a term once and writes it as JSON, within bounds.
+//!
+//! What needs Elixir (structs, pids, functions …) stops the walk: the event is handed back, normalised
+//! there, and walked again. A normalised term carries ready-made text as `{marker, form, binary}`, where
+//! `marker` is a reference made for that one event, so that nobody else's tuple is taken for it.
+
+use billdogeng::json;
+use num_bigint::{BigInt, Sign};
+use rustler::types::map::MapIterator;
+use rustler::{Atom, Binary, Term, TermType};
+use std::collections::HashMap;
+
+/// Containers deeper than this are written as `"…"`: a scheduler's stack is small.
+const DEEPEST: usize = 100;
+/// What a call may write, and look at, before it leaves a normal scheduler.
+const NORMAL_BYTES: usize = 32 * 1024;
+const NORMAL_TERMS: usize = 4_000;
+
+rustler::atoms! { __struct__, nil, raw, replaced }
+
+/// Why a walk ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// More than a normal scheduler should be held for.
+    Dirty,
+    /// More than an event may have.
+    TooLarge,
+    /// A term that only Elixir knows how to write.
+    Normalise,
+}
+
+/// Which group types have a number, as `:group_type_index` says.
+#[derive(Default)]
+pub struct GroupIndex(HashMap<Vec<u8>, Option<u8>>);
+
+impl GroupIndex {
+    /// From `{kind, name, number}`; a kind is `a` (atom), `s` (string) or `i` (integer).
+    pub fn new(entries: Vec<(String, String, Option<u8>)>) -> Self {
+        Self(entries.into_iter().map(|(kind, name, number)| ((kind + &name).into(), number)).collect())
+    }
+
+    /// A type's number: by the type itself, else by its name as a string.
+    fn number(&self, kind: u8, name: &[u8]) -> Option<u8> {
+        let of = |kind| self.0.get([&[kind], name].concat().as_slice()).copied();
+        of(kind).or_else(|| of(b's')).flatten()
+    }
+}
+
+/// One event on its way to bytes.
+pub struct Encoder<'a> {
+    out: Vec<u8>,
+    /// Values written in another form than their own.
+    pub replaced: u64,
+    marker: Option<Term<'a>>,
+    max_bytes: usize,
+    terms: usize,
+    normal: bool,
+}
+
+/// A key as it is written, quotes and all, and what kind of term it was.
+struct Key {
+    kind: u8,
+    exact: bool,
+}
+
+impl<'a> Encoder<'a> {
+    pub fn new(out: Vec<u8>, max_bytes: usize, normal: bool, marker: Option<Term<'a>>) -> Self {
+        Self { out, replaced: 0, marker, max_bytes, terms: 0, normal }
+    }
+
+    /// What has been written, and the buffer to use again.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.out
+    }
+
+    /// Writes text that needs no escaping.
+    pub fn literal(&mut self, text: &str) {
+        self.out.extend_from_slice(text.as_bytes());
+    }
+
+    /// Writes an integer.
+    pub fn integer(&mut self, value: i64) {
+        json::write_i64(&mut self.out, value);
+    }
+
+    /// Writes any term as a value.
+    pub fn value(&mut self, term: Term<'a>) -> Result<(), Stop> {
+        self.value_at(term, 0)
+    }
+
+    /// Writes properties with their groups beside them, as the original's `with_groups` does.
+    pub fn properties(
+        &mut self,
+        properties: Term<'a>,
+        groups: Term<'a>,
+        index: &GroupIndex,
+    ) -> Result<(), Stop> {
+        if groups.map_size().is_ok_and(|size| size == 0) {
+            return self.value(properties);
+        }
+        let mut added: Vec<(Vec<u8>, Term<'a>)> = vec![(b"\"$groups\"".to_vec(), groups)];
+        let types = self.entries(groups)?;
+        for (kind, name, group) in types.into_iter().flatten() {
+            let name = name.get(1..name.len() - 1).unwrap_or_default();
+            if let Some(number) = index.number(kind, name) {
+                added.push((format!("\"$group_{number}\"").into_bytes(), group));
+            }
+        }
+        let mut pairs = match self.entries(properties)? {
+            Some(entries) => entries.into_iter().map(|(_, key, value)| (key, value)).collect(),
+            None if properties.is_empty_list() || nil() == properties => Vec::new(),
+            None => vec![(b"\"$properties\"".to_vec(), properties)],
+        };
+        pairs.append(&mut added);
+        self.pairs(pairs, 0)
+    }
+
+    fn value_at(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
+        self.look()?;
+        match term.get_type() {
+            TermType::Binary => match Binary::from_term(term) {
+                Ok(binary) => self.string(binary.as_slice()),
+                Err(_) => self.by_elixir(),
+            },
+            TermType::Atom => self.atom(term),
+            TermType::Integer => self.number(term),
+            TermType::Float => match term.decode::<f64>() {
+                Ok(value) => {
+                    json::write_f64(&mut self.out, value);
+                    Ok(())
+                }
+                Err(_) => self.by_elixir(),
+            },
+            TermType::Map if depth < DEEPEST => self.map(term, depth),
+            TermType::List if depth < DEEPEST => self.list(term, depth),
+            TermType::Tuple => self.tuple(term, depth),
+            TermType::Map | TermType::List => self.too_deep(),
+            _ => self.by_elixir(),
+        }
+    }
+
+    /// Counts a term, and stops the walk at a bound.
+    fn look(&mut self) -> Result<(), Stop> {
+        self.terms += 1;
+        let written = self.out.len();
+        if written > self.max_bytes || self.terms > self.max_bytes {
+            return Err(Stop::TooLarge);
+        }
+        if self.normal && (written > NORMAL_BYTES || self.terms > NORMAL_TERMS) {
+            return Err(Stop::Dirty);
+        }
+        Ok(())
+    }
+
+    /// Whether `more` bytes of input may be written here.
+    fn room(&self, more: usize) -> Result<(), Stop> {
+        match more {
+            more if more > self.max_bytes => Err(Stop::TooLarge),
+            more if self.normal && more > NORMAL_BYTES => Err(Stop::Dirty),
+            _ => Ok(()),
+        }
+    }
+
+    fn string(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        self.room(bytes.len())?;
+        self.replaced += u64::from(json::write_str(&mut self.out, bytes));
+        Ok(())
+    }
+
+    fn too_deep(&mut self) -> Result<(), Stop> {
+        self.replaced += 1;
+        self.literal("\"…\"");
+        Ok(())
+    }
+
+    /// The walk stops for Elixir to write this term; where it had its turn already, the term stays out.
+    fn by_elixir(&mut self) -> Result<(), Stop> {
+        if self.marker.is_none() {
+            return Err(Stop::Normalise);
+        }
+        self.replaced += 1;
+        self.literal("\"#Error<>\"");
+        Ok(())
+    }
+
+    fn atom(&mut self, term: Term<'a>) -> Result<(), Stop> {
+        if nil() == term {
+            self.literal("null");
+        } else if let Ok(value) = term.decode::<bool>() {
+            self.literal(if value { "true" } else { "false" });
+        } else {
+            self.atom_name(term);
+        }
+        Ok(())
+    }
+
+    /// Before NIF 2.17 the VM spells out atoms beyond Latin-1 only in its external format.
+    fn atom_name(&mut self, term: Term<'a>) {
+        if let Ok(name) = term.atom_to_string() {
+            json::write_str(&mut self.out, name.as_bytes());
+            return;
+        }
+        // 131, then 119 (SMALL_ATOM_UTF8_EXT) and a byte of length, or 118 (ATOM_UTF8_EXT) and two.
+        let external = term.to_binary();
+        let name = match external.as_slice() {
+            [131, 119, _, name @ ..] | [131, 118, _, _, name @ ..] => name,
+            _ => b"",
+        };
+        json::write_str(&mut self.out, name);
+    }
+
+    fn number(&mut self, term: Term<'a>) -> Result<(), Stop> {
+        if let Ok(value) = term.decode::<i64>() {
+            json::write_i64(&mut self.out, value);
+            return Ok(());
+        }
+        // 131, then 110 (SMALL_BIG_EXT) and a byte of length, or 111 (LARGE_BIG_EXT) and four; the sign;
+        // the magnitude, least byte first.
+        let external = term.to_binary();
+        let (sign, magnitude) = match external.as_slice() {
+            [131, 110, _, sign, magnitude @ ..] | [131, 111, _, _, _, _, sign, magnitude @ ..] => {
+                (*sign, magnitude)
+            }
+            _ => return self.by_elixir(),
+        };
+        // Digits take quadratic time: a normal scheduler is left sooner than for a text of that length.
+        self.room(magnitude.len().saturating_mul(if self.normal { 64 } else { 2 }))?;
+        let sign = if sign == 0 { Sign::Plus } else { Sign::Minus };
+        let digits = BigInt::from_bytes_le(sign, magnitude).to_string();
+        self.literal(&digits);
+        Ok(())
+    }
+
+    fn tuple(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
+        let Ok(elements) = rustler::types::tuple::get_tuple(term) else { return self.by_elixir() };
+        if let ([marker, form, text], Some(own)) = (elements.as_slice(), self.marker) {
+            if *marker == own {
+                return self.ready_made(*form, *text);
+            }
+        }
+        if depth >= DEEPEST {
+            return self.too_deep();
+        }
+        self.replaced += 1;
+        self.array(elements.into_iter(), depth)
+    }
+
+    fn ready_made(&mut self, form: Term<'a>, text: Term<'a>) -> Result<(), Stop> {
+        let Ok(text) = Binary::from_term(text) else { return self.by_elixir() };
+        if raw() != form {
+            self.replaced += u64::from(replaced() == form);
+            return self.string(text.as_slice());
+        }
+        self.room(text.len())?;
+        if !json::is_value(text.as_slice()) {
+            return self.by_elixir();
+        }
+        self.out.extend_from_slice(text.as_slice());
+        Ok(())
+    }
+
+    fn array(
+        &mut self,
+        elements: impl Iterator<Item = Term<'a>>,
+        depth: usize,
+    ) -> Result<(), Stop> {
+        self.out.push(b'[');
+        for (at, element) in elements.enumerate() {
+            if at > 0 {
+                self.out.push(b',');
+            }
+            self.value_at(element, depth + 1)?;
+        }
+        self.out.push(b']');
+        Ok(())
+    }
+
+    fn list(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
+        if let Some(entries) = self.keyword(term)? {
+            let pairs = entries.into_iter().map(|(_, key, value)| (key, value)).collect();
+            return self.pairs(pairs, depth);
+        }
+        let start = self.out.len();
+        self.out.push(b'[');
+        let mut rest = term;
+        let mut first = true;
+        while let Ok((head, tail)) = rest.list_get_cell() {
+            if !std::mem::take(&mut first) {
+                self.out.push(b',');
+            }
+            self.value_at(head, depth + 1)?;
+            rest = tail;
+        }
+        if !rest.is_empty_list() {
+            self.out.truncate(start);
+            return self.by_elixir();
+        }
+        self.out.push(b']');
+        Ok(())
+    }
+
+    fn map(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
+        let Some(entries) = MapIterator::new(term) else { return self.by_elixir() };
+        let (start, replaced) = (self.out.len(), self.replaced);
+        let mut kinds = None;
+        self.out.push(b'{');
+        for (key, value) in entries {
+            if __struct__() == key && value.is_atom() {
+                self.out.truncate(start);
+                return self.by_elixir();
+            }
+            if kinds.is_some() {
+                self.out.push(b',');
+            }
+            let key = self.key(key)?;
+            if !key.exact || *kinds.get_or_insert(key.kind) != key.kind {
+                // Keys that were apart as terms may be one as strings.
+                self.out.truncate(start);
+                self.replaced = replaced;
+                let entries = self.entries(term)?.unwrap_or_default();
+                return self.pairs(entries.into_iter().map(|(_, key, value)| (key, value)).collect(), depth);
+            }
+            self.out.push(b':');
+            self.value_at(value, depth + 1)?;
+        }
+        self.out.push(b'}');
+        Ok(())
+    }
+
+    /// Writes an object of which the last of equal keys wins.
+    fn pairs(&mut self, pairs: Vec<(Vec<u8>, Term<'a>)>, depth: usize) -> Result<(), Stop> {
+        let last: HashMap<&[u8], usize> =
+            pairs.iter().enumerate().map(|(at, (key, _))| (key.as_slice(), at)).collect();
+        self.out.push(b'{');
+        let mut first = true;
+        for (at, (key, value)) in pairs.iter().enumerate() {
+            if last[key.as_slice()] != at {
+                continue;
+            }
+            if !std::mem::take(&mut first) {
+                self.out.push(b',');
+            }
+            self.out.extend_from_slice(key);
+            self.out.push(b':');
+            self.value_at(*value, depth + 1)?;
+        }
+        self.out.push(b'}');
+        Ok(())
+    }
+
+    /// The entries of a map or keyword list, keys written; `None` for any other term.
+    #[allow(clippy::type_complexity)]
+    fn entries(&mut self, term: Term<'a>) -> Result<Option<Vec<(u8, Vec<u8>, Term<'a>)>>, Stop> {
+        let Some(map) = MapIterator::new(term) else { return self.keyword(term) };
+        let mut entries = Vec::new();
+        for (key, value) in map {
+            self.look()?;
+            if __struct__() == key && value.is_atom() {
+                return match self.marker {
+                    None => Err(Stop::Normalise),
+                    Some(_) => Ok(None),
+                };
+            }
+            entries.push(self.entry(key, value)?);
+        }
+        Ok(Some(entries))
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn keyword(&mut self, term: Term<'a>) -> Result<Option<Vec<(u8, Vec<u8>, Term<'a>)>>, Stop> {
+        let mut entries = Vec::new();
+        let mut rest = term;
+        while let Ok((head, tail)) = rest.list_get_cell() {
+            if !head.is_tuple() {
+                return Ok(None);
+            }
+            let Ok((key, value)) = head.decode::<(Atom, Term<'a>)>() else { return Ok(None) };
+            self.look()?;
+            entries.push(self.entry(key.to_term(term.get_env()), value)?);
+            rest = tail;
+        }
+        let keyword = rest.is_empty_list() && !entries.is_empty();
+        Ok(keyword.then_some(entries))
+    }
+
+    fn entry(&mut self, key: Term<'a>, value: Term<'a>) -> Result<(u8, Vec<u8>, Term<'a>), Stop> {
+        let start = self.out.len();
+        let kind = self.key(key)?.kind;
+        Ok((kind, self.out.split_off(start), value))
+    }
+
+    fn key(&mut self, term: Term<'a>) -> Result<Key, Stop> {
+        match term.get_type() {
+            TermType::Binary => {
+                let before = self.replaced;
+                match Binary::from_term(term) {
+                    Ok(binary) => self.string(binary.as_slice())?,
+                    Err(_) => self.by_elixir()?,
+                }
+                Ok(Key { kind: b's', exact: self.replaced == before })
+            }
+            TermType::Atom => {
+                self.atom_name(term);
+                Ok(Key { kind: b'a', exact: true })
+            }
+            TermType::Integer => {
+                self.out.push(b'"');
+                self.number(term)?;
+                self.out.push(b'"');
+                Ok(Key { kind: b'i', exact: true })
+            }
+            _ => {
+                self.by_elixir()?;
+                Ok(Key { kind: b's', exact: false })
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! From an owner's pid to its client, without asking any process.
+//!
+//! Readers load a snapshot and wait for nobody; a start or an end replaces it.
+
+use crate::encode::GroupIndex;
+use arc_swap::ArcSwap;
+use billdogeng::Client;
+use rustler::sys::ErlNifTerm;
+use rustler::Term;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+/// A client and what its captures need beside it.
+pub struct Entry {
+    pub client: Arc<Client>,
+    pub groups: GroupIndex,
+}
+
+/// What a pid is known by here.
+pub type Key = ErlNifTerm;
+
+type Entries = HashMap<Key, Arc<Entry>>;
+
+static ENTRIES: LazyLock<ArcSwap<Entries>> = LazyLock::new(Default::default);
+
+/// A local pid is one word, its own; two living processes never share it. What is no local pid is a word
+/// of another kind, and found nowhere.
+pub fn key(pid: Term) -> Key {
+    pid.as_c_arg()
+}
+
+/// Runs `with` on the client that `pid` owns, if it owns one.
+pub fn with<R>(pid: Term, with: impl FnOnce(&Entry) -> R) -> Option<R> {
+    ENTRIES.load().get(&key(pid)).map(|entry| with(entry))
+}
+
+/// From now on captures to the pid of `key` reach `entry`.
+pub fn insert(key: Key, entry: Arc<Entry>) {
+    ENTRIES.rcu(|entries| {
+        let mut entries = Entries::clone(entries);
+        entries.insert(key, Arc::clone(&entry));
+        entries
+    });
+}
+
+/// From now on captures to the pid of `key` reach no client.
+pub fn remove(key: Key) {
+    ENTRIES.rcu(|entries| {
+        let mut entries = Entries::clone(entries);
+        entries.remove(&key);
+        entries
+    });
+}

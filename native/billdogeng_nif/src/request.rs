@@ -1,0 +1,65 @@
+//! The NIF of `Transport.request/2`: one attempt, answered by a message.
+
+use crate::client::HttpOptions;
+use crate::encode::{Encoder, Stop};
+use crate::value;
+use billdogeng::transport::{self, Request};
+use billdogeng::Failure;
+use rustler::env::OwnedEnv;
+use rustler::{Binary, Encoder as _, Env, LocalPid, Term};
+use serde_json::Value;
+
+rustler::atoms! { ok, error, normalise, nil, billdogeng_response }
+
+/// Sends `{:billdogeng_response, id, {:ok, data} | {:error, error, retryable}}` to the caller later;
+/// answers `:ok`, `:normalise`, or `{:error, message}`. On a dirty scheduler: bodies have any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn request<'a>(
+    env: Env<'a>,
+    http: HttpOptions,
+    path: String,
+    headers: Vec<(Binary<'a>, Binary<'a>)>,
+    body: Term<'a>,
+    marker: Term<'a>,
+    id: u64,
+) -> Term<'a> {
+    let body = match encode(body, marker) {
+        Ok(body) => body,
+        Err(Stop::Normalise) => return normalise().encode(env),
+        Err(_) => return (error(), "the body is too large").encode(env),
+    };
+    let headers = headers.iter().map(|(name, value)| transport::header(name, value)).collect();
+    let headers = match headers {
+        Ok(headers) => headers,
+        Err(message) => return (error(), message).encode(env),
+    };
+    let caller = env.pid();
+    let answer = Box::new(move |result| reply(caller, id, result));
+    match transport::send(Request { http: http.into(), path, headers, body, answer }) {
+        Ok(()) => ok().encode(env),
+        Err(failed) => (error(), failed.to_string()).encode(env),
+    }
+}
+
+/// On the transport's thread, which the VM doesn't know.
+fn reply(caller: LocalPid, id: u64, result: Result<Value, Failure>) {
+    let _ = OwnedEnv::new().send_and_clear(&caller, |env| {
+        let answer = match &result {
+            Ok(data) => (ok(), value::to_term(env, data)).encode(env),
+            Err(failure) => {
+                (error(), value::error_to_term(env, &failure.error), failure.retryable).encode(env)
+            }
+        };
+        (billdogeng_response(), id, answer)
+    });
+}
+
+fn encode<'a>(body: Term<'a>, marker: Term<'a>) -> Result<Option<Vec<u8>>, Stop> {
+    if nil() == body {
+        return Ok(None);
+    }
+    let marker = (nil() != marker).then_some(marker);
+    let mut encoder = Encoder::new(Vec::new(), usize::MAX >> 8, false, marker);
+    encoder.value(body)?;
+    Ok(Some(encoder.into_bytes()))
+}

@@ -1,0 +1,400 @@
+defmodule BilldogEng.CollectorTest do
+  use ExUnit.Case, async: true
+
+  import ExUnit.CaptureIO
+
+  alias BilldogEng.Collector
+  alias BilldogEng.Collector.JSON
+
+  doctest BilldogEng.Collector
+  doctest BilldogEng.Collector.Ingest
+  doctest BilldogEng.Collector.JSON
+
+  defp start(opts \\ []) do
+    start_supervised!({Collector, opts})
+  end
+
+  defp connect(collector) do
+    options = [:binary, active: false, packet: :raw]
+    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, Collector.port(collector), options)
+    socket
+  end
+
+  defp batch(names, key \\ "k") do
+    events =
+      Enum.map_join(names, ",", fn name ->
+        ~s({"event_name":"#{name}","event_timestamp":1,"properties":{"a":1},"user_id":"u"})
+      end)
+
+    ~s({"api_key":"#{key}","events":[#{events}]})
+  end
+
+  defp send_post(socket, body, headers \\ [], path \\ "/ingest-events") do
+    headers =
+      for {name, value} <-
+            [{"X-Api-Key", "k"}, {"Content-Length", "#{byte_size(body)}"}] ++ headers,
+          do: "#{name}: #{value}\r\n"
+
+    :ok = :gen_tcp.send(socket, ["POST #{path} HTTP/1.1\r\nHost: x\r\n", headers, "\r\n", body])
+  end
+
+  defp read_answer(socket) do
+    :inet.setopts(socket, packet: :http_bin)
+
+    with {:ok, {:http_response, _, status, _}} <- :gen_tcp.recv(socket, 0, 5_000) do
+      headers = read_headers(socket, %{})
+      length = headers |> Map.get("content-length", "0") |> String.to_integer()
+      :inet.setopts(socket, packet: :raw)
+      body = if length > 0, do: elem(:gen_tcp.recv(socket, length, 5_000), 1), else: ""
+      {status, headers, body}
+    end
+  end
+
+  defp read_headers(socket, read) do
+    case :gen_tcp.recv(socket, 0, 5_000) do
+      {:ok, {:http_header, _, name, _, value}} ->
+        read_headers(socket, Map.put(read, String.downcase("#{name}"), value))
+
+      {:ok, :http_eoh} ->
+        read
+    end
+  end
+
+  defp post(socket, body, headers \\ [], path \\ "/ingest-events") do
+    send_post(socket, body, headers, path)
+    read_answer(socket)
+  end
+
+  defp code({_status, _headers, body}) do
+    {:ok, %{"success" => false, "error" => %{"code" => code}}} = JSON.decode(body)
+    code
+  end
+
+  describe "as the ingest" do
+    test "keeps the events of each batch in order, over one connection" do
+      collector = start()
+      socket = connect(collector)
+
+      assert {200, _, ~s({"success":true,"data":{"accepted":2}})} = post(socket, batch(~w(a b)))
+      assert {200, _, _} = post(socket, batch(~w(c)))
+
+      assert Enum.map(Collector.events(collector), & &1["event_name"]) == ~w(a b c)
+      assert Collector.count(collector) == 3
+
+      assert [%{events: 2, status: 200, method: "POST", path: "/ingest-events"}, %{events: 1}] =
+               Collector.requests(collector)
+    end
+
+    test "takes gzip off and counts bytes on both sides of it" do
+      collector = start()
+      body = batch(List.duplicate("same", 100))
+      wire = :zlib.gzip(body)
+
+      assert {200, _, _} = post(connect(collector), wire, [{"Content-Encoding", "gzip"}])
+      assert [request] = Collector.requests(collector)
+      assert request.body == body
+      assert request.bytes == byte_size(body)
+      assert request.wire_bytes == byte_size(wire)
+      assert {"content-encoding", "gzip"} in request.headers
+    end
+
+    test "reads chunked bodies" do
+      collector = start()
+      {one, two} = String.split_at(batch(~w(a)), 30)
+
+      :ok =
+        :gen_tcp.send(socket = connect(collector), [
+          "POST /ingest-events HTTP/1.1\r\nx-api-key: k\r\ntransfer-encoding: chunked\r\n\r\n",
+          for(
+            part <- [one, two],
+            do: [Integer.to_string(byte_size(part), 16), "\r\n", part, "\r\n"]
+          ),
+          "0\r\n\r\n"
+        ])
+
+      assert {200, _, _} = read_answer(socket)
+      assert {200, _, _} = post(socket, batch(~w(b)))
+      assert Collector.count(collector) == 2
+    end
+
+    test "refuses what the ingest would refuse, each with its code" do
+      collector = start()
+      socket = connect(collector)
+      event = ~s({"event_name":"a","event_timestamp":1,"properties":{}})
+
+      assert {400, _, _} = answer = post(socket, "{oops")
+      assert code(answer) == "INVALID_JSON"
+      assert {400, _, _} = answer = post(socket, "not gzip", [{"content-encoding", "gzip"}])
+      assert code(answer) == "INVALID_BODY"
+      assert {400, _, _} = answer = post(socket, ~s({"events":[]}))
+      assert code(answer) == "INVALID_BODY"
+      assert {400, _, _} = answer = post(socket, batch(~w(a), "other"))
+      assert code(answer) == "API_KEY_MISMATCH"
+
+      assert {400, _, body} = answer = post(socket, ~s({"api_key":"k","events":[#{event}]}))
+
+      assert code(answer) == "INVALID_EVENT"
+      assert body =~ "event 0: without user_id"
+      assert {404, _, _} = answer = post(socket, batch(~w(a)), [], "/elsewhere")
+      assert code(answer) == "NOT_FOUND"
+
+      assert Collector.events(collector) == []
+      assert Collector.request_count(collector) == 6
+    end
+
+    test "with a key of its own, refuses others with 401" do
+      collector = start(api_key: "mine")
+      assert {401, _, _} = answer = post(connect(collector), batch(~w(a)))
+      assert code(answer) == "UNAUTHORIZED"
+    end
+
+    test "takes user properties into requests" do
+      collector = start()
+      assert {200, _, _} = post(connect(collector), ~s({"plan":"pro"}), [], "/user-properties")
+
+      assert [%{path: "/user-properties", body: ~s({"plan":"pro"})}] =
+               Collector.requests(collector)
+    end
+
+    test "closes after an answer where the client asks for it, and after what isn't HTTP" do
+      collector = start()
+      socket = connect(collector)
+
+      assert {200, %{"connection" => "close"}, _} =
+               post(socket, batch([]), [{"connection", "close"}])
+
+      assert {:error, :closed} = :gen_tcp.recv(socket, 0, 5_000)
+
+      socket = connect(collector)
+      :ok = :gen_tcp.send(socket, "nonsense\r\n\r\n")
+      assert {400, _, _} = read_answer(socket)
+    end
+
+    test "prints a line an event" do
+      lines =
+        capture_io(fn ->
+          {:ok, collector} = Collector.start_link(print: true)
+          assert {200, _, _} = post(connect(collector), batch(~w(a b)))
+          GenServer.stop(collector)
+        end)
+
+      assert lines == ~s(a u %{"a" => 1}\nb u %{"a" => 1}\n)
+    end
+
+    test "counts only, with keep: false, and tells subscribers all the same" do
+      collector = start(keep: false)
+      :ok = Collector.subscribe(collector)
+      body = batch(~w(a b))
+      assert {200, _, _} = post(connect(collector), body)
+
+      assert_receive {:collector, [%{"event_name" => "a"}, %{"event_name" => "b"}]}
+      assert Collector.events(collector) == []
+      assert Collector.requests(collector) == []
+
+      bytes = byte_size(body)
+
+      assert %{events: 2, requests: 1, accepted: 1, bytes: ^bytes, wire_bytes: ^bytes} =
+               Collector.totals(collector)
+    end
+
+    test "forgets on reset" do
+      collector = start()
+      assert {200, _, _} = post(connect(collector), batch(~w(a)))
+      :ok = Collector.reset(collector)
+      assert {Collector.count(collector), Collector.events(collector)} == {0, []}
+      assert Collector.requests(collector) == []
+    end
+  end
+
+  describe "failing on purpose" do
+    test "answers with a status, headers, a body, and keeps nothing" do
+      collector = start()
+      socket = connect(collector)
+
+      Collector.respond(collector, {:status, 503})
+      assert {503, _, _} = answer = post(socket, batch(~w(a)))
+      assert code(answer) == "HTTP_503"
+
+      Collector.respond(collector, {:status, 429, [{"retry-after", "7"}]})
+      assert {429, %{"retry-after" => "7"}, _} = post(socket, batch(~w(a)))
+
+      Collector.respond(collector, {:status, 200, [{"content-type", "text/html"}], "<html>"})
+      assert {200, %{"content-type" => "text/html"}, "<html>"} = post(socket, batch(~w(a)))
+
+      Collector.respond(collector, {:json, 200, ~s({"quota_limited":["events"]})})
+      assert {200, _, ~s({"quota_limited":["events"]})} = post(socket, batch(~w(a)))
+
+      assert Collector.events(collector) == []
+      assert Enum.map(Collector.requests(collector), & &1.status) == [503, 429, 200, 200]
+    end
+
+    test "goes through a sequence, the last mode stays" do
+      collector = start()
+      socket = connect(collector)
+      Collector.respond(collector, [{:status, 500}, {:status, 502}, :ok])
+      statuses = for _ <- 1..4, do: elem(post(socket, batch(~w(a))), 0)
+      assert statuses == [500, 502, 200, 200]
+    end
+
+    test "delays the answer, not the keeping" do
+      collector = start()
+      :ok = Collector.subscribe(collector)
+      Collector.respond(collector, {:delay, 50})
+      before = System.monotonic_time(:millisecond)
+      assert {200, _, _} = post(connect(collector), batch(~w(a)))
+      assert System.monotonic_time(:millisecond) - before >= 50
+      assert_received {:collector, [_]}
+    end
+
+    test "hangs until the client goes" do
+      collector = start()
+      Collector.respond(collector, :hang)
+      socket = connect(collector)
+      send_post(socket, batch(~w(a)))
+      assert {:error, :timeout} = :gen_tcp.recv(socket, 0, 50)
+      assert [%{status: nil}] = Collector.requests(collector)
+    end
+
+    test "resets the connection" do
+      collector = start()
+      Collector.respond(collector, :reset)
+      socket = connect(collector)
+      :inet.setopts(socket, show_econnreset: true)
+      send_post(socket, batch(~w(a)))
+      assert {:error, :econnreset} = :gen_tcp.recv(socket, 0, 5_000)
+    end
+
+    test "refuses connections, and listens again on the same port" do
+      collector = start()
+      port = Collector.port(collector)
+      socket = connect(collector)
+      assert {200, _, _} = post(socket, batch(~w(a)))
+
+      Collector.respond(collector, :refuse)
+      assert {:error, _} = :gen_tcp.recv(socket, 0, 5_000)
+      assert {:error, :econnrefused} = :gen_tcp.connect({127, 0, 0, 1}, port, [])
+
+      Collector.respond(collector, :ok)
+      assert Collector.port(collector) == port
+      assert {200, _, _} = post(connect(collector), batch(~w(b)))
+      assert Collector.count(collector) == 2
+    end
+
+    test "holds a request at a gate until it is released, with the mode given there" do
+      collector = start()
+      Collector.respond(collector, {:gate, self()})
+      socket = connect(collector)
+
+      send_post(socket, batch(~w(a)))
+      assert_receive {:collector_request, handle, %{events: 1, status: nil}}
+      assert Collector.count(collector) == 0
+      :ok = Collector.release(handle, {:status, 503})
+      assert {503, _, _} = read_answer(socket)
+
+      send_post(socket, batch(~w(a)))
+      assert_receive {:collector_request, handle, _}
+      :ok = Collector.release(handle)
+      assert Collector.count(collector) == 1
+      assert {200, _, _} = read_answer(socket)
+      assert Enum.map(Collector.requests(collector), & &1.status) == [503, 200]
+    end
+
+    test "takes no mode it doesn't know" do
+      collector = start()
+      assert_raise ArgumentError, ~r/:nonsense/, fn -> Collector.respond(collector, :nonsense) end
+    end
+  end
+
+  describe "ending" do
+    test "leaves neither sockets nor processes" do
+      {:ok, collector} = Collector.start_link()
+      port = Collector.port(collector)
+      socket = connect(collector)
+      assert {200, _, _} = post(socket, batch(~w(a)))
+      monitors = for pid <- linked(collector), pid != self(), do: Process.monitor(pid)
+      assert length(monitors) == 2
+
+      :ok = GenServer.stop(collector)
+      for monitor <- monitors, do: assert_receive({:DOWN, ^monitor, _, _, _})
+      assert {:error, _} = :gen_tcp.recv(socket, 0, 5_000)
+      assert {:error, :econnrefused} = :gen_tcp.connect({127, 0, 0, 1}, port, [])
+    end
+
+    test "the same where it is killed" do
+      Process.flag(:trap_exit, true)
+      {:ok, collector} = Collector.start_link()
+      socket = connect(collector)
+      assert {200, _, _} = post(socket, batch(~w(a)))
+      monitors = for pid <- linked(collector), pid != self(), do: Process.monitor(pid)
+      Process.exit(collector, :kill)
+      for monitor <- monitors, do: assert_receive({:DOWN, ^monitor, _, _, _})
+      assert {:error, _} = :gen_tcp.recv(socket, 0, 5_000)
+    end
+
+    test "connections that end are forgotten" do
+      collector = start()
+      Collector.respond(collector, :hang)
+      socket = connect(collector)
+      send_post(socket, batch(~w(a)))
+      assert {:error, :timeout} = :gen_tcp.recv(socket, 0, 50)
+      [a, b] = for pid <- linked(collector), do: {pid, Process.monitor(pid)}
+      :gen_tcp.close(socket)
+      assert_receive {:DOWN, monitor, _, _, _}
+      assert monitor in [elem(a, 1), elem(b, 1)]
+    end
+
+    defp linked(collector) do
+      {:links, links} = Process.info(collector, :links)
+      {:dictionary, dictionary} = Process.info(collector, :dictionary)
+      for pid <- links, is_pid(pid), pid != hd(dictionary[:"$ancestors"]), do: pid
+    end
+  end
+
+  describe "JSON" do
+    test "values of every kind" do
+      for {text, value} <- [
+            {"0", 0},
+            {"-0", 0},
+            {"1e3", 1000.0},
+            {"-1.5E-2", -0.015},
+            {~s("\\u00e9\\ud83d\\ude00\\n\\/"), "é😀\n/"},
+            {" [ ] ", []},
+            {~s({"a":{"b":[true,false,null]},"a":1}), %{"a" => 1}},
+            {"1" <> String.duplicate("0", 400), Integer.pow(10, 400)}
+          ] do
+        assert JSON.decode(text) == {:ok, value}
+      end
+    end
+
+    test "refuses what RFC 8259 doesn't allow" do
+      for text <- [
+            "",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "1e",
+            "1e999",
+            "nul",
+            "[1,]",
+            "{\"a\"}",
+            "{a:1}",
+            "{\"a\":1,}",
+            "1 2",
+            "'a'",
+            "\"a",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\\ud800\"",
+            "\"\\udc00\"",
+            "\"\\ud800\\u0041\"",
+            "\"\t\"",
+            <<?", 0xFF, ?">>,
+            <<0xEF, 0xBB, 0xBF, ?1>>
+          ] do
+        assert {:error, reason} = JSON.decode(text)
+        assert is_binary(reason)
+      end
+    end
+  end
+end
