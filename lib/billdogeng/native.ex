@@ -23,6 +23,7 @@ defmodule BilldogEng.Native do
   def capture(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: no_library()
   def capture_dirty(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: no_library()
   def give_up_too_large(_owner), do: no_library()
+  def max_event_bytes(_owner), do: no_library()
 
   # ── the owner ──
   def start(_options), do: no_library()
@@ -32,6 +33,7 @@ defmodule BilldogEng.Native do
 
   # ── the reporter ──
   def report_to_me, do: no_library()
+  def drain_all, do: no_library()
   def draining, do: no_library()
 
   # ── requests ──

@@ -40,7 +40,8 @@ pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Value, Failu
             Some(Value::Bool(false)) => {
                 let value = Value::Object(object);
                 let message = member(&value, "message").unwrap_or("the ingest answered success: false");
-                Err(malformed(status, &message.to_owned(), Some(value)))
+                let message = message.to_owned();
+                Err(malformed(status, &message, Some(value)))
             }
             Some(Value::Bool(true)) => Ok(object.remove("data").unwrap_or(Value::Null)),
             _ => Ok(Value::Object(object)),

@@ -27,8 +27,34 @@ impl Error {
         Self::without_answer("INTERNAL_ERROR", "the flush thread panicked; its events are kept")
     }
 
+    /// The same without `secret`, which an answer may have quoted.
+    #[must_use]
+    pub fn hiding(mut self, secret: &str) -> Self {
+        if !secret.is_empty() {
+            self.message = hide(&self.message, secret);
+            self.code = self.code.map(|code| hide(&code, secret));
+            self.body = self.body.map(|body| hide_in(body, secret));
+        }
+        self
+    }
+
     fn without_answer(code: &str, message: impl Into<String>) -> Self {
         Self { message: message.into(), status: 0, code: Some(code.into()), body: None }
+    }
+}
+
+fn hide(text: &str, secret: &str) -> String {
+    text.replace(secret, "[api_key]")
+}
+
+fn hide_in(value: Value, secret: &str) -> Value {
+    match value {
+        Value::String(text) => Value::String(hide(&text, secret)),
+        Value::Array(values) => values.into_iter().map(|value| hide_in(value, secret)).collect(),
+        Value::Object(members) => {
+            members.into_iter().map(|(key, value)| (hide(&key, secret), hide_in(value, secret))).collect()
+        }
+        other => other,
     }
 }
 
@@ -39,3 +65,22 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_quoted_key_is_hidden_wherever_it_stands() {
+        let error = Error {
+            message: "no project has the key k-123".into(),
+            status: 401,
+            code: None,
+            body: Some(json!({"error": ["k-123", {"k-123": 1}]})),
+        };
+        let hidden = error.hiding("k-123");
+        assert_eq!(hidden.message, "no project has the key [api_key]");
+        assert_eq!(hidden.body, Some(json!({"error": ["[api_key]", {"[api_key]": 1}]})));
+    }
+}

@@ -370,6 +370,7 @@ impl Worker {
     }
 
     fn attempt_failed(&mut self, failure: Failure) {
+        let error = failure.error.hiding(&self.client.config.api_key);
         let draining = self.drain_until.is_some();
         if draining && (failure.unreachable || !failure.retryable) {
             return self.end();
@@ -391,7 +392,7 @@ impl Worker {
         let wanted = flush.attempts_left > 0 || spent.len() < self.waiters.len();
         let more = at_once || (failure.retryable && wanted);
         if !spent.is_empty() || !more || !failure.retryable {
-            self.flush_failed(failure.error, &spent, more);
+            self.flush_failed(error, &spent, more);
         }
         if more && !at_once {
             self.wait_to_retry();

@@ -21,7 +21,7 @@ rustler::atoms! {
     billdogeng_news, billdogeng_ended,
     flush, settle, shutdown, slept, tick,
     flushed, flush_failed, dropped, panicked, settled,
-    queue_full, too_large, stopped,
+    queue_full, too_large, stopped, mode, live,
     captured, delivered, queued, queued_bytes, in_flight, retries, replaced,
 }
 
@@ -67,31 +67,28 @@ struct ClientOptions {
 /// Notices the owner's end: by monitor, and by its own destruction.
 struct Handle {
     key: registry::Key,
-    client: Arc<Client>,
-    draining: AtomicBool,
+    entry: Arc<Entry>,
 }
 
 #[rustler::resource_impl]
 impl Resource for Handle {
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        self.drain();
+        drain(self.key, &self.entry);
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.drain();
+        drain(self.key, &self.entry);
     }
 }
 
-impl Handle {
-    /// Only signals: this runs on schedulers.
-    fn drain(&self) {
-        if !self.draining.swap(true, Ordering::AcqRel) {
-            DRAINING.fetch_add(1, Ordering::AcqRel);
-            registry::remove(self.key);
-            self.client.command(Command::Drain);
-        }
+/// From here on the client is on its own. Only signals: this runs on schedulers.
+fn drain(key: registry::Key, entry: &Entry) {
+    if !entry.draining.swap(true, Ordering::AcqRel) {
+        DRAINING.fetch_add(1, Ordering::AcqRel);
+        registry::remove(key);
+        entry.client.command(Command::Drain);
     }
 }
 
@@ -145,12 +142,12 @@ fn start<'a>(env: Env<'a>, options: ClientOptions) -> Term<'a> {
         Err(failed) => return (error(), failed.to_string()).encode(env),
     };
     let key = registry::key(owner.encode(env));
-    let handle = Handle { key, client: Arc::clone(&client), draining: AtomicBool::new(false) };
-    let handle = ResourceArc::new(handle);
+    let entry = Arc::new(Entry { client, groups, draining: AtomicBool::new(false) });
+    let handle = ResourceArc::new(Handle { key, entry: Arc::clone(&entry) });
     if env.monitor(&handle, &owner).is_none() {
         return (error(), "the owner has ended").encode(env);
     }
-    registry::insert(key, Arc::new(Entry { client, groups }));
+    registry::insert(key, entry);
     (ok(), handle).encode(env)
 }
 
@@ -187,10 +184,25 @@ fn stats<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
         .unwrap_or_else(|| no_client().encode(env))
 }
 
+/// The bound of one event, 0 where there is no such client.
+#[rustler::nif]
+fn max_event_bytes(owner: Term) -> usize {
+    registry::with(owner, |entry| entry.client.max_event_bytes()).unwrap_or(0)
+}
+
 /// From now on the calling process is told of ended clients.
 #[rustler::nif]
 fn report_to_me(env: Env<'_>) -> Atom {
     *REPORTER.lock().unwrap_or_else(PoisonError::into_inner) = Some(env.pid());
+    ok()
+}
+
+/// Lets go of all owners: their clients send what they have, and end.
+#[rustler::nif]
+fn drain_all() -> Atom {
+    for (key, entry) in registry::all().iter() {
+        drain(*key, entry);
+    }
     ok()
 }
 
@@ -242,6 +254,7 @@ fn stats_to_term<'a>(env: Env<'a>, stats: &Stats) -> Term<'a> {
         (replaced(), stats.replaced),
     ];
     let empty = Term::map_new(env).map_put(dropped(), given_up);
+    let empty = empty.and_then(|map| map.map_put(mode(), live()));
     let empty = empty.unwrap_or_else(|_| Term::map_new(env));
     counts.iter().fold(empty, |map, (key, count)| map.map_put(*key, *count).unwrap_or(map))
 }

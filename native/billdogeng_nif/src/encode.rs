@@ -95,7 +95,8 @@ impl<'a> Encoder<'a> {
         groups: Term<'a>,
         index: &GroupIndex,
     ) -> Result<(), Stop> {
-        if groups.map_size().is_ok_and(|size| size == 0) {
+        let none = groups.map_size().is_ok_and(|size| size == 0);
+        if none || groups.is_empty_list() || nil() == groups {
             return self.value(properties);
         }
         let mut added: Vec<(Vec<u8>, Term<'a>)> = vec![(b"\"$groups\"".to_vec(), groups)];

@@ -8,18 +8,21 @@ use billdogeng::Client;
 use rustler::sys::ErlNifTerm;
 use rustler::Term;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
 
 /// A client and what its captures need beside it.
 pub struct Entry {
     pub client: Arc<Client>,
     pub groups: GroupIndex,
+    /// Its owner has ended.
+    pub draining: AtomicBool,
 }
 
 /// What a pid is known by here.
 pub type Key = ErlNifTerm;
 
-type Entries = HashMap<Key, Arc<Entry>>;
+pub type Entries = HashMap<Key, Arc<Entry>>;
 
 static ENTRIES: LazyLock<ArcSwap<Entries>> = LazyLock::new(Default::default);
 
@@ -32,6 +35,11 @@ pub fn key(pid: Term) -> Key {
 /// Runs `with` on the client that `pid` owns, if it owns one.
 pub fn with<R>(pid: Term, with: impl FnOnce(&Entry) -> R) -> Option<R> {
     ENTRIES.load().get(&key(pid)).map(|entry| with(entry))
+}
+
+/// The clients there are at this moment.
+pub fn all() -> Arc<Entries> {
+    ENTRIES.load_full()
 }
 
 /// From now on captures to the pid of `key` reach `entry`.

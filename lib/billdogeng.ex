@@ -1,0 +1,111 @@
+defmodule BilldogEng do
+  @moduledoc """
+  A client in a struct, for code that passes one along instead of naming it.
+
+      {:ok, client} = BilldogEng.new("key")
+      BilldogEng.capture(client, "user-1", "signed_up", %{plan: "pro"})
+
+  The functions are those of `BilldogEng.Analytics`, which also says what they do; they take the struct,
+  a pid or a name. Under a supervisor, start `BilldogEng.Analytics` by its child spec.
+  """
+
+  alias BilldogEng.{Analytics, Error, Options, Owner, Transport}
+
+  @enforce_keys [:api_key, :transport, :analytics]
+  defstruct [:api_key, :transport, :analytics, flags: nil]
+
+  @type t :: %__MODULE__{
+          api_key: String.t(),
+          transport: Transport.config(),
+          analytics: pid(),
+          flags: nil
+        }
+
+  @doc """
+  Starts a client, linked to the caller. `opts` are those of `BilldogEng.Analytics.start_link/1`.
+
+  Answers `{:error, %BilldogEng.Error{}}` with the code `"INVALID_OPTION"` for a key that is no string or
+  empty, and for an option that can't be used.
+
+      iex> {:ok, client} = BilldogEng.new("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.capture(client, "user-1", "signed_up")
+      :ok
+
+      iex> {:error, error} = BilldogEng.new("")
+      iex> error.message
+      "the key is empty: it takes the project's key, a string"
+  """
+  @spec new(String.t(), keyword()) :: {:ok, t()} | {:error, Error.t()}
+  def new(api_key, opts \\ [])
+
+  def new("", _opts), do: invalid("the key is empty: it takes the project's key, a string")
+
+  def new(api_key, opts) when is_binary(api_key) do
+    opts = Keyword.put(opts, :api_key, api_key)
+
+    with {:ok, options} <- Options.parse(opts),
+         {:ok, pid} <- Owner.start_link({:ok, options}, options.name) do
+      {:ok, %__MODULE__{api_key: api_key, transport: options.transport, analytics: pid}}
+    else
+      {:error, message} when is_binary(message) -> invalid(message)
+      {:error, %Error{} = error} -> {:error, error}
+      {:error, {:already_started, _}} -> invalid("the :name #{inspect(opts[:name])} is taken")
+      {:error, other} -> {:error, Error.new(inspect(other), 0, "NOT_STARTED")}
+    end
+  rescue
+    error in ArgumentError -> invalid(Exception.message(error))
+  end
+
+  def new(_api_key, _opts), do: invalid("the key is no string: it takes the project's key, a string")
+
+  @doc "As `new/2`, but raises the `BilldogEng.Error`."
+  @spec new!(String.t(), keyword()) :: t()
+  def new!(api_key, opts \\ []) do
+    case new(api_key, opts) do
+      {:ok, client} -> client
+      {:error, error} -> raise error
+    end
+  end
+
+  defp invalid(message), do: {:error, Error.new(message, 0, "INVALID_OPTION")}
+
+  @doc "See `BilldogEng.Analytics.capture/6`."
+  @spec capture(Analytics.server(), term(), term(), term(), term(), keyword()) :: :ok
+  defdelegate capture(client, distinct_id, event, properties \\ %{}, groups \\ %{}, opts \\ []), to: Analytics
+
+  @doc "See `BilldogEng.Analytics.identify/3`."
+  @spec identify(Analytics.server(), term(), term()) :: :ok
+  defdelegate identify(client, distinct_id, properties \\ %{}), to: Analytics
+
+  @doc "See `BilldogEng.Analytics.group_identify/4`."
+  @spec group_identify(Analytics.server(), term(), term(), term()) :: :ok
+  defdelegate group_identify(client, group_type, group_key, properties \\ %{}), to: Analytics
+
+  @doc "See `BilldogEng.Analytics.alias/3`."
+  @spec alias(Analytics.server(), term(), term()) :: :ok
+  defdelegate alias(client, distinct_id, alias), to: Analytics
+
+  @doc "See `BilldogEng.Analytics.flush/2`."
+  @spec flush(Analytics.server(), timeout: timeout()) :: :ok | {:error, Error.t()}
+  defdelegate flush(client, opts \\ []), to: Analytics
+
+  @doc "See `BilldogEng.Analytics.queue_length/1`."
+  @spec queue_length(Analytics.server()) :: non_neg_integer()
+  defdelegate queue_length(client), to: Analytics
+
+  @doc "See `BilldogEng.Analytics.shutdown/1`."
+  @spec shutdown(Analytics.server()) :: :ok | {:error, Error.t()}
+  defdelegate shutdown(client), to: Analytics
+
+  @doc "See `BilldogEng.Analytics.stats/1`."
+  @spec stats(Analytics.server()) :: Analytics.stats()
+  defdelegate stats(client), to: Analytics
+
+  defimpl Inspect do
+    import Inspect.Algebra
+
+    def inspect(client, opts) do
+      concat(["#BilldogEng<", to_doc(client.analytics, opts), " ", client.transport.host, ">"])
+    end
+  end
+end

@@ -1,0 +1,369 @@
+defmodule BilldogEng.Analytics do
+  @moduledoc """
+  The analytics client: `capture/6`, `identify/3`, `group_identify/4`, `alias/3`.
+
+      children = [
+        {BilldogEng.Analytics, api_key: "…", name: MyApp.Analytics},
+        MyAppWeb.Endpoint
+      ]
+
+      BilldogEng.Analytics.capture(MyApp.Analytics, "user-1", "order_completed", %{revenue: 49.99})
+
+  Capturing turns the event into its final bytes and puts them into a queue outside the BEAM, in about
+  a microsecond; it never blocks, never raises, and answers `:ok`. A thread of the client's own sends
+  what is queued, in the order of the captures, when
+
+    * `:flush_at` events are queued,
+    * `:flush_interval` has passed and anything is queued,
+    * `flush/2` or `shutdown/1` is called,
+    * the client's process ends, however it ends.
+
+  What could not be delivered stays queued, within bounds, and is tried again. What is given up for a
+  bound is counted in `stats/1` and logged.
+
+  ## Servers
+
+  Every function takes what `GenServer.cast/2` takes (a pid, a local name, `{:global, _}`, `{:via, _, _}`,
+  `{name, node}`), or a `%BilldogEng{}`. Clients on other nodes are reached by messages.
+  Calls (`flush/2`, `queue_length/1`, `shutdown/1`, `stats/1`) exit as `GenServer.call/3` does where there
+  is no such client.
+
+  ## Properties
+
+  A map or keyword list. Values are written as JSON; what JSON has no word for is written in its nearest
+  form, such as a tuple as an array and a pid as the text of its `inspect/1`. The `replaced` of `stats/1`
+  counts these.
+  """
+
+  alias BilldogEng.{Error, Native, Normaliser, Options, Owner, Warning}
+
+  @typedoc "A client: its pid, its name, or the struct of `BilldogEng.new/2`."
+  @type server :: GenServer.server() | BilldogEng.t()
+
+  @typedoc """
+  The accounts of a client: `captured = delivered + dropped + queued`.
+
+    * `:mode` - `:live`
+    * `:captured`, `:delivered` - events handed in, and accepted by the ingest
+    * `:queued`, `:queued_bytes` - events not yet delivered, those in flight among them, and the bytes of
+      their JSON
+    * `:in_flight` - events of the batch that is being sent
+    * `:retries` - attempts after the first of a batch
+    * `:replaced` - values written in another form than their own
+    * `:dropped` - events given up, by reason: `:queue_full`, `:too_large`, `:stopped`
+  """
+  @type stats :: %{
+          mode: :live,
+          captured: non_neg_integer(),
+          delivered: non_neg_integer(),
+          queued: non_neg_integer(),
+          queued_bytes: non_neg_integer(),
+          in_flight: non_neg_integer(),
+          retries: non_neg_integer(),
+          replaced: non_neg_integer(),
+          dropped: %{optional(atom()) => pos_integer()}
+        }
+
+  # ── start ──
+
+  @doc """
+  Starts a client, linked to the caller.
+
+  Options, of which only `:api_key` has no default:
+
+    * `:api_key` - the project's key, a string
+    * `:name` - a name to register: an atom, `{:global, _}` or `{:via, _, _}`
+    * `:host` - the ingest's address, `"https://api.billdog.io/v1"`
+    * `:flush_at` - events that make a flush due, 20; or `:infinity`
+    * `:flush_interval` - ms between flushes by time, 10_000
+    * `:max_queue_size` - events kept while the ingest fails or nothing is due, 1_000; or `:infinity`
+    * `:max_queue_bytes` - bytes of JSON kept, always, 64 MiB
+    * `:max_batch_size` - events in one POST, 1_000
+    * `:max_batch_bytes` - bytes of JSON in one POST, before gzip, 1 MiB
+    * `:max_event_bytes` - bytes of JSON of one event, 1 MiB; a larger one is dropped
+    * `:request_timeout` - ms for one attempt, 10_000; or `:infinity`
+    * `:max_retries` - attempts after the first one in a flush, 3
+    * `:gzip` - whether larger bodies are compressed, true
+    * `:shutdown_timeout` - ms that the client goes on sending after its process has ended, 5_000
+    * `:group_type_index` - a map of group types to their numbers 0 to 4; others are ignored
+    * `:enable_logging` - whether flushes are logged at debug, false
+    * `:transport` - what `BilldogEng.Transport.config/1` answers, in place of `:host`, `:request_timeout`,
+      `:gzip`, `:max_retries` and `:sleep_fn`
+    * `:sleep_fn` - called with the ms of each wait between attempts, in place of the wait; for tests
+
+  Raises `ArgumentError` for an option of the wrong type; unknown options are ignored with a warning.
+  """
+  @spec start_link(keyword()) :: GenServer.on_start()
+  def start_link(opts) do
+    case Options.parse(opts) do
+      {:ok, options} -> Owner.start_link({:ok, options}, options.name)
+      {:error, message} -> Owner.start_link({:error, message}, nil)
+    end
+  end
+
+  @doc """
+  The child spec of a client; its `id` is the `:name` where there is one.
+
+      iex> BilldogEng.Analytics.child_spec(api_key: "key", name: MyApp.Analytics).id
+      MyApp.Analytics
+  """
+  @spec child_spec(keyword()) :: Supervisor.child_spec()
+  def child_spec(opts) do
+    # Supervisors put a child's arguments into their reports; a function shows nothing of what it holds.
+    hidden = Keyword.replace_lazy(opts, :api_key, fn key -> if is_function(key), do: key, else: fn -> key end end)
+    %{id: Keyword.get(opts, :name) || __MODULE__, start: {__MODULE__, :start_link, [hidden]}}
+  end
+
+  # ── captures ──
+
+  @doc """
+  Captures an event of the user `distinct_id`.
+
+  `properties` and `groups` are maps or keyword lists. `opts`:
+
+    * `:timestamp` - when it happened: a `DateTime`, a `NaiveDateTime` (taken as UTC) or integer ms since
+      1970; now, where it is not given
+
+  Always `:ok`, whatever the terms are and whether or not the client lives.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.Analytics.capture(client, "user-1", "order_completed", %{revenue: 49.99}, %{company: "acme"})
+      :ok
+      iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up", [plan: :pro], %{}, timestamp: ~U[2026-01-01 00:00:00Z])
+      :ok
+      iex> BilldogEng.Analytics.queue_length(client)
+      2
+  """
+  @spec capture(server(), term(), term(), term(), term(), keyword()) :: :ok
+  def capture(server, distinct_id, event, properties \\ %{}, groups \\ %{}, opts \\ [])
+
+  def capture(pid, distinct_id, event, properties, groups, []) when is_pid(pid) and node(pid) == node() do
+    local(pid, distinct_id, event, properties, groups, nil, :with_groups)
+  end
+
+  def capture(server, distinct_id, event, properties, groups, opts) do
+    dispatch(server, distinct_id, event, properties, groups, timestamp(opts), :with_groups)
+  end
+
+  @doc """
+  Sets properties of the user `distinct_id`: the event `$identify`.
+
+  `properties` is a map or keyword list; anything else becomes `{"$set": properties}`. Always `:ok`.
+  """
+  @spec identify(server(), term(), term()) :: :ok
+  def identify(server, distinct_id, properties \\ %{}) do
+    dispatch(server, distinct_id, "$identify", identified(properties), %{}, nil, :raw)
+  end
+
+  @doc """
+  Sets properties of a group: the event `$groupidentify` of the user `group_key`. Always `:ok`.
+  """
+  @spec group_identify(server(), term(), term(), term()) :: :ok
+  def group_identify(server, group_type, group_key, properties \\ %{}) do
+    properties = %{"$group_type" => group_type, "$group_key" => group_key, "$group_set" => properties}
+    dispatch(server, group_key, "$groupidentify", properties, %{}, nil, :raw)
+  end
+
+  @doc """
+  Says that `alias` is another id of the user `distinct_id`: the event `$create_alias`. Always `:ok`.
+  """
+  @spec alias(server(), term(), term()) :: :ok
+  def alias(server, distinct_id, alias) do
+    properties = %{"alias" => alias, "distinct_id" => distinct_id}
+    dispatch(server, distinct_id, "$create_alias", properties, %{}, nil, :raw)
+  end
+
+  # ── calls ──
+
+  @doc """
+  Sends all that was captured before, and waits until that is done.
+
+  `:ok` when nothing of it is left; else the first `{:error, %BilldogEng.Error{}}`, and what was not
+  delivered stays queued. It ends any wait between attempts and any pause after a failed flush.
+
+    * `:timeout` - ms to wait, `:infinity`; after that the answer is an error with the code `"TIMEOUT"`,
+      and the flush goes on
+  """
+  @spec flush(server(), timeout: timeout()) :: :ok | {:error, Error.t()}
+  def flush(server, opts \\ []) do
+    call(server, :flush, timeout!(opts))
+  catch
+    :exit, {:timeout, {GenServer, :call, _}} ->
+      {:error, Error.new("the flush did not end within #{opts[:timeout]} ms; it goes on", 0, "TIMEOUT")}
+  end
+
+  @doc """
+  How many events are not yet delivered, once the flush that earlier captures made due has ended.
+  """
+  @spec queue_length(server()) :: non_neg_integer()
+  def queue_length(server), do: call(server, :queue_length, :infinity)
+
+  @doc """
+  Stops the flushes by time, then answers as `flush/2`. The client stays up: what is captured later leaves
+  by `flush/2`, when `:flush_at` is reached, or when the process ends.
+  """
+  @spec shutdown(server()) :: :ok | {:error, Error.t()}
+  def shutdown(server), do: call(server, :shutdown, :infinity)
+
+  @doc """
+  The client's accounts, at once: this waits for no flush.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
+      iex> %{captured: 1, delivered: 0, queued: 1, dropped: dropped} = BilldogEng.Analytics.stats(client)
+      iex> dropped
+      %{}
+  """
+  @spec stats(server()) :: stats()
+  def stats(server) do
+    server = unwrap(server)
+
+    case whereis(server) do
+      pid when is_pid(pid) and node(pid) == node() ->
+        with :no_client <- Native.stats(pid), do: no_client(server)
+
+      nil ->
+        no_client(server)
+
+      remote ->
+        remote_stats(remote, server)
+    end
+  end
+
+  # ── the way of an event ──
+
+  @doc false
+  # Of an event that came by message: to the client of this very process, or nowhere.
+  def enqueue(owner, distinct_id, event, properties, groups, timestamp) do
+    native(owner, distinct_id, event, properties, groups, timestamp)
+    :ok
+  catch
+    _, _ -> :ok
+  end
+
+  defp dispatch(server, distinct_id, event, properties, groups, timestamp, kind) do
+    case whereis(unwrap(server)) do
+      pid when is_pid(pid) and node(pid) == node() ->
+        local(pid, distinct_id, event, properties, groups, timestamp, kind)
+
+      nil ->
+        :ok
+
+      remote ->
+        if timestamp, do: Warning.once(:remote_timestamp, "a client on another node takes no :timestamp; it is left out")
+        message(remote, distinct_id, event, properties, groups, kind)
+    end
+  catch
+    _, _ -> :ok
+  end
+
+  # No client: the process is the original's, or not yet up, or gone.
+  defp local(pid, distinct_id, event, properties, groups, timestamp, kind) do
+    case native(pid, distinct_id, event, properties, groups, timestamp) do
+      :ok -> :ok
+      :no_client -> message(pid, distinct_id, event, properties, groups, kind)
+    end
+  catch
+    _, _ -> :ok
+  end
+
+  defp message(server, distinct_id, event, properties, _groups, :raw) do
+    GenServer.cast(server, {:enqueue, distinct_id, event, {:raw, properties}})
+  end
+
+  defp message(server, distinct_id, event, properties, groups, :with_groups) do
+    GenServer.cast(server, {:enqueue, distinct_id, event, {:with_groups, properties, groups}})
+  end
+
+  defp native(pid, distinct_id, event, properties, groups, timestamp) do
+    case Native.capture(pid, distinct_id, event, properties, groups, timestamp, nil) do
+      :dirty -> dirty(pid, distinct_id, event, properties, groups, timestamp, nil)
+      :normalise -> normalised(pid, distinct_id, event, properties, groups, timestamp)
+      taken -> taken
+    end
+  end
+
+  defp dirty(pid, distinct_id, event, properties, groups, timestamp, marker) do
+    case Native.capture_dirty(pid, distinct_id, event, properties, groups, timestamp, marker) do
+      :normalise -> normalised(pid, distinct_id, event, properties, groups, timestamp)
+      taken -> taken
+    end
+  end
+
+  defp normalised(pid, distinct_id, event, properties, groups, timestamp) do
+    marker = make_ref()
+    [id, name, properties, groups] =
+      Normaliser.run([distinct_id, event, properties, groups], marker, Native.max_event_bytes(pid))
+
+    case Native.capture(pid, id, name, properties, groups, timestamp, marker) do
+      :dirty -> Native.capture_dirty(pid, id, name, properties, groups, timestamp, marker)
+      taken -> taken
+    end
+  catch
+    :too_large -> Native.give_up_too_large(pid)
+  end
+
+  # As the original's `Map.merge(%{"$set" => properties}, properties)`.
+  defp identified(properties) when is_map(properties) and not is_struct(properties) do
+    Map.put_new(properties, "$set", properties)
+  end
+
+  defp identified([]), do: []
+
+  defp identified(properties) do
+    if Keyword.keyword?(properties), do: properties |> Map.new() |> identified(), else: %{"$set" => properties}
+  end
+
+  defp timestamp([]), do: nil
+
+  defp timestamp(opts) do
+    case opts[:timestamp] do
+      nil -> nil
+      %DateTime{} = time -> DateTime.to_unix(time, :millisecond)
+      %NaiveDateTime{} = time -> time |> DateTime.from_naive!("Etc/UTC") |> DateTime.to_unix(:millisecond)
+      ms when is_integer(ms) and ms >= -0x8000_0000_0000_0000 and ms < 0x8000_0000_0000_0000 -> ms
+      other -> no_timestamp(other)
+    end
+  rescue
+    _ -> no_timestamp(opts)
+  end
+
+  # The event counts for more than its time.
+  defp no_timestamp(other) do
+    Warning.once(
+      :timestamp,
+      ":timestamp takes a DateTime, a NaiveDateTime or integer ms; now was taken for #{inspect(other)}"
+    )
+
+    nil
+  end
+
+  # ── servers ──
+
+  defp unwrap(%BilldogEng{analytics: server}), do: server
+  defp unwrap(server), do: server
+
+  defp whereis(pid) when is_pid(pid), do: pid
+  defp whereis({name, node}) when is_atom(name) and node == node(), do: Process.whereis(name)
+  defp whereis(server), do: GenServer.whereis(server)
+
+  defp call(server, request, timeout), do: server |> unwrap() |> GenServer.call(request, timeout)
+
+  defp timeout!(opts) do
+    case Keyword.get(opts, :timeout, :infinity) do
+      :infinity -> :infinity
+      ms when is_integer(ms) and ms >= 0 -> ms
+      other -> raise ArgumentError, "the option :timeout takes milliseconds or :infinity; it was #{inspect(other)}"
+    end
+  end
+
+  defp no_client(server), do: exit({:noproc, {GenServer, :call, [server, :stats, :infinity]}})
+
+  defp remote_stats(remote, server) do
+    :erpc.call(if(is_pid(remote), do: node(remote), else: elem(remote, 1)), __MODULE__, :stats, [
+      if(is_pid(remote), do: remote, else: elem(remote, 0))
+    ])
+  catch
+    _, _ -> no_client(server)
+  end
+end

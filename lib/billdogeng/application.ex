@@ -1,0 +1,12 @@
+defmodule BilldogEng.Application do
+  @moduledoc false
+  # Starts before the apps that use the library, and stops after them: by then their clients are on their
+  # own, and `BilldogEng.Reporter` waits for them.
+
+  use Application
+
+  @impl true
+  def start(_type, _args) do
+    Supervisor.start_link([BilldogEng.Reporter], strategy: :one_for_one, name: BilldogEng.Supervisor)
+  end
+end

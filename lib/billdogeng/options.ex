@@ -1,0 +1,210 @@
+defmodule BilldogEng.Options do
+  @moduledoc false
+  # A client's options, checked once, in the process that asks for the client.
+  #
+  # The original's own options are taken as the original took them: by the order of terms an atom is more
+  # than any number, so `:infinity`, and nil, are bounds without a limit. Options that it hadn't are
+  # checked, and a wrong one raises.
+
+  alias BilldogEng.{Transport, Warning}
+
+  defstruct [:name, :native, :transport, :enable_logging]
+
+  @transport [
+    host: "https://api.billdog.io/v1",
+    request_timeout: 10_000,
+    gzip: true,
+    max_retries: 3,
+    sleep_fn: &Process.sleep/1
+  ]
+
+  @original [
+    api_key: nil,
+    transport: nil,
+    flush_at: 20,
+    flush_interval: 10_000,
+    max_queue_size: 1_000,
+    group_type_index: nil,
+    enable_logging: false
+  ]
+
+  @added [
+    name: nil,
+    max_queue_bytes: 64 * 1024 * 1024,
+    max_batch_size: 1_000,
+    max_batch_bytes: 1024 * 1024,
+    max_event_bytes: 1024 * 1024,
+    shutdown_timeout: 5_000
+  ]
+
+  @defaults @original ++ @transport ++ @added
+
+  # Of the original's package, for parts that are not in this one.
+  @elsewhere [:local_evaluation, :personal_api_key, :polling_interval]
+
+  @largest 0xFFFF_FFFF_FFFF_FFFF
+
+  @doc false
+  # `{:ok, options}`, or `{:error, message}` for an option of the original's that can't be used.
+  # Raises `ArgumentError` for the others.
+  def parse(opts) do
+    unless Keyword.keyword?(opts) do
+      raise ArgumentError, "expected the options of a client as a keyword list"
+    end
+
+    # The first of repeated keys counts, as for `Keyword.get/2`.
+    given = opts |> Enum.reverse() |> Map.new()
+    Enum.each(given, &check/1)
+    warn_of_unknown(given)
+
+    with {:ok, api_key} <- api_key(given),
+         {:ok, interval} <- flush_interval(given),
+         {:ok, transport} <- transport(given) do
+      {:ok,
+       %__MODULE__{
+         name: given[:name],
+         enable_logging: get(given, :enable_logging) == true,
+         transport: Map.put(transport, :enable_logging, get(given, :enable_logging) == true),
+         native: native(given, transport, api_key, interval)
+       }}
+    end
+  end
+
+  defp native(given, transport, api_key, interval) do
+    %{
+      api_key: api_key,
+      http: Transport.http(transport),
+      flush_at: given |> get(:flush_at) |> bound(&ceil/1, 1),
+      flush_interval: interval,
+      max_queue_size: given |> get(:max_queue_size) |> bound(&floor/1, 0),
+      max_queue_bytes: get(given, :max_queue_bytes),
+      max_batch_size: get(given, :max_batch_size),
+      max_batch_bytes: get(given, :max_batch_bytes),
+      max_event_bytes: get(given, :max_event_bytes),
+      shutdown_timeout: get(given, :shutdown_timeout),
+      external_sleep: transport.sleep_fn != (&Process.sleep/1),
+      group_index: group_index(given[:group_type_index])
+    }
+  end
+
+  defp get(given, option), do: Map.get(given, option, @defaults[option])
+
+  # ── what the original takes ──
+
+  defp api_key(given) do
+    case given[:api_key] do
+      key when is_function(key, 0) -> api_key(%{api_key: key.()})
+      key when is_binary(key) and key != "" -> {:ok, key}
+      nil when not is_map_key(given, :api_key) -> {:error, "the option :api_key is missing: it takes the project's key, a string"}
+      key when key in [nil, ""] -> {:ok, keyless()}
+      key when is_atom(key) -> {:ok, Atom.to_string(key)}
+      _ -> {:error, "the option :api_key takes the project's key, a string"}
+    end
+  end
+
+  # An unset variable in a development environment must not keep the app from starting.
+  defp keyless do
+    Warning.log(":api_key is empty; the ingest will refuse all events")
+    ""
+  end
+
+  defp flush_interval(given) do
+    case get(given, :flush_interval) do
+      ms when is_integer(ms) and ms in 0..@largest -> {:ok, max(ms, 1)}
+      other -> {:error, "the option :flush_interval takes milliseconds, an integer from 0; it was #{inspect(other)}"}
+    end
+  end
+
+  # The transport options given directly stand above those of `:transport`.
+  defp transport(given) do
+    direct = Map.take(given, Keyword.keys(@transport))
+
+    case given[:transport] do
+      nil -> {:ok, Map.merge(Map.new(@transport), direct)}
+      %{host: _} = config -> {:ok, @transport |> Map.new() |> Map.merge(config) |> Map.merge(direct)}
+      _ -> {:error, "the option :transport takes what BilldogEng.Transport.config/1 answers"}
+    end
+  end
+
+  defp bound(number, round, least) when is_number(number) do
+    case max(round.(number), least) do
+      bound when bound <= @largest -> bound
+      _ -> nil
+    end
+  end
+
+  defp bound(_unlimited, _round, _least), do: nil
+
+  # Types as `{kind, name, number}`. A number other than 0 to 4 hides one under the type's other spelling,
+  # and adds nothing; so the original.
+  defp group_index(index) when is_map(index) do
+    for {type, number} <- index, number, {kind, name} <- List.wrap(group_type(type)) do
+      {kind, name, if(is_integer(number) and number in 0..4, do: number)}
+    end
+  end
+
+  defp group_index(_ignored), do: []
+
+  defp group_type(type) when is_atom(type), do: {"a", Atom.to_string(type)}
+  defp group_type(type) when is_integer(type), do: {"i", Integer.to_string(type)}
+  defp group_type(type) when is_binary(type), do: if(String.valid?(type), do: {"s", type})
+  defp group_type(_type), do: nil
+
+  # ── what this client adds ──
+
+  @positive [:max_queue_bytes, :max_batch_size, :max_batch_bytes, :max_event_bytes]
+
+  defp check({option, value}) when option in @positive do
+    must(option, value, is_integer(value) and value in 1..@largest, "an integer from 1")
+  end
+
+  defp check({:shutdown_timeout, value}) do
+    must(:shutdown_timeout, value, is_integer(value) and value in 0..@largest, "milliseconds, an integer from 0")
+  end
+
+  defp check({:host, value}) do
+    must(:host, value, http?(value), "an http:// or https:// address, a string")
+  end
+
+  defp check({:request_timeout, value}) do
+    valid = value == :infinity or (is_integer(value) and value in 1..@largest)
+    must(:request_timeout, value, valid, "milliseconds, an integer from 1, or :infinity")
+  end
+
+  defp check({:gzip, value}), do: must(:gzip, value, is_boolean(value), "true or false")
+
+  defp check({:max_retries, value}) do
+    must(:max_retries, value, is_integer(value) and value in 0..@largest, "an integer from 0")
+  end
+
+  defp check({:sleep_fn, value}) do
+    must(:sleep_fn, value, is_function(value, 1), "a function of the milliseconds to wait")
+  end
+
+  defp check({:name, value}) do
+    valid = is_atom(value) or match?({:global, _}, value) or match?({:via, module, _} when is_atom(module), value)
+    must(:name, value, valid, "an atom, {:global, term} or {:via, module, term}")
+  end
+
+  defp check(_not_added), do: :ok
+
+  defp http?(value) when is_binary(value) do
+    uri = URI.parse(value)
+    uri.scheme in ["http", "https"] and uri.host not in [nil, ""]
+  end
+
+  defp http?(_value), do: false
+
+  defp must(_option, _value, true, _accepted), do: :ok
+
+  defp must(option, value, false, accepted) do
+    raise ArgumentError, "the option #{inspect(option)} takes #{accepted}; it was #{inspect(value)}"
+  end
+
+  defp warn_of_unknown(given) do
+    case Map.keys(given) -- (Keyword.keys(@defaults) ++ @elsewhere) do
+      [] -> :ok
+      unknown -> Warning.log("unknown options are ignored: #{Enum.map_join(unknown, ", ", &inspect/1)}")
+    end
+  end
+end

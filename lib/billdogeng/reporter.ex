@@ -1,0 +1,93 @@
+defmodule BilldogEng.Reporter do
+  @moduledoc false
+  # Hears the last words of clients whose owner has ended, and keeps the library's application from
+  # stopping before all of them have ended.
+
+  use GenServer
+
+  alias BilldogEng.{Native, Warning}
+
+  # Every client ends by itself within its shutdown time-out; until then this waits.
+  def child_spec(_opts) do
+    %{id: __MODULE__, start: {__MODULE__, :start_link, []}, shutdown: :infinity}
+  end
+
+  def start_link do
+    case GenServer.start_link(__MODULE__, [], name: __MODULE__) do
+      {:error, {:already_started, pid}} ->
+        # One that a client started before the application did.
+        GenServer.stop(pid, :handed_over)
+        start_link()
+
+      started ->
+        started
+    end
+  end
+
+  # Where the application isn't running (a script, a bare test), clients have a reporter all the same.
+  def ensure_started do
+    if Process.whereis(__MODULE__) == nil, do: GenServer.start(__MODULE__, [], name: __MODULE__)
+    :ok
+  end
+
+  @impl true
+  def init([]) do
+    Process.flag(:trap_exit, true)
+    if Native.load_error() == nil, do: Native.report_to_me()
+    {:ok, nil}
+  end
+
+  @impl true
+  def handle_info({:billdogeng_ended, stopped, stats}, state) do
+    report(stopped, stats)
+    {:noreply, state}
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(:handed_over, _state), do: :ok
+
+  def terminate(_reason, _state) do
+    if Native.load_error() == nil do
+      # Clients that nobody supervises end with the VM.
+      if stopping?(), do: Native.drain_all()
+      wait()
+    end
+  end
+
+  defp stopping?, do: match?({:stopping, _}, :init.get_status())
+
+  defp wait do
+    if Native.draining() > 0 do
+      receive do
+        {:billdogeng_ended, stopped, stats} -> report(stopped, stats)
+      after
+        100 -> :ok
+      end
+
+      wait()
+    else
+      report_all()
+    end
+  end
+
+  defp report_all do
+    receive do
+      {:billdogeng_ended, stopped, stats} ->
+        report(stopped, stats)
+        report_all()
+    after
+      0 -> :ok
+    end
+  end
+
+  defp report(0, _stats), do: :ok
+
+  defp report(stopped, stats) do
+    Warning.log(
+      "a client whose process had ended dropped #{stopped} event(s) (stopped); " <>
+        "captured #{stats.captured}, delivered #{stats.delivered}"
+    )
+  end
+end
