@@ -343,6 +343,20 @@ defmodule BilldogEng.DeliveryTest do
     end
   end
 
+  test "a request_timeout of :infinity, and retries without end, are taken" do
+    collector = start_collector()
+    for opts <- [[request_timeout: :infinity], [max_retries: 10 ** 12]] do
+      client = start_client(collector, opts)
+      Analytics.capture(client, "u", "e")
+      assert Analytics.flush(client) == :ok
+    end
+
+    transport = BilldogEng.Transport.config(host: Collector.url(collector), request_timeout: :infinity, gzip: nil, max_retries: :infinity)
+    client = start_supervised!({Analytics, api_key: "key", transport: transport})
+    Analytics.capture(client, "u", "e")
+    assert Analytics.flush(client) == :ok
+  end
+
   test "two hundred clients have each their own key, host and queue" do
     collectors = for _ <- 1..4, do: start_collector()
 

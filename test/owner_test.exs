@@ -173,6 +173,28 @@ defmodule BilldogEng.OwnerTest do
     end
   end
 
+  test "idle clients never wake, whatever their flush_interval" do
+    if File.dir?("/proc/self/task") do
+      drained()
+      opts = [api_key: "key", host: nobody(), flush_interval: 1]
+      clients = for _ <- 1..50, {:ok, client} <- [Analytics.start_link(opts)], do: client
+      for client <- clients, do: assert(Analytics.flush(client) == :ok)
+      eventually(fn -> length(flush_threads()) == 50 end)
+      before = wakes()
+      Process.sleep(500)
+      assert wakes() == before
+      for client <- clients, do: GenServer.stop(client)
+      drained()
+    end
+  end
+
+  defp wakes do
+    for task <- flush_threads(), {:ok, status} <- [File.read("/proc/self/task/#{task}/status")] do
+      [count] = Regex.run(~r/^voluntary_ctxt_switches:\s+(\d+)/m, status, capture: :all_but_first)
+      {task, count}
+    end
+  end
+
   test "the stub module deleted, purged and loaded again, a hundred times with clients draining" do
     collector = start_collector()
     {_, living} = spawn_client(Collector.url(collector), [])

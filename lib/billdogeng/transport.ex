@@ -63,11 +63,15 @@ defmodule BilldogEng.Transport do
   def http(config) do
     %{
       host: to_string(config[:host]),
-      request_timeout: config[:request_timeout],
+      request_timeout: limit(config[:request_timeout], 0xFFFF_FFFF_FFFF_FFFF),
       gzip: config[:gzip] == true,
-      max_retries: config[:max_retries]
+      max_retries: limit(config[:max_retries], 0xFFFF_FFFF)
     }
   end
+
+  # By the order of terms an atom is more than any number: `:infinity`, and nil, are without a limit.
+  defp limit(number, most) when is_number(number), do: number |> floor() |> max(0) |> min(most)
+  defp limit(_unlimited, most), do: most
 
   defp attempt({http, path, headers, body} = request, config, number) do
     id = :erlang.unique_integer([:positive])

@@ -21,7 +21,11 @@ pub struct Failure {
 impl Failure {
     /// No answer came.
     pub fn network(message: impl Into<String>, unreachable: bool) -> Self {
-        Self { error: Error::network(message), retryable: true, unreachable }
+        Self {
+            error: Error::network(message),
+            retryable: true,
+            unreachable,
+        }
     }
 }
 
@@ -33,13 +37,18 @@ pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Value, Failu
         return Err(failure(status, retryable, parsed, body));
     }
     if is_html(content_type, body) {
-        return Err(malformed(status, "the answer is an HTML page, not the ingest's", text(body)));
+        return Err(malformed(
+            status,
+            "the answer is an HTML page, not the ingest's",
+            text(body),
+        ));
     }
     match parsed {
         Some(Value::Object(mut object)) => match object.get("success") {
             Some(Value::Bool(false)) => {
                 let value = Value::Object(object);
-                let message = member(&value, "message").unwrap_or("the ingest answered success: false");
+                let message =
+                    member(&value, "message").unwrap_or("the ingest answered success: false");
                 let message = message.to_owned();
                 Err(malformed(status, &message, Some(value)))
             }
@@ -52,8 +61,14 @@ pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Value, Failu
 }
 
 fn failure(status: u16, retryable: bool, parsed: Option<Value>, body: &[u8]) -> Failure {
-    let message = parsed.as_ref().and_then(|value| member(value, "message")).map(str::to_owned);
-    let code = parsed.as_ref().and_then(|value| member(value, "code")).map(str::to_owned);
+    let message = parsed
+        .as_ref()
+        .and_then(|value| member(value, "message"))
+        .map(str::to_owned);
+    let code = parsed
+        .as_ref()
+        .and_then(|value| member(value, "code"))
+        .map(str::to_owned);
     Failure {
         error: Error {
             message: message.unwrap_or_else(|| format!("HTTP {status}")),
@@ -68,7 +83,12 @@ fn failure(status: u16, retryable: bool, parsed: Option<Value>, body: &[u8]) -> 
 
 fn malformed(status: u16, message: &str, body: Option<Value>) -> Failure {
     Failure {
-        error: Error { message: message.into(), status, code: Some("MALFORMED_RESPONSE".into()), body },
+        error: Error {
+            message: message.into(),
+            status,
+            code: Some("MALFORMED_RESPONSE".into()),
+            body,
+        },
         retryable: false,
         unreachable: false,
     }
@@ -98,7 +118,10 @@ mod tests {
     #[test]
     fn a_success_is_unwrapped_to_its_data() {
         let cases = [
-            (r#"{"success":true,"data":{"accepted":2},"more":1}"#, json!({"accepted": 2})),
+            (
+                r#"{"success":true,"data":{"accepted":2},"more":1}"#,
+                json!({"accepted": 2}),
+            ),
             (r#"{"success":true}"#, Value::Null),
             (r#"{"flags":[]}"#, json!({"flags": []})),
             ("[1]", json!([1])),
@@ -106,7 +129,11 @@ mod tests {
             ("nonsense", Value::Null),
         ];
         for (body, data) in cases {
-            assert_eq!(read(200, "application/json", body.as_bytes()), Ok(data), "{body}");
+            assert_eq!(
+                read(200, "application/json", body.as_bytes()),
+                Ok(data),
+                "{body}"
+            );
         }
     }
 

@@ -24,7 +24,10 @@ impl Error {
 
     /// The flush thread panicked during a flush; its events are queued still.
     pub fn panicked() -> Self {
-        Self::without_answer("INTERNAL_ERROR", "the flush thread panicked; its events are kept")
+        Self::without_answer(
+            "INTERNAL_ERROR",
+            "the flush thread panicked; its events are kept",
+        )
     }
 
     /// The same without `secret`, which an answer may have quoted. A shorter one than [`SECRET_FROM`]
@@ -40,7 +43,12 @@ impl Error {
     }
 
     fn without_answer(code: &str, message: impl Into<String>) -> Self {
-        Self { message: message.into(), status: 0, code: Some(code.into()), body: None }
+        Self {
+            message: message.into(),
+            status: 0,
+            code: Some(code.into()),
+            body: None,
+        }
     }
 }
 
@@ -54,10 +62,14 @@ fn hide(text: &str, secret: &str) -> String {
 fn hide_in(value: Value, secret: &str) -> Value {
     match value {
         Value::String(text) => Value::String(hide(&text, secret)),
-        Value::Array(values) => values.into_iter().map(|value| hide_in(value, secret)).collect(),
-        Value::Object(members) => {
-            members.into_iter().map(|(key, value)| (hide(&key, secret), hide_in(value, secret))).collect()
-        }
+        Value::Array(values) => values
+            .into_iter()
+            .map(|value| hide_in(value, secret))
+            .collect(),
+        Value::Object(members) => members
+            .into_iter()
+            .map(|(key, value)| (hide(&key, secret), hide_in(value, secret)))
+            .collect(),
         other => other,
     }
 }
@@ -85,6 +97,9 @@ mod tests {
         };
         let hidden = error.hiding("key-1234");
         assert_eq!(hidden.message, "no project has the key [api_key]");
-        assert_eq!(hidden.body, Some(json!({"error": ["[api_key]", {"[api_key]": 1}]})));
+        assert_eq!(
+            hidden.body,
+            Some(json!({"error": ["[api_key]", {"[api_key]": 1}]}))
+        );
     }
 }

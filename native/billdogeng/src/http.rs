@@ -24,8 +24,15 @@ pub struct Http {
 impl Http {
     /// Fails only where TLS can't be set up for an `https` host.
     pub fn new(config: &HttpConfig) -> Result<Self, Failure> {
-        let secure = config.host.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
-        let tls = if secure { verifying_tls() } else { rootless_tls() };
+        let secure = config
+            .host
+            .get(..6)
+            .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
+        let tls = if secure {
+            verifying_tls()
+        } else {
+            rootless_tls()
+        };
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(ClientConfig::clone(tls))
             .http1_only()
@@ -37,7 +44,10 @@ impl Http {
             .user_agent(USER_AGENT)
             .build()
             .map_err(|error| failure_of(&error))?;
-        Ok(Self { client, timeout: config.request_timeout })
+        Ok(Self {
+            client,
+            timeout: config.request_timeout,
+        })
     }
 
     /// One attempt, answered within the request's time-out.
@@ -68,7 +78,10 @@ impl Http {
 
 async fn read(mut response: Response) -> Result<Value, Failure> {
     let status = response.status().as_u16();
-    let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or_default().to_owned();
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| failure_of(&error))? {

@@ -30,7 +30,10 @@ static ESCAPES: [u8; 256] = {
 pub fn write_str(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
     out.reserve(bytes.len() + 2);
     out.push(b'"');
-    let plain = bytes.iter().take_while(|byte| ESCAPES[**byte as usize] == 0).count();
+    let plain = bytes
+        .iter()
+        .take_while(|byte| ESCAPES[**byte as usize] == 0)
+        .count();
     out.extend_from_slice(&bytes[..plain]);
     let mut replaced = false;
     if plain < bytes.len() {
@@ -112,7 +115,10 @@ mod tests {
         for code in (0..0x11000).filter_map(char::from_u32) {
             let text = format!("a{code}\"b");
             let (json, replaced) = written(text.as_bytes());
-            assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), Value::String(text));
+            assert_eq!(
+                serde_json::from_str::<Value>(&json).unwrap(),
+                Value::String(text)
+            );
             assert!(!replaced);
         }
     }
@@ -145,7 +151,11 @@ mod tests {
             let mut out = Vec::new();
             write_f64(&mut out, value);
             let text = String::from_utf8(out).unwrap();
-            assert_eq!(text.parse::<f64>().unwrap().to_bits(), value.to_bits(), "{text}");
+            assert_eq!(
+                text.parse::<f64>().unwrap().to_bits(),
+                value.to_bits(),
+                "{text}"
+            );
             assert!(is_value(text.as_bytes()));
         }
     }

@@ -122,7 +122,10 @@ mod tests {
         assert!(news.must_wake());
         news.notice(Notice::Flushed(2));
         assert!(!news.must_wake());
-        assert_eq!(news.take().notices, [Notice::Flushed(1), Notice::Flushed(2)]);
+        assert_eq!(
+            news.take().notices,
+            [Notice::Flushed(1), Notice::Flushed(2)]
+        );
         assert!(!news.must_wake());
         news.reply(Reply::Settled(1, 0));
         assert!(news.must_wake());

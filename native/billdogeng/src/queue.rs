@@ -94,7 +94,9 @@ impl Queue {
 
     /// Gives up the oldest event. Answers whether there was one.
     pub fn drop_oldest(&mut self) -> bool {
-        let Some(len) = self.lens.pop_front() else { return false };
+        let Some(len) = self.lens.pop_front() else {
+            return false;
+        };
         let len = len as usize;
         self.stored -= len;
         self.head += 1;
@@ -124,7 +126,11 @@ impl Queue {
         let lens = self.lens.drain(..count).collect();
         self.stored -= stored;
         self.head += count as u64;
-        Some(Batch { chunks: self.carve(stored), lens, stored })
+        Some(Batch {
+            chunks: self.carve(stored),
+            lens,
+            stored,
+        })
     }
 
     /// Puts a batch back where it came from. Numbers and order are as before it was taken.
@@ -245,7 +251,11 @@ mod tests {
                         model.push_back(event);
                     }
                     6 => {
-                        assert_eq!(queue.drop_oldest(), model.pop_front().is_some(), "seed {seed}");
+                        assert_eq!(
+                            queue.drop_oldest(),
+                            model.pop_front().is_some(),
+                            "seed {seed}"
+                        );
                     }
                     7 => {
                         if let Some(batch) = queue.take(random.usize(1..9), random.usize(..9000)) {

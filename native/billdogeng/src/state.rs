@@ -114,9 +114,14 @@ impl State {
         self.enforce_bounds();
         let due = !self.due && self.queue.len() >= self.flush_at;
         self.due |= due;
-        let wake = (due && !self.running && !self.failed) || !self.armed || (!told && self.has_untold());
+        let wake =
+            (due && !self.running && !self.failed) || !self.armed || (!told && self.has_untold());
         self.armed = true;
-        if wake { Accepted::Notify } else { Accepted::Quiet }
+        if wake {
+            Accepted::Notify
+        } else {
+            Accepted::Quiet
+        }
     }
 
     /// Counts an event that never came into the queue.
@@ -131,7 +136,11 @@ impl State {
 
     fn enforce_bounds(&mut self) {
         let count_binds = self.failed || !(self.due || self.running);
-        let most = if count_binds { self.max_queue_size } else { usize::MAX };
+        let most = if count_binds {
+            self.max_queue_size
+        } else {
+            usize::MAX
+        };
         let mut dropped = 0;
         while (self.queue.len() > most || self.queue.bytes() > self.max_queue_bytes)
             && self.queue.drop_oldest()
@@ -153,7 +162,10 @@ impl State {
     /// Drops that no notice has told of yet.
     pub fn take_untold(&mut self) -> impl Iterator<Item = (Reason, u64)> {
         let untold = std::mem::take(&mut self.untold);
-        Reason::ALL.into_iter().zip(untold).filter(|(_, count)| *count > 0)
+        Reason::ALL
+            .into_iter()
+            .zip(untold)
+            .filter(|(_, count)| *count > 0)
     }
 
     /// A flush begins: its target is the number after the last event queued now.

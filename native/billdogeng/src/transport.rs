@@ -37,8 +37,14 @@ impl Payload {
 
     fn new(body: Vec<u8>, gzip: bool) -> Self {
         match gzip && body.len() >= GZIP_FROM {
-            true => Self { body: compress(&body).into(), gzipped: true },
-            false => Self { body: body.into(), gzipped: false },
+            true => Self {
+                body: compress(&body).into(),
+                gzipped: true,
+            },
+            false => Self {
+                body: body.into(),
+                gzipped: false,
+            },
         }
     }
 
@@ -57,7 +63,9 @@ impl Payload {
 fn compress(body: &[u8]) -> Vec<u8> {
     let mut compressor = Compressor::new(CompressionLvl::fastest());
     let mut out = vec![0; compressor.gzip_compress_bound(body.len())];
-    let len = compressor.gzip_compress(body, &mut out).expect("the bound is enough");
+    let len = compressor
+        .gzip_compress(body, &mut out)
+        .expect("the bound is enough");
     out.truncate(len);
     out
 }
@@ -120,7 +128,9 @@ pub fn send(request: Request) -> io::Result<()> {
         None => request,
     };
     let (sender, requests) = unbounded_channel();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     std::thread::Builder::new()
         .name("billdogeng-http".into())
         .spawn(move || runtime.block_on(serve(requests)))?;

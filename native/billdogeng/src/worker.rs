@@ -51,6 +51,9 @@ pub enum Command {
     Panic,
 }
 
+#[cfg(test)]
+mod tests;
+
 type Attempt = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
 
 /// A call that waits for events up to a number.
@@ -112,7 +115,10 @@ impl Worker {
             .into_iter()
             .map(|name| transport::header(name.as_bytes(), key))
             .collect();
-        let url = format!("{}/ingest-events", client.config.http.host.trim_end_matches('/'));
+        let url = format!(
+            "{}/ingest-events",
+            client.config.http.host.trim_end_matches('/')
+        );
         let mut worker = Self {
             client,
             listener,
@@ -185,7 +191,9 @@ impl Worker {
                 }
                 Command::Slept(id) => {
                     if let Some(flush) = &mut self.flush {
-                        flush.wait.take_if(|wait| matches!(wait, Wait::External(n) if *n == id));
+                        flush
+                            .wait
+                            .take_if(|wait| matches!(wait, Wait::External(n) if *n == id));
                     }
                 }
                 Command::Tick if self.flush.is_none() => self.begin_flush(self.attempts()),
@@ -213,8 +221,16 @@ impl Worker {
 
     fn flush_for(&mut self, id: u64) {
         let target = self.client.state().next();
-        let fresh = self.flush.as_ref().is_some_and(|flush| flush.batch.is_some() && flush.wait.is_none());
-        self.waiters.push(Waiter { id, target, attempts_left: self.attempts(), fresh });
+        let fresh = self
+            .flush
+            .as_ref()
+            .is_some_and(|flush| flush.batch.is_some() && flush.wait.is_none());
+        self.waiters.push(Waiter {
+            id,
+            target,
+            attempts_left: self.attempts(),
+            fresh,
+        });
         self.now();
     }
 
@@ -230,8 +246,14 @@ impl Worker {
     fn begin_flush(&mut self, attempts_left: u32) {
         let target = self.client.state().begin_flush();
         self.paused_until = None;
-        self.flush =
-            Some(Flush { target, attempts_left, delivered: 0, failed: 0, batch: None, wait: None });
+        self.flush = Some(Flush {
+            target,
+            attempts_left,
+            delivered: 0,
+            failed: 0,
+            batch: None,
+            wait: None,
+        });
     }
 
     /// Brings things forward as far as they go without waiting.
@@ -265,7 +287,10 @@ impl Worker {
             }
         }
         self.settle();
-        if self.drain_until.is_some() && self.flush.is_none() && self.client.state().close_if_empty() {
+        if self.drain_until.is_some()
+            && self.flush.is_none()
+            && self.client.state().close_if_empty()
+        {
             self.end();
         }
     }
@@ -276,7 +301,11 @@ impl Worker {
             (state.is_due(), state.is_empty())
         };
         if !self.waiters.is_empty() || (self.drain_until.is_some() && !empty) {
-            self.begin_flush(if self.drain_until.is_some() { u32::MAX } else { 0 });
+            self.begin_flush(if self.drain_until.is_some() {
+                u32::MAX
+            } else {
+                0
+            });
             return true;
         }
         if let Some(until) = self.paused_until {
@@ -308,23 +337,37 @@ impl Worker {
         if fired && self.client.state().disarm() {
             self.tick = None;
         } else if fired || (self.tick.is_none() && !self.client.state().is_empty()) {
-            let interval = self.client.config.flush_interval.max(Duration::from_millis(1));
+            let interval = self
+                .client
+                .config
+                .flush_interval
+                .max(Duration::from_millis(1));
             let past = now.duration_since(self.started).as_nanos() / interval.as_nanos();
             let next = interval.as_nanos() * (past + 1);
-            self.tick = Some(self.started + Duration::from_nanos(next.min(u128::from(u64::MAX)) as u64));
+            self.tick =
+                Some(self.started + Duration::from_nanos(next.min(u128::from(u64::MAX)) as u64));
         }
         fired
     }
 
     fn take_batch(&mut self) -> bool {
-        let newest = self.waiters.iter().map(|waiter| waiter.target).max().unwrap_or(0);
-        let Some(flush) = &mut self.flush else { return false };
+        let newest = self
+            .waiters
+            .iter()
+            .map(|waiter| waiter.target)
+            .max()
+            .unwrap_or(0);
+        let Some(flush) = &mut self.flush else {
+            return false;
+        };
         let mut state = self.client.state();
         flush.target = flush.target.max(newest);
         if state.head() >= flush.target && self.drain_until.is_none() {
             return false;
         }
-        let Some(batch) = state.take_batch() else { return false };
+        let Some(batch) = state.take_batch() else {
+            return false;
+        };
         drop(state);
         let payload = Payload::of_batch(&self.client.config, &batch);
         flush.batch = Some((batch, payload));
@@ -335,9 +378,15 @@ impl Worker {
     fn attempt(&mut self) -> Result<Attempt, Failure> {
         let http = match &self.http {
             Some(http) => Arc::clone(http),
-            None => Arc::clone(self.http.insert(Arc::new(Http::new(&self.client.config.http)?))),
+            None => Arc::clone(
+                self.http
+                    .insert(Arc::new(Http::new(&self.client.config.http)?)),
+            ),
         };
-        let mut headers = self.headers.clone().map_err(|message| Failure::network(message, true))?;
+        let mut headers = self
+            .headers
+            .clone()
+            .map_err(|message| Failure::network(message, true))?;
         let Some((_, payload)) = self.flush.as_ref().and_then(|flush| flush.batch.as_ref()) else {
             return Err(Failure::network("no batch", false));
         };
@@ -345,7 +394,9 @@ impl Worker {
         headers.extend(described);
         let url = self.url.clone();
         Ok(Box::pin(async move {
-            http.send(Method::POST, &url, headers, Some(body)).await.map(drop)
+            http.send(Method::POST, &url, headers, Some(body))
+                .await
+                .map(drop)
         }))
     }
 
@@ -420,8 +471,13 @@ impl Worker {
 
     /// Ends the flush for those who have had their attempts; with `more`, callers that came later go on.
     fn flush_failed(&mut self, error: Error, spent: &[u64], more: bool) {
-        let Some(mut flush) = self.flush.take() else { return };
-        let count = flush.batch.as_ref().map_or(0, |(batch, _)| batch.len() as u64);
+        let Some(mut flush) = self.flush.take() else {
+            return;
+        };
+        let count = flush
+            .batch
+            .as_ref()
+            .map_or(0, |(batch, _)| batch.len() as u64);
         if let Some((batch, _)) = flush.batch.take() {
             self.client.state().put_back(batch);
         }
@@ -452,7 +508,9 @@ impl Worker {
 
     /// Everything up to the flush's target is delivered, or given up by a bound.
     fn end_flush(&mut self) {
-        let Some(flush) = self.flush.take() else { return };
+        let Some(flush) = self.flush.take() else {
+            return;
+        };
         self.client.state().end_flush(false);
         self.tell_drops();
         let head = self.client.state().head();
@@ -496,7 +554,10 @@ impl Worker {
             Some(_) => None,
             None => self.paused_until.or(self.tick),
         };
-        [wait, self.drain_until, self.drops_told].into_iter().flatten().min()
+        [wait, self.drain_until, self.drops_told]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Drops are gathered; before a reply they are told whatever the time.

@@ -52,7 +52,9 @@ fn capture_dirty<'a>(
 /// Counts an event that is too large to be normalised.
 #[rustler::nif]
 fn give_up_too_large<'a>(owner: Term<'a>) -> Atom {
-    answer(registry::with(owner, |entry| entry.client.give_up(Reason::TooLarge)))
+    answer(registry::with(owner, |entry| {
+        entry.client.give_up(Reason::TooLarge)
+    }))
 }
 
 fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> Atom {
@@ -89,7 +91,11 @@ fn write<'a>(encoder: &mut Encoder<'a>, event: &Event<'a>, entry: &Entry) -> Res
     encoder.literal("{\"event_name\":");
     encoder.value(name)?;
     encoder.literal(",\"event_timestamp\":");
-    encoder.integer(timestamp.decode().unwrap_or_else(|_| clock::system_time_ms()));
+    encoder.integer(
+        timestamp
+            .decode()
+            .unwrap_or_else(|_| clock::system_time_ms()),
+    );
     encoder.literal(",\"properties\":");
     encoder.properties(properties, groups, &entry.groups)?;
     encoder.literal(",\"user_id\":");

@@ -110,7 +110,11 @@ impl Listener for Messages {
         DRAINING.fetch_sub(1, Ordering::AcqRel);
         if let Some(reporter) = reporter {
             let _ = OwnedEnv::new().send_and_clear(&reporter, |env| {
-                (billdogeng_ended(), last.stopped, stats_to_term(env, &last.stats))
+                (
+                    billdogeng_ended(),
+                    last.stopped,
+                    stats_to_term(env, &last.stats),
+                )
             });
         }
     }
@@ -140,8 +144,15 @@ fn start<'a>(env: Env<'a>, options: ClientOptions) -> Term<'a> {
         Err(failed) => return (error(), failed.to_string()).encode(env),
     };
     let key = registry::key(owner.encode(env));
-    let entry = Arc::new(Entry { client, groups, draining: AtomicBool::new(false) });
-    let handle = ResourceArc::new(Handle { key, entry: Arc::clone(&entry) });
+    let entry = Arc::new(Entry {
+        client,
+        groups,
+        draining: AtomicBool::new(false),
+    });
+    let handle = ResourceArc::new(Handle {
+        key,
+        entry: Arc::clone(&entry),
+    });
     if env.monitor(&handle, &owner).is_none() {
         return (error(), "the owner has ended").encode(env);
     }
@@ -169,9 +180,19 @@ fn tidings<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
     let Some(tidings) = registry::with(owner, |entry| entry.client.tidings()) else {
         return no_client().encode(env);
     };
-    let notices: Vec<_> = tidings.notices.iter().map(|notice| notice_to_term(env, notice)).collect();
-    let replies: Vec<_> = tidings.replies.iter().map(|reply| reply_to_term(env, reply)).collect();
-    let sleep = tidings.sleep.map(|(id, delay)| (id, delay.as_millis() as u64));
+    let notices: Vec<_> = tidings
+        .notices
+        .iter()
+        .map(|notice| notice_to_term(env, notice))
+        .collect();
+    let replies: Vec<_> = tidings
+        .replies
+        .iter()
+        .map(|reply| reply_to_term(env, reply))
+        .collect();
+    let sleep = tidings
+        .sleep
+        .map(|(id, delay)| (id, delay.as_millis() as u64));
     (notices, tidings.missed, sleep, replies).encode(env)
 }
 
@@ -238,7 +259,10 @@ fn reason_to_atom(reason: Reason) -> Atom {
 }
 
 fn stats_to_term<'a>(env: Env<'a>, stats: &Stats) -> Term<'a> {
-    let given_up = Reason::ALL.iter().zip(stats.dropped).filter(|(_, count)| *count > 0);
+    let given_up = Reason::ALL
+        .iter()
+        .zip(stats.dropped)
+        .filter(|(_, count)| *count > 0);
     let given_up = given_up.fold(Term::map_new(env), |map, (reason, count)| {
         map.map_put(reason_to_atom(*reason), count).unwrap_or(map)
     });
@@ -254,5 +278,7 @@ fn stats_to_term<'a>(env: Env<'a>, stats: &Stats) -> Term<'a> {
     let empty = Term::map_new(env).map_put(dropped(), given_up);
     let empty = empty.and_then(|map| map.map_put(mode(), live()));
     let empty = empty.unwrap_or_else(|_| Term::map_new(env));
-    counts.iter().fold(empty, |map, (key, count)| map.map_put(*key, *count).unwrap_or(map))
+    counts.iter().fold(empty, |map, (key, count)| {
+        map.map_put(*key, *count).unwrap_or(map)
+    })
 }

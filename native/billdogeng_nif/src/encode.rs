@@ -36,7 +36,12 @@ pub struct GroupIndex(HashMap<Vec<u8>, Option<u8>>);
 impl GroupIndex {
     /// From `{kind, name, number}`; a kind is `a` (atom), `s` (string) or `i` (integer).
     pub fn new(entries: Vec<(String, String, Option<u8>)>) -> Self {
-        Self(entries.into_iter().map(|(kind, name, number)| ((kind + &name).into(), number)).collect())
+        Self(
+            entries
+                .into_iter()
+                .map(|(kind, name, number)| ((kind + &name).into(), number))
+                .collect(),
+        )
     }
 
     /// A type's number: by the type itself, else by its name as a string.
@@ -65,7 +70,14 @@ struct Key {
 
 impl<'a> Encoder<'a> {
     pub fn new(out: Vec<u8>, max_bytes: usize, normal: bool, marker: Option<Term<'a>>) -> Self {
-        Self { out, replaced: 0, marker, max_bytes, terms: 0, normal }
+        Self {
+            out,
+            replaced: 0,
+            marker,
+            max_bytes,
+            terms: 0,
+            normal,
+        }
     }
 
     /// What has been written, and the buffer to use again.
@@ -108,7 +120,10 @@ impl<'a> Encoder<'a> {
             }
         }
         let mut pairs = match self.entries(properties)? {
-            Some(entries) => entries.into_iter().map(|(_, key, value)| (key, value)).collect(),
+            Some(entries) => entries
+                .into_iter()
+                .map(|(_, key, value)| (key, value))
+                .collect(),
             None if properties.is_empty_list() || nil() == properties => Vec::new(),
             None => vec![(b"\"$properties\"".to_vec(), properties)],
         };
@@ -225,7 +240,11 @@ impl<'a> Encoder<'a> {
             _ => return self.by_elixir(),
         };
         // Digits take quadratic time: a normal scheduler is left sooner than for a text of that length.
-        self.room(magnitude.len().saturating_mul(if self.normal { 64 } else { 2 }))?;
+        self.room(
+            magnitude
+                .len()
+                .saturating_mul(if self.normal { 64 } else { 2 }),
+        )?;
         let sign = if sign == 0 { Sign::Plus } else { Sign::Minus };
         let digits = BigInt::from_bytes_le(sign, magnitude).to_string();
         self.literal(&digits);
@@ -233,7 +252,9 @@ impl<'a> Encoder<'a> {
     }
 
     fn tuple(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
-        let Ok(elements) = rustler::types::tuple::get_tuple(term) else { return self.by_elixir() };
+        let Ok(elements) = rustler::types::tuple::get_tuple(term) else {
+            return self.by_elixir();
+        };
         if let ([marker, form, text], Some(own)) = (elements.as_slice(), self.marker) {
             if *marker == own {
                 return self.ready_made(*form, *text);
@@ -247,7 +268,9 @@ impl<'a> Encoder<'a> {
     }
 
     fn ready_made(&mut self, form: Term<'a>, text: Term<'a>) -> Result<(), Stop> {
-        let Ok(text) = Binary::from_term(text) else { return self.by_elixir() };
+        let Ok(text) = Binary::from_term(text) else {
+            return self.by_elixir();
+        };
         if raw() != form {
             self.replaced += u64::from(replaced() == form);
             return self.string(text.as_slice());
@@ -278,7 +301,10 @@ impl<'a> Encoder<'a> {
 
     fn list(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
         if let Some(entries) = self.keyword(term)? {
-            let pairs = entries.into_iter().map(|(_, key, value)| (key, value)).collect();
+            let pairs = entries
+                .into_iter()
+                .map(|(_, key, value)| (key, value))
+                .collect();
             return self.pairs(pairs, depth);
         }
         let start = self.out.len();
@@ -301,7 +327,9 @@ impl<'a> Encoder<'a> {
     }
 
     fn map(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
-        let Some(entries) = MapIterator::new(term) else { return self.by_elixir() };
+        let Some(entries) = MapIterator::new(term) else {
+            return self.by_elixir();
+        };
         let (start, replaced) = (self.out.len(), self.replaced);
         let mut kinds = None;
         self.out.push(b'{');
@@ -319,7 +347,13 @@ impl<'a> Encoder<'a> {
                 self.out.truncate(start);
                 self.replaced = replaced;
                 let entries = self.entries(term)?.unwrap_or_default();
-                return self.pairs(entries.into_iter().map(|(_, key, value)| (key, value)).collect(), depth);
+                return self.pairs(
+                    entries
+                        .into_iter()
+                        .map(|(_, key, value)| (key, value))
+                        .collect(),
+                    depth,
+                );
             }
             self.out.push(b':');
             self.value_at(value, depth + 1)?;
@@ -330,8 +364,11 @@ impl<'a> Encoder<'a> {
 
     /// Writes an object of which the last of equal keys wins.
     fn pairs(&mut self, pairs: Vec<(Vec<u8>, Term<'a>)>, depth: usize) -> Result<(), Stop> {
-        let last: HashMap<&[u8], usize> =
-            pairs.iter().enumerate().map(|(at, (key, _))| (key.as_slice(), at)).collect();
+        let last: HashMap<&[u8], usize> = pairs
+            .iter()
+            .enumerate()
+            .map(|(at, (key, _))| (key.as_slice(), at))
+            .collect();
         self.out.push(b'{');
         let mut first = true;
         for (at, (key, value)) in pairs.iter().enumerate() {
@@ -352,7 +389,9 @@ impl<'a> Encoder<'a> {
     /// The entries of a map or keyword list, keys written; `None` for any other term.
     #[allow(clippy::type_complexity)]
     fn entries(&mut self, term: Term<'a>) -> Result<Option<Vec<(u8, Vec<u8>, Term<'a>)>>, Stop> {
-        let Some(map) = MapIterator::new(term) else { return self.keyword(term) };
+        let Some(map) = MapIterator::new(term) else {
+            return self.keyword(term);
+        };
         let mut entries = Vec::new();
         for (key, value) in map {
             self.look()?;
@@ -375,7 +414,9 @@ impl<'a> Encoder<'a> {
             if !head.is_tuple() {
                 return Ok(None);
             }
-            let Ok((key, value)) = head.decode::<(Atom, Term<'a>)>() else { return Ok(None) };
+            let Ok((key, value)) = head.decode::<(Atom, Term<'a>)>() else {
+                return Ok(None);
+            };
             self.look()?;
             entries.push(self.entry(key.to_term(term.get_env()), value)?);
             rest = tail;
@@ -398,21 +439,33 @@ impl<'a> Encoder<'a> {
                     Ok(binary) => self.string(binary.as_slice())?,
                     Err(_) => self.by_elixir()?,
                 }
-                Ok(Key { kind: b's', exact: self.replaced == before })
+                Ok(Key {
+                    kind: b's',
+                    exact: self.replaced == before,
+                })
             }
             TermType::Atom => {
                 self.atom_name(term);
-                Ok(Key { kind: b'a', exact: true })
+                Ok(Key {
+                    kind: b'a',
+                    exact: true,
+                })
             }
             TermType::Integer => {
                 self.out.push(b'"');
                 self.number(term)?;
                 self.out.push(b'"');
-                Ok(Key { kind: b'i', exact: true })
+                Ok(Key {
+                    kind: b'i',
+                    exact: true,
+                })
             }
             _ => {
                 self.by_elixir()?;
-                Ok(Key { kind: b's', exact: false })
+                Ok(Key {
+                    kind: b's',
+                    exact: false,
+                })
             }
         }
     }

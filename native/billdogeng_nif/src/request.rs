@@ -28,14 +28,23 @@ fn request<'a>(
         Err(Stop::Normalise) => return normalise().encode(env),
         Err(_) => return (error(), "the body is too large").encode(env),
     };
-    let headers = headers.iter().map(|(name, value)| transport::header(name, value)).collect();
+    let headers = headers
+        .iter()
+        .map(|(name, value)| transport::header(name, value))
+        .collect();
     let headers = match headers {
         Ok(headers) => headers,
         Err(message) => return (error(), message).encode(env),
     };
     let caller = env.pid();
     let answer = Box::new(move |result| reply(caller, id, result));
-    match transport::send(Request { http: http.into(), path, headers, body, answer }) {
+    match transport::send(Request {
+        http: http.into(),
+        path,
+        headers,
+        body,
+        answer,
+    }) {
         Ok(()) => ok().encode(env),
         Err(failed) => (error(), failed.to_string()).encode(env),
     }
@@ -46,9 +55,12 @@ fn reply(caller: LocalPid, id: u64, result: Result<Value, Failure>) {
     let _ = OwnedEnv::new().send_and_clear(&caller, |env| {
         let answer = match &result {
             Ok(data) => (ok(), value::to_term(env, data)).encode(env),
-            Err(failure) => {
-                (error(), value::error_to_term(env, &failure.error), failure.retryable).encode(env)
-            }
+            Err(failure) => (
+                error(),
+                value::error_to_term(env, &failure.error),
+                failure.retryable,
+            )
+                .encode(env),
         };
         (billdogeng_response(), id, answer)
     });

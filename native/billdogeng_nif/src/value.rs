@@ -12,9 +12,11 @@ pub fn to_term<'a>(env: Env<'a>, value: &Value) -> Term<'a> {
         Value::Bool(value) => value.encode(env),
         Value::String(text) => text.encode(env),
         Value::Number(number) => number_to_term(env, &number.to_string()),
-        Value::Array(values) => {
-            values.iter().map(|value| to_term(env, value)).collect::<Vec<_>>().encode(env)
-        }
+        Value::Array(values) => values
+            .iter()
+            .map(|value| to_term(env, value))
+            .collect::<Vec<_>>()
+            .encode(env),
         Value::Object(object) => {
             let empty = Term::map_new(env);
             object.iter().fold(empty, |map, (key, value)| {

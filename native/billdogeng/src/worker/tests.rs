@@ -1,0 +1,221 @@
+//! The flush thread against real sockets, and against itself.
+
+use crate::client::{Capture, Client};
+use crate::config::{Config, HttpConfig};
+use crate::error::Error;
+use crate::news::{LastWords, Listener, Notice, Reply};
+use crate::worker::Command;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{channel, Receiver, Sender};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+enum Told {
+    News,
+    Ended(LastWords),
+}
+
+struct Teller(Sender<Told>);
+
+impl Listener for Teller {
+    fn news(&self) {
+        let _ = self.0.send(Told::News);
+    }
+
+    fn ended(&self, last: LastWords) {
+        let _ = self.0.send(Told::Ended(last));
+    }
+}
+
+fn config(host: &str) -> Config {
+    Config {
+        api_key: "key".into(),
+        http: HttpConfig {
+            host: host.into(),
+            request_timeout: PATIENCE,
+            gzip: true,
+            max_retries: 0,
+        },
+        flush_at: usize::MAX,
+        flush_interval: PATIENCE,
+        max_queue_size: usize::MAX,
+        max_queue_bytes: usize::MAX,
+        max_batch_size: 1000,
+        max_batch_bytes: 1 << 20,
+        max_event_bytes: 1 << 20,
+        shutdown_timeout: PATIENCE,
+        external_sleep: false,
+    }
+}
+
+fn start(config: Config) -> (Arc<Client>, Receiver<Told>) {
+    let (sender, told) = channel();
+    (
+        Client::start(config, Box::new(Teller(sender))).expect("a thread"),
+        told,
+    )
+}
+
+/// An ingest that reads each request, and answers it with 200 once the gate lets it.
+fn ingest() -> (String, Receiver<String>, Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let host = format!("http://{}", listener.local_addr().expect("bound"));
+    let (seen, bodies) = channel();
+    let (gate, open) = channel();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = serve(stream, &seen, &open);
+        }
+    });
+    (host, bodies, gate)
+}
+
+fn serve(stream: TcpStream, seen: &Sender<String>, open: &Receiver<()>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let line = line.to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a number");
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        let _ = seen.send(String::from_utf8_lossy(&body).into_owned());
+        if open.recv().is_err() {
+            return Ok(());
+        }
+        (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+    }
+}
+
+/// All that comes up until the reply to `id`, that reply being the last.
+fn reply(client: &Client, told: &Receiver<Told>, id: u64) -> (Vec<Notice>, Result<(), Error>) {
+    let mut notices = Vec::new();
+    loop {
+        let Ok(Told::News) = told.recv_timeout(PATIENCE) else {
+            panic!("no reply to {id}")
+        };
+        let tidings = client.tidings();
+        notices.extend(tidings.notices);
+        for reply in tidings.replies {
+            if let Reply::Flushed(of, result) = reply {
+                if of == id {
+                    return (notices, result);
+                }
+            }
+        }
+    }
+}
+
+fn last_words(told: &Receiver<Told>) -> LastWords {
+    loop {
+        match told.recv_timeout(PATIENCE).expect("the client ends") {
+            Told::News => {}
+            Told::Ended(last) => return last,
+        }
+    }
+}
+
+#[test]
+fn a_panic_during_an_attempt_strands_no_caller_and_loses_no_event() {
+    let (host, bodies, gate) = ingest();
+    let (client, told) = start(config(&host));
+    client.capture(b"1", 0);
+    client.command(Command::Flush(1));
+    bodies.recv_timeout(PATIENCE).expect("an attempt");
+    client.command(Command::Panic);
+
+    let (notices, result) = reply(&client, &told, 1);
+    assert_eq!(result, Err(Error::panicked()));
+    assert_eq!(notices[0], Notice::Panicked);
+    assert_eq!((client.stats().queued, client.stats().in_flight), (1, 0));
+
+    client.command(Command::Flush(2));
+    drop(gate);
+    // The first connection is gone with the panic, and the ingest with the gate: what counts is the answer.
+    assert!(reply(&client, &told, 2).1.is_err());
+}
+
+#[test]
+fn after_a_panic_flushes_deliver_as_before() {
+    let (host, bodies, gate) = ingest();
+    let (client, told) = start(config(&host));
+    client.command(Command::Panic);
+    client.capture(b"1", 0);
+    client.command(Command::Flush(1));
+    gate.send(()).expect("the ingest lives");
+    assert_eq!(reply(&client, &told, 1).1, Ok(()));
+    assert_eq!(
+        bodies.recv_timeout(PATIENCE).as_deref(),
+        Ok("{\"api_key\":\"key\",\"events\":[1]}")
+    );
+    assert_eq!(client.stats().delivered, 1);
+}
+
+#[test]
+fn a_client_that_drains_ends_in_spite_of_a_panic() {
+    let (host, bodies, gate) = ingest();
+    let (client, told) = start(config(&host));
+    gate.send(()).expect("the ingest lives");
+    client.command(Command::Panic);
+    client.capture(b"1", 0);
+    client.command(Command::Drain);
+    assert_eq!(last_words(&told).stopped, 0);
+    assert!(bodies.try_recv().is_ok());
+    assert_eq!(client.capture(b"2", 0), Capture::Closed);
+    assert_eq!(client.stats().captured, 1);
+}
+
+#[test]
+fn a_drain_without_an_answer_ends_with_its_time_and_counts_what_is_left() {
+    let (host, _bodies, _gate) = ingest();
+    let shutdown_timeout = Duration::from_millis(50);
+    let (client, told) = start(Config {
+        shutdown_timeout,
+        ..config(&host)
+    });
+    client.capture(b"1", 0);
+    client.capture(b"2", 0);
+    client.command(Command::Drain);
+    let last = last_words(&told);
+    assert_eq!(
+        (last.stopped, last.stats.queued, last.stats.captured),
+        (2, 0, 2)
+    );
+}
+
+#[test]
+fn events_in_flight_leave_in_the_order_of_their_captures_whatever_comes_meanwhile() {
+    let (host, bodies, gate) = ingest();
+    let (client, told) = start(Config {
+        max_batch_size: 2,
+        ..config(&host)
+    });
+    for event in [b"1", b"2", b"3"] {
+        client.capture(event, 0);
+    }
+    client.command(Command::Flush(1));
+    assert!(bodies
+        .recv_timeout(PATIENCE)
+        .is_ok_and(|body| body.ends_with("[1,2]}")));
+    client.capture(b"4", 0);
+    client.command(Command::Flush(2));
+    (0..3).for_each(|_| gate.send(()).expect("the ingest lives"));
+    assert_eq!(reply(&client, &told, 2).1, Ok(()));
+    assert!(bodies
+        .recv_timeout(PATIENCE)
+        .is_ok_and(|body| body.ends_with("[3,4]}")));
+}
