@@ -45,6 +45,9 @@ defmodule BilldogEng.Options do
   @largest 0xFFFF_FFFF_FFFF_FFFF
 
   @doc false
+  def defaults, do: @defaults
+
+  @doc false
   # `{:ok, options}`, or `{:error, message}` for an option of the original's that can't be used.
   # Raises `ArgumentError` for the others.
   def parse(opts) do

@@ -1,0 +1,48 @@
+defmodule BilldogEng.ReadmeTest do
+  use ExUnit.Case, async: true
+
+  import ExUnit.CaptureIO
+
+  @readme File.read!("README.md")
+
+  defp blocks(language) do
+    for [_, block] <- Regex.scan(~r/^```#{language}\n(.*?)^```$/ms, @readme), do: block
+  end
+
+  test "its first lines print what it says" do
+    [first | _] = blocks("elixir")
+    [printed | _] = blocks("text")
+    assert length(String.split(first, "\n", trim: true)) == 5
+    assert capture_io(fn -> Code.eval_string(first) end) == printed
+  end
+
+  test "its table has every option, with its default" do
+    rows =
+      for [_, option, default] <- Regex.scan(~r/^\| `:(\w+)` \|[^|]*\| `?(.*?)`? \|/m, @readme), into: %{} do
+        {String.to_existing_atom(option), default}
+      end
+
+    for {option, default} <- BilldogEng.Options.defaults() do
+      case option do
+        :api_key -> assert rows.api_key == "required"
+        :name -> assert rows.name == "none"
+        _ -> assert rows[option] |> Code.eval_string() |> elem(0) == default, "#{option}"
+      end
+    end
+
+    assert map_size(rows) == length(BilldogEng.Options.defaults())
+  end
+
+  test "it names this version" do
+    version = Mix.Project.config()[:version]
+    assert @readme =~ ~s(tag: "v#{version}")
+    [major, minor, _] = String.split(version, ".")
+    assert @readme =~ ~s({:billdogeng, "~> #{major}.#{minor}"})
+    assert File.read!("CHANGELOG.md") =~ "## [#{version}]"
+  end
+
+  test "the files that it points to are there" do
+    for [_, path] <- Regex.scan(~r/\]\(([^)h][^)]*)\)/, @readme), do: assert(File.exists?(path))
+    for [_, path] <- Regex.scan(~r{\b(bin/\w+)}, @readme), do: assert(File.exists?(path), path)
+  end
+end
