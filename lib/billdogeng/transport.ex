@@ -11,7 +11,6 @@ defmodule BilldogEng.Transport do
   alias BilldogEng.{Error, Native, Normaliser}
 
   @required [:host, :request_timeout, :gzip, :max_retries]
-  @user_agent "billdogeng-elixir/#{Mix.Project.config()[:version]}"
 
   @type config :: %{
           host: String.t(),
@@ -66,8 +65,7 @@ defmodule BilldogEng.Transport do
       host: to_string(config[:host]),
       request_timeout: config[:request_timeout],
       gzip: config[:gzip] == true,
-      max_retries: config[:max_retries],
-      user_agent: @user_agent
+      max_retries: config[:max_retries]
     }
   end
 

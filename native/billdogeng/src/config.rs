@@ -13,8 +13,6 @@ pub struct HttpConfig {
     pub gzip: bool,
     /// Attempts after the first one of a request.
     pub max_retries: u32,
-    /// The `user-agent` header.
-    pub user_agent: String,
 }
 
 /// What one client is told. Bounds without a limit are `usize::MAX`.

@@ -27,10 +27,11 @@ impl Error {
         Self::without_answer("INTERNAL_ERROR", "the flush thread panicked; its events are kept")
     }
 
-    /// The same without `secret`, which an answer may have quoted.
+    /// The same without `secret`, which an answer may have quoted. A shorter one than [`SECRET_FROM`]
+    /// could be part of any word.
     #[must_use]
     pub fn hiding(mut self, secret: &str) -> Self {
-        if !secret.is_empty() {
+        if secret.len() >= SECRET_FROM {
             self.message = hide(&self.message, secret);
             self.code = self.code.map(|code| hide(&code, secret));
             self.body = self.body.map(|body| hide_in(body, secret));
@@ -42,6 +43,9 @@ impl Error {
         Self { message: message.into(), status: 0, code: Some(code.into()), body: None }
     }
 }
+
+/// Bytes from which on a key is worth hiding.
+const SECRET_FROM: usize = 8;
 
 fn hide(text: &str, secret: &str) -> String {
     text.replace(secret, "[api_key]")
@@ -74,12 +78,12 @@ mod tests {
     #[test]
     fn a_quoted_key_is_hidden_wherever_it_stands() {
         let error = Error {
-            message: "no project has the key k-123".into(),
+            message: "no project has the key key-1234".into(),
             status: 401,
             code: None,
-            body: Some(json!({"error": ["k-123", {"k-123": 1}]})),
+            body: Some(json!({"error": ["key-1234", {"key-1234": 1}]})),
         };
-        let hidden = error.hiding("k-123");
+        let hidden = error.hiding("key-1234");
         assert_eq!(hidden.message, "no project has the key [api_key]");
         assert_eq!(hidden.body, Some(json!({"error": ["[api_key]", {"[api_key]": 1}]})));
     }

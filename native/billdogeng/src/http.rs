@@ -12,6 +12,9 @@ use std::io::ErrorKind;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+/// Which client a request is from.
+const USER_AGENT: &str = concat!("billdogeng-elixir/", env!("CARGO_PKG_VERSION"));
+
 /// A client for one host. Connections stay with the runtime that they were opened on.
 pub struct Http {
     client: reqwest::Client,
@@ -31,7 +34,7 @@ impl Http {
             .referer(false)
             .pool_max_idle_per_host(1)
             .pool_idle_timeout(Duration::from_secs(30))
-            .user_agent(&config.user_agent)
+            .user_agent(USER_AGENT)
             .build()
             .map_err(|error| failure_of(&error))?;
         Ok(Self { client, timeout: config.request_timeout })

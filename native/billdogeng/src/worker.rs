@@ -150,8 +150,10 @@ impl Worker {
         let client = Arc::clone(&self.client);
         let mut attempt: Option<Attempt> = None;
         loop {
-            self.obey();
-            self.step(&mut attempt);
+            if !self.ended {
+                self.obey();
+                self.step(&mut attempt);
+            }
             self.tell();
             if self.ended {
                 return;
@@ -520,6 +522,9 @@ impl Worker {
     }
 
     fn end(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
         if let Some((batch, _)) = self.flush.take().and_then(|flush| flush.batch) {
             self.client.state().put_back(batch);
         }
@@ -527,7 +532,6 @@ impl Worker {
             let mut state = self.client.state();
             (state.close(), state.stats())
         };
-        self.ended = true;
         self.listener.ended(LastWords { stopped, stats });
     }
 

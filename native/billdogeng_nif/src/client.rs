@@ -32,7 +32,6 @@ pub struct HttpOptions {
     request_timeout: u64,
     gzip: bool,
     max_retries: u32,
-    user_agent: String,
 }
 
 impl From<HttpOptions> for HttpConfig {
@@ -42,7 +41,6 @@ impl From<HttpOptions> for HttpConfig {
             request_timeout: Duration::from_millis(options.request_timeout),
             gzip: options.gzip,
             max_retries: options.max_retries,
-            user_agent: options.user_agent,
         }
     }
 }

@@ -1,0 +1,342 @@
+defmodule BilldogEng.AnalyticsTest do
+  use BilldogEng.ClientCase, async: true
+
+  import ExUnit.CaptureLog
+
+  doctest BilldogEng
+  doctest BilldogEng.Analytics
+  doctest BilldogEng.Error
+
+  # The original, as other nodes and older releases run it: what it is sent must be its own protocol.
+  defmodule Original do
+    use GenServer
+    def init(test), do: {:ok, test}
+
+    def handle_cast(message, test) do
+      send(test, {:cast, message})
+      {:noreply, test}
+    end
+
+    def handle_call(request, _from, test) when request in [:flush, :shutdown], do: {:reply, :ok, test}
+    def handle_call(:queue_length, _from, test), do: {:reply, 3, test}
+  end
+
+  describe "servers" do
+    test "captures take whatever GenServer.cast/2 takes" do
+      collector = start_collector()
+      name = :"#{__MODULE__}.#{System.unique_integer([:positive])}"
+      start_supervised!({Registry, keys: :unique, name: __MODULE__.Registry})
+      via = {:via, Registry, {__MODULE__.Registry, "client"}}
+
+      for server <- [name, {:global, name}, via] do
+        client = start_client(collector, name: server)
+        Analytics.capture(server, "u", "by name")
+        if is_atom(server), do: Analytics.capture({server, node()}, "u", "by name")
+        assert Analytics.flush(server) == :ok
+        assert Analytics.stats(server) == Analytics.stats(client)
+        assert Analytics.queue_length(server) == 0
+        assert Analytics.shutdown(server) == :ok
+      end
+
+      assert Collector.count(collector) == 4
+    end
+
+    test "captures to what is no client are harmless" do
+      dead = spawn(fn -> :ok end)
+      {:ok, client} = Analytics.start_link(api_key: "key", host: nobody(), shutdown_timeout: 0)
+      GenServer.stop(client)
+
+      for server <- [dead, client, self(), :unknown, {:global, :unknown}, {:unknown, :nowhere@nohost}, {:via, NoModule, 1}, nil, "x", 1, %{}] do
+        assert Analytics.capture(server, "u", "e") == :ok
+        assert Analytics.capture(server, "u", "e", %{}, %{}, timestamp: 1) == :ok
+        assert Analytics.identify(server, "u") == :ok
+        assert Analytics.group_identify(server, "t", "k") == :ok
+        assert Analytics.alias(server, "u", "v") == :ok
+      end
+    end
+
+    test "calls to what is no client exit as GenServer.call/3 does" do
+      dead = spawn(fn -> :ok end)
+      ref = Process.monitor(dead)
+      assert_receive {:DOWN, ^ref, _, _, _}
+
+      for server <- [dead, :unknown], function <- [:flush, :queue_length, :shutdown, :stats] do
+        assert {:noproc, {GenServer, :call, [^server | _]}} = catch_exit(apply(Analytics, function, [server]))
+      end
+    end
+
+    test "an original in this VM is sent its own protocol and nothing else" do
+      {:ok, original} = GenServer.start_link(Original, self())
+      Analytics.capture(original, "u", "e", %{a: 1}, %{g: 1}, timestamp: 1)
+      assert_receive {:cast, {:enqueue, "u", "e", {:with_groups, %{a: 1}, %{g: 1}}}}
+      Analytics.identify(original, "u", %{a: 1})
+      assert_receive {:cast, {:enqueue, "u", "$identify", {:raw, %{"$set" => %{a: 1}, a: 1}}}}
+      assert Analytics.flush(original) == :ok
+      assert Analytics.queue_length(original) == 3
+    end
+
+    test "the owner answers the original's protocol, and ignores the rest" do
+      collector = start_collector()
+      client = start_client(collector, group_type_index: %{"g" => 1})
+      GenServer.cast(client, {:enqueue, "u", "grouped", {:with_groups, %{a: 1}, %{g: 2}}})
+      GenServer.cast(client, {:enqueue, "u", "raw", {:raw, %{a: self()}}})
+      GenServer.cast(client, :nonsense)
+      send(client, :nonsense)
+      send(client, {:DOWN, make_ref(), :process, self(), :normal})
+      assert catch_exit(GenServer.call(client, :nonsense, 20))
+      assert GenServer.call(client, :queue_length) == 2
+      send(client, :flush_tick)
+      eventually(fn -> Collector.count(collector) == 2 end)
+      assert GenServer.call(client, :flush) == :ok
+      assert GenServer.call(client, :shutdown) == :ok
+
+      assert [%{"properties" => %{"a" => 1, "$groups" => %{"g" => 2}, "$group_1" => 2}}, %{"properties" => %{"a" => "#PID" <> _}}] =
+               Collector.events(collector)
+    end
+
+    test "the struct of BilldogEng.new/2 is taken everywhere" do
+      collector = start_collector()
+      client = BilldogEng.new!("secret-key", host: Collector.url(collector), flush_at: 10)
+      assert %BilldogEng{api_key: "secret-key", flags: nil, analytics: pid, transport: %{gzip: true}} = client
+      assert is_pid(pid)
+      assert BilldogEng.capture(client, "u", "e") == :ok
+      assert BilldogEng.identify(client, "u", %{a: 1}) == :ok
+      assert BilldogEng.group_identify(client, "company", "acme") == :ok
+      assert BilldogEng.alias(client, "u", "v") == :ok
+      assert Analytics.capture(client, "u", "e2") == :ok
+      assert BilldogEng.queue_length(client) == 5
+      assert BilldogEng.flush(client) == :ok
+      assert BilldogEng.stats(client).delivered == 5
+      assert BilldogEng.shutdown(pid) == :ok
+      assert names(collector) == ["e", "$identify", "$groupidentify", "$create_alias", "e2"]
+      refute inspect(client) =~ "secret"
+    end
+  end
+
+  describe "terms" do
+    test "of any kind, in any place, never raise and never keep an event from being sent" do
+      collector = start_collector()
+      client = start_client(collector)
+      deep = Enum.reduce(1..10_000, 1, fn _, inner -> [inner] end)
+      deep_map = Enum.reduce(1..10_000, 1, fn _, inner -> %{a: inner} end)
+
+      terms = [
+        nil, :atom, :"ünïcödé→", 1, 10 ** 400, -(10 ** 40), 1.5, "text", <<255, 254>>, <<1::3>>, {1, {2}}, [a: 1, a: 2],
+        [1 | 2], [{:a, 1} | :b], self(), make_ref(), fn -> 1 end, &is_atom/1, hd(:erlang.ports()), 1..3,
+        ~D[2026-01-01], ~T[10:00:00], ~N[2026-01-01 10:00:00], ~U[2026-01-01 10:00:00Z], URI.parse("http://a/b"),
+        Version.parse!("1.2.3"), MapSet.new([1, 2]), %{{1, 2} => 3, self() => 4, 1.5 => 5, nil => 6}, %{__struct__: Nope},
+        %{__struct__: 5}, %ArgumentError{message: "m"}, ~r/x/, deep, deep_map, %{Date => ~D[2026-01-01]}, [nil: 1], "\0",
+        String.duplicate("ß", 20_000), Enum.to_list(1..5_000), %{~D[2026-01-01] => 1}, %{"a" => 1, a: 2}, ''
+      ]
+
+      for term <- terms do
+        assert Analytics.capture(client, term, "e") == :ok
+        assert Analytics.capture(client, "u", term) == :ok
+        assert Analytics.capture(client, "u", "e", term) == :ok
+        assert Analytics.capture(client, "u", "e", %{}, term) == :ok
+        assert Analytics.capture(client, "u", "e", %{a: term}, %{b: term}, timestamp: term) == :ok
+        assert Analytics.identify(client, "u", term) == :ok
+        assert Analytics.group_identify(client, term, term, term) == :ok
+        assert Analytics.alias(client, term, term) == :ok
+      end
+
+      assert Analytics.flush(client) == :ok
+      assert Collector.count(collector) == 8 * length(terms)
+      assert %{captured: captured, delivered: captured} = Analytics.stats(client)
+    end
+
+    test "identify: what is neither map nor keyword list goes under $set" do
+      collector = start_collector()
+      client = start_client(collector)
+      for properties <- [%{a: 1}, [a: 1], "text", ~D[2026-01-01], [1, 2]], do: Analytics.identify(client, "u", properties)
+      assert Analytics.flush(client) == :ok
+
+      assert for(event <- Collector.events(collector), do: event["properties"]) == [
+               %{"$set" => %{"a" => 1}, "a" => 1},
+               %{"$set" => %{"a" => 1}, "a" => 1},
+               %{"$set" => "text"},
+               %{"$set" => "2026-01-01"},
+               %{"$set" => [1, 2]}
+             ]
+    end
+
+    test "keyword lists serve as properties and groups" do
+      collector = start_collector()
+      client = start_client(collector, group_type_index: %{company: 0})
+      Analytics.capture(client, "u", "e", [plan: :pro], company: "acme")
+      Analytics.capture(client, "u", "e", [plan: :pro], [])
+      assert Analytics.flush(client) == :ok
+
+      assert for(event <- Collector.events(collector), do: event["properties"]) == [
+               %{"plan" => "pro", "$groups" => %{"company" => "acme"}, "$group_0" => "acme"},
+               %{"plan" => "pro"}
+             ]
+    end
+  end
+
+  describe "options" do
+    test "an api key alone is enough" do
+      assert {:ok, client} = Analytics.start_link(api_key: "key")
+      assert Analytics.queue_length(client) == 0
+    end
+
+    test "those of the original take what it took" do
+      transport = BilldogEng.Transport.config(host: nobody(), request_timeout: 100, gzip: true, max_retries: 0)
+
+      for opts <- [
+            [flush_at: :infinity, max_queue_size: :infinity],
+            [flush_at: nil, max_queue_size: nil],
+            [flush_at: 2.5, max_queue_size: 1_000.0],
+            [group_type_index: [:not, "a map"]],
+            [group_type_index: %{{1, 2} => 3, self() => 1, nil => 2, 1 => 1}],
+            [enable_logging: nil]
+          ] do
+        base = [api_key: "key", transport: transport, flush_interval: 10_000, shutdown_timeout: 0]
+        assert {:ok, client} = Analytics.start_link(Keyword.merge(base, opts))
+        Analytics.capture(client, "u", "e")
+        assert Analytics.stats(client).queued == 1
+      end
+    end
+
+    test "a wrong type of an added one raises, with its name and what it takes" do
+      for {option, value, accepted} <- [
+            {:max_queue_bytes, 0, "an integer from 1"},
+            {:max_batch_size, "10", "an integer from 1"},
+            {:max_batch_bytes, :infinity, "an integer from 1"},
+            {:max_event_bytes, 1.0, "an integer from 1"},
+            {:shutdown_timeout, -1, "milliseconds, an integer from 0"},
+            {:host, "api.billdog.io", "an http:// or https:// address"},
+            {:host, nil, "an http:// or https:// address"},
+            {:request_timeout, 0, "milliseconds, an integer from 1"},
+            {:gzip, 1, "true or false"},
+            {:max_retries, -1, "an integer from 0"},
+            {:sleep_fn, fn -> 1 end, "a function of the milliseconds"},
+            {:name, "name", "an atom"}
+          ] do
+        error = assert_raise ArgumentError, fn -> Analytics.start_link([{:api_key, "key"}, {option, value}]) end
+        assert error.message =~ "the option #{inspect(option)} takes #{accepted}"
+        assert error.message =~ inspect(value)
+
+        assert {:error, %Error{code: "INVALID_OPTION", message: message}} = BilldogEng.new("key", [{option, value}])
+        assert message == error.message
+      end
+
+      assert_raise ArgumentError, ~r/keyword list/, fn -> Analytics.start_link(%{api_key: "key"}) end
+    end
+
+    test "a wrong one of the original's is the answer of start_link" do
+      Process.flag(:trap_exit, true)
+      assert {:error, %ArgumentError{message: message}} = Analytics.start_link([])
+      assert message =~ ":api_key is missing"
+      assert {:error, %ArgumentError{message: message}} = Analytics.start_link(api_key: "key", flush_interval: -1)
+      assert message =~ ":flush_interval takes milliseconds"
+      assert {:error, %ArgumentError{message: message}} = Analytics.start_link(api_key: "key", transport: [])
+      assert message =~ "BilldogEng.Transport.config/1"
+      assert {:error, %Error{code: "INVALID_OPTION"}} = BilldogEng.new(:key)
+      assert_raise Error, ~r/the key is empty/, fn -> BilldogEng.new!("") end
+    end
+
+    test "unknown ones are ignored with one warning, those of the original's package silently" do
+      log =
+        capture_log(fn ->
+          assert {:ok, _} = Analytics.start_link(api_key: "key", flush_att: 1, hots: 2, local_evaluation: true)
+        end)
+
+      assert [_] = Regex.scan(~r/unknown options/, log)
+      assert log =~ "unknown options are ignored: :flush_att, :hots"
+    end
+
+    test "the key is in no inspect, state, or report" do
+      secret = "very-secret-key"
+      client = start_client(nobody(), api_key: secret)
+      refute inspect(:sys.get_status(client), limit: :infinity) =~ secret
+      refute inspect(Analytics.child_spec(api_key: secret)) =~ secret
+
+      # Supervisors' reports reach handlers, and `sasl`'s users, with all that they hold.
+      :logger.add_handler(__MODULE__, __MODULE__.Reports, %{config: self()})
+      Process.flag(:trap_exit, true)
+      children = [{Analytics, api_key: secret, flush_interval: :never}]
+      assert {:error, reason} = Supervisor.start_link(children, strategy: :one_for_one)
+      refute inspect(reason) =~ secret
+      {:ok, supervisor} = Supervisor.start_link([{Analytics, api_key: secret}], strategy: :one_for_one)
+      [{_, pid, _, _}] = Supervisor.which_children(supervisor)
+      Process.exit(pid, :boom)
+      GenServer.stop(supervisor)
+      :logger.remove_handler(__MODULE__)
+
+      assert_received {:report, %{msg: {:report, %{label: {:supervisor, :start_error}}}} = report}
+      assert inspect(report) =~ ":flush_interval takes milliseconds"
+      refute inspect(report, limit: :infinity, printable_limit: :infinity) =~ secret
+      {:messages, messages} = Process.info(self(), :messages)
+      refute inspect(messages, limit: :infinity, printable_limit: :infinity) =~ secret
+    end
+
+    defmodule Reports do
+      def log(event, %{config: test}), do: send(test, {:report, event})
+    end
+
+    test "child specs have the name for their id, else the module" do
+      assert Analytics.child_spec(api_key: "k").id == Analytics
+      assert Analytics.child_spec(api_key: "k", name: {:global, :x}).id == {:global, :x}
+    end
+  end
+
+  describe "logging" do
+    test "with enable_logging, the original's lines, before flush/1 answers" do
+      collector = start_collector()
+      client = start_client(collector, enable_logging: true, max_queue_size: 2)
+
+      log =
+        capture_log(fn ->
+          for n <- 1..3, do: Analytics.capture(client, "u", "e#{n}")
+          Collector.respond(collector, [{:status, 503}, :ok])
+          assert {:error, _} = Analytics.flush(client)
+          assert :ok = Analytics.flush(client)
+        end)
+
+      assert log =~ "[debug] [BilldogEng:analytics] max queue size exceeded, dropped 1 oldest event(s)\n"
+      assert log =~ "[debug] [BilldogEng:analytics] flush failed, re-queued 2 event(s): the collector was told to answer so\n"
+      assert log =~ "[debug] [BilldogEng:analytics] flushed 2 event(s)\n"
+    end
+
+    test "without it, nothing but the first drop of a reason" do
+      collector = start_collector()
+      client = start_client(collector, max_queue_size: 2)
+
+      log =
+        capture_log(fn ->
+          for n <- 1..3, do: Analytics.capture(client, "u", "e#{n}")
+          assert :ok = Analytics.flush(client)
+          for n <- 1..9, do: Analytics.capture(client, "u", "e#{n}")
+          assert :ok = Analytics.flush(client)
+          assert %{dropped: %{queue_full: 8}} = Analytics.stats(client)
+        end)
+
+      assert [["dropped 1 event(s), queue_full"]] = Regex.scan(~r/dropped \d+ event\(s\), queue_full/, log)
+      refute log =~ "[debug] [BilldogEng"
+    end
+  end
+
+  describe "a sleep_fn" do
+    test "is called by a helper process with the plain delays, in place of the waits" do
+      collector = start_collector()
+      Collector.respond(collector, {:status, 503})
+      test = self()
+      client = start_client(collector, max_retries: 2, sleep_fn: &send(test, {:slept, self(), &1}))
+      Analytics.capture(client, "u", "e")
+      assert {:error, %Error{status: 503}} = Analytics.flush(client)
+      assert_received {:slept, pid, 1_000}
+      assert_received {:slept, _, 2_000}
+      refute_received {:slept, _, _}
+      assert pid not in [test, client]
+    end
+
+    test "that raises costs neither client nor flush" do
+      collector = start_collector()
+      Collector.respond(collector, [{:status, 503}, :ok])
+      client = start_client(collector, max_retries: 1, sleep_fn: fn _ -> raise "no" end)
+      Analytics.capture(client, "u", "e")
+      assert Analytics.flush(client) == :ok
+    end
+  end
+end

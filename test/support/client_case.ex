@@ -1,0 +1,87 @@
+defmodule BilldogEng.ClientCase do
+  @moduledoc """
+  Tests of a client with a collector of their own, by real sockets on free ports.
+  """
+
+  use ExUnit.CaseTemplate
+
+  alias BilldogEng.{Analytics, Collector}
+
+  using do
+    quote do
+      import BilldogEng.ClientCase
+      alias BilldogEng.{Analytics, Collector, Error}
+    end
+  end
+
+  @doc "A collector of the test's own."
+  def start_collector(opts \\ []), do: start_supervised!({Collector, opts}, id: make_ref())
+
+  @doc """
+  A client of the collector, or of a host: one that does nothing by itself unless `opts` say so, and that
+  sends nothing once the test is over.
+  """
+  def start_client(to, opts \\ [])
+
+  def start_client(host, opts) when is_binary(host) do
+    opts =
+      Keyword.merge(
+        [
+          api_key: "key",
+          host: host,
+          flush_at: :infinity,
+          flush_interval: 3_600_000,
+          max_retries: 0,
+          shutdown_timeout: 0
+        ],
+        opts
+      )
+
+    start_supervised!({Analytics, opts}, id: make_ref())
+  end
+
+  def start_client(collector, opts), do: start_client(Collector.url(collector), opts)
+
+  @doc "Lets requests wait at a gate: each arrives here as a message, and waits for `Collector.release/2`."
+  def gate(collector), do: Collector.respond(collector, {:gate, self()})
+
+  @doc "The next request at the gate: its handle and itself."
+  def at_gate(timeout \\ 5_000) do
+    receive do
+      {:collector_request, handle, request} -> {handle, request}
+    after
+      timeout -> ExUnit.Assertions.flunk("no request came within #{timeout} ms")
+    end
+  end
+
+  @doc "The names of the events that the collector has, in their order."
+  def names(collector), do: for(event <- Collector.events(collector), do: event["event_name"])
+
+  @doc "An address where nobody listens."
+  def nobody do
+    {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
+    {:ok, port} = :inet.port(socket)
+    :gen_tcp.close(socket)
+    "http://127.0.0.1:#{port}"
+  end
+
+  @doc "Waits until `fun` answers something true, and answers that: for what sends no message."
+  def eventually(fun, left \\ 1_000) do
+    cond do
+      value = fun.() ->
+        value
+
+      left == 0 ->
+        ExUnit.Assertions.flunk("it did not come true within 10 s")
+
+      true ->
+        Process.sleep(10)
+        eventually(fun, left - 1)
+    end
+  end
+
+  @doc "`captured = delivered + dropped + queued`."
+  def balanced?(stats) do
+    stats.captured == stats.delivered + stats.queued + Enum.sum(Map.values(stats.dropped))
+  end
+end

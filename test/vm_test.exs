@@ -1,0 +1,147 @@
+defmodule BilldogEng.VMTest do
+  # How a whole VM ends: each test runs one of its own.
+  use BilldogEng.ClientCase, async: true
+
+  @moduletag :tmp_dir
+
+  # An app with a supervised client, which depends on this library as apps do.
+  @app """
+  defmodule Shop do
+    use Application
+
+    def start(_type, _args) do
+      opts = [api_key: "key", host: System.fetch_env!("HOST"), name: Shop.Analytics, shutdown_timeout: 500]
+      Supervisor.start_link([{BilldogEng.Analytics, opts}], strategy: :one_for_one)
+    end
+
+    def boot do
+      :ok = :application.load({:application, :shop, [
+        modules: [], registered: [], vsn: '1', mod: {Shop, []},
+        applications: [:kernel, :stdlib, :elixir, :logger, :billdogeng]
+      ]})
+
+      {:ok, _} = Application.ensure_all_started(:shop)
+    end
+
+    def capture(count) do
+      for n <- 1..count, do: BilldogEng.Analytics.capture(Shop.Analytics, "u", "e\#{n}")
+    end
+  end
+  """
+
+  defp run(script, collector, dir, host \\ nil) do
+    file = Path.join(dir, "script.exs")
+    File.write!(file, @app <> script)
+    paths = for app <- [:billdogeng], arg <- ["-pa", Application.app_dir(app, "ebin")], do: arg
+    env = [{"HOST", host || Collector.url(collector)}, {"MARK", Path.join(dir, "mark")}]
+    System.cmd("elixir", paths ++ [file], env: env, stderr_to_stdout: true)
+  end
+
+  describe "System.stop" do
+    @script "Shop.boot(); Shop.capture(250); System.stop(0); Process.sleep(:infinity)"
+
+    test "sends what is queued", %{tmp_dir: dir} do
+      collector = start_collector()
+      assert {_, 0} = run(@script, collector, dir)
+      assert names(collector) == for(n <- 1..250, do: "e#{n}")
+    end
+
+    test "ends all the same while the ingest hangs, and says what was lost", %{tmp_dir: dir} do
+      collector = start_collector()
+      Collector.respond(collector, :hang)
+      assert {out, 0} = run(@script, collector, dir)
+      assert out =~ "dropped 250 event(s) (stopped)"
+    end
+
+    test "ends all the same while the ingest is down, and says what was lost", %{tmp_dir: dir} do
+      assert {out, 0} = run(@script, nil, dir, nobody())
+      assert out =~ "dropped 250 event(s) (stopped)"
+    end
+
+    test "sends what a client that nobody supervises has queued", %{tmp_dir: dir} do
+      collector = start_collector()
+
+      script = """
+      {:ok, _} = Application.ensure_all_started(:billdogeng)
+      {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: System.fetch_env!("HOST"))
+      BilldogEng.Analytics.capture(client, "u", "e")
+      System.stop(0)
+      Process.sleep(:infinity)
+      """
+
+      assert {_, 0} = run(script, collector, dir)
+      assert names(collector) == ["e"]
+    end
+  end
+
+  test "an app that is stopped by itself has its events sent", %{tmp_dir: dir} do
+    collector = start_collector()
+
+    script = """
+    Shop.boot()
+    Shop.capture(250)
+    Application.stop(:shop)
+    Application.stop(:billdogeng)
+    System.halt(0)
+    """
+
+    assert {_, 0} = run(script, collector, dir)
+    assert Collector.count(collector) == 250
+  end
+
+  test "System.halt ends at once, in the middle of everything", %{tmp_dir: dir} do
+    collector = start_collector()
+    script = "Shop.boot(); Shop.capture(5_000); System.halt(7)"
+    assert {_, 7} = run(script, collector, dir)
+    Collector.respond(collector, :hang)
+    assert {_, 7} = run(script, collector, dir)
+    assert {_, 7} = run(script, nil, dir, nobody())
+  end
+
+  test "the end of a script ends cleanly with clients alive", %{tmp_dir: dir} do
+    collector = start_collector()
+    assert {_, 0} = run("Shop.boot(); Shop.capture(5_000)", collector, dir)
+  end
+
+  test ":init.restart goes through, and clients work after it", %{tmp_dir: dir} do
+    script = """
+    Shop.boot()
+
+    if File.exists?(System.fetch_env!("MARK")) do
+      Shop.capture(1)
+      :ok = BilldogEng.Analytics.flush(Shop.Analytics)
+      System.stop(0)
+    else
+      File.touch!(System.fetch_env!("MARK"))
+      Shop.capture(250)
+      :init.restart()
+    end
+
+    Process.sleep(:infinity)
+    """
+
+    collector = start_collector()
+    assert {_, 0} = run(script, collector, dir)
+    assert names(collector) == for(n <- 1..250, do: "e#{n}") ++ ["e1"]
+
+    File.rm!(Path.join(dir, "mark"))
+    Collector.respond(collector, [:hang, :ok])
+    assert {_, 0} = run(script, collector, dir)
+  end
+
+  test "without the library's application clients work all the same", %{tmp_dir: dir} do
+    collector = start_collector()
+
+    script = """
+    {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: System.fetch_env!("HOST"))
+    BilldogEng.Analytics.capture(client, "u", "e")
+    :ok = BilldogEng.Analytics.flush(client)
+    {:ok, _} = Application.ensure_all_started(:billdogeng)
+    BilldogEng.Analytics.capture(client, "u", "e")
+    :ok = BilldogEng.Analytics.flush(client)
+    """
+
+    assert {_, 0} = run(script, collector, dir)
+    assert Collector.count(collector) == 2
+  end
+end
