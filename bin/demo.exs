@@ -180,8 +180,7 @@ defmodule Demo.Visitor do
   def start(port, number), do: Task.async(fn -> port |> connect() |> visit(port, number, 0) end)
 
   defp connect(port) do
-    {:ok, socket} =
-      :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false, nodelay: true])
+    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false, nodelay: true])
 
     socket
   end
@@ -507,8 +506,7 @@ defmodule Demo do
   end
 
   defp us(world, share),
-    do:
-      "#{:erlang.float_to_binary(Demo.Latency.percentile(world.latency, share), decimals: 1)} µs"
+    do: "#{:erlang.float_to_binary(Demo.Latency.percentile(world.latency, share), decimals: 1)} µs"
 
   defp step(name, work) do
     IO.puts("== #{name}")

@@ -46,7 +46,19 @@ defmodule BilldogEng.AnalyticsTest do
       {:ok, client} = Analytics.start_link(api_key: "key", host: nobody(), shutdown_timeout: 0)
       GenServer.stop(client)
 
-      for server <- [dead, client, self(), :unknown, {:global, :unknown}, {:unknown, :nowhere@nohost}, {:via, NoModule, 1}, nil, "x", 1, %{}] do
+      for server <- [
+            dead,
+            client,
+            self(),
+            :unknown,
+            {:global, :unknown},
+            {:unknown, :nowhere@nohost},
+            {:via, NoModule, 1},
+            nil,
+            "x",
+            1,
+            %{}
+          ] do
         assert Analytics.capture(server, "u", "e") == :ok
         assert Analytics.capture(server, "u", "e", %{}, %{}, timestamp: 1) == :ok
         assert Analytics.identify(server, "u") == :ok
@@ -90,8 +102,10 @@ defmodule BilldogEng.AnalyticsTest do
       assert GenServer.call(client, :flush) == :ok
       assert GenServer.call(client, :shutdown) == :ok
 
-      assert [%{"properties" => %{"a" => 1, "$groups" => %{"g" => 2}, "$group_1" => 2}}, %{"properties" => %{"a" => "#PID" <> _}}] =
-               Collector.events(collector)
+      assert [
+               %{"properties" => %{"a" => 1, "$groups" => %{"g" => 2}, "$group_1" => 2}},
+               %{"properties" => %{"a" => "#PID" <> _}}
+             ] = Collector.events(collector)
     end
 
     test "the struct of BilldogEng.new/2 is taken everywhere" do
@@ -121,12 +135,48 @@ defmodule BilldogEng.AnalyticsTest do
       deep_map = Enum.reduce(1..10_000, 1, fn _, inner -> %{a: inner} end)
 
       terms = [
-        nil, :atom, :"ünïcödé→", 1, 10 ** 400, -(10 ** 40), 1.5, "text", <<255, 254>>, <<1::3>>, {1, {2}}, [a: 1, a: 2],
-        [1 | 2], [{:a, 1} | :b], self(), make_ref(), fn -> 1 end, &is_atom/1, hd(:erlang.ports()), 1..3,
-        ~D[2026-01-01], ~T[10:00:00], ~N[2026-01-01 10:00:00], ~U[2026-01-01 10:00:00Z], URI.parse("http://a/b"),
-        Version.parse!("1.2.3"), MapSet.new([1, 2]), %{{1, 2} => 3, self() => 4, 1.5 => 5, nil => 6}, %{__struct__: Nope},
-        %{__struct__: 5}, %ArgumentError{message: "m"}, ~r/x/, deep, deep_map, %{Date => ~D[2026-01-01]}, [nil: 1], "\0",
-        String.duplicate("ß", 20_000), Enum.to_list(1..5_000), %{~D[2026-01-01] => 1}, %{"a" => 1, a: 2}, ''
+        nil,
+        :atom,
+        :"ünïcödé→",
+        1,
+        10 ** 400,
+        -(10 ** 40),
+        1.5,
+        "text",
+        <<255, 254>>,
+        <<1::3>>,
+        {1, {2}},
+        [a: 1, a: 2],
+        [1 | 2],
+        [{:a, 1} | :b],
+        self(),
+        make_ref(),
+        fn -> 1 end,
+        &is_atom/1,
+        hd(:erlang.ports()),
+        1..3,
+        ~D[2026-01-01],
+        ~T[10:00:00],
+        ~N[2026-01-01 10:00:00],
+        ~U[2026-01-01 10:00:00Z],
+        URI.parse("http://a/b"),
+        Version.parse!("1.2.3"),
+        MapSet.new([1, 2]),
+        %{{1, 2} => 3, self() => 4, 1.5 => 5, nil => 6},
+        %{__struct__: Nope},
+        %{__struct__: 5},
+        %ArgumentError{message: "m"},
+        ~r/x/,
+        deep,
+        deep_map,
+        %{Date => ~D[2026-01-01]},
+        [nil: 1],
+        "\0",
+        String.duplicate("ß", 20_000),
+        Enum.to_list(1..5_000),
+        %{~D[2026-01-01] => 1},
+        %{"a" => 1, a: 2},
+        ''
       ]
 
       for term <- terms do
@@ -148,7 +198,10 @@ defmodule BilldogEng.AnalyticsTest do
     test "identify: what is neither map nor keyword list goes under $set" do
       collector = start_collector()
       client = start_client(collector)
-      for properties <- [%{a: 1}, [a: 1], "text", ~D[2026-01-01], [1, 2]], do: Analytics.identify(client, "u", properties)
+
+      for properties <- [%{a: 1}, [a: 1], "text", ~D[2026-01-01], [1, 2]],
+          do: Analytics.identify(client, "u", properties)
+
       assert Analytics.flush(client) == :ok
 
       assert for(event <- Collector.events(collector), do: event["properties"]) == [
@@ -181,7 +234,8 @@ defmodule BilldogEng.AnalyticsTest do
     end
 
     test "those of the original take what it took" do
-      transport = BilldogEng.Transport.config(host: nobody(), request_timeout: 100, gzip: true, max_retries: 0)
+      transport =
+        BilldogEng.Transport.config(host: nobody(), request_timeout: 100, gzip: true, max_retries: 0)
 
       for opts <- [
             [flush_at: :infinity, max_queue_size: :infinity],
@@ -213,11 +267,15 @@ defmodule BilldogEng.AnalyticsTest do
             {:sleep_fn, fn -> 1 end, "a function of the milliseconds"},
             {:name, "name", "an atom"}
           ] do
-        error = assert_raise ArgumentError, fn -> Analytics.start_link([{:api_key, "key"}, {option, value}]) end
+        error =
+          assert_raise ArgumentError, fn -> Analytics.start_link([{:api_key, "key"}, {option, value}]) end
+
         assert error.message =~ "the option #{inspect(option)} takes #{accepted}"
         assert error.message =~ inspect(value)
 
-        assert {:error, %Error{code: "INVALID_OPTION", message: message}} = BilldogEng.new("key", [{option, value}])
+        assert {:error, %Error{code: "INVALID_OPTION", message: message}} =
+                 BilldogEng.new("key", [{option, value}])
+
         assert message == error.message
       end
 
@@ -228,7 +286,10 @@ defmodule BilldogEng.AnalyticsTest do
       Process.flag(:trap_exit, true)
       assert {:error, %ArgumentError{message: message}} = Analytics.start_link([])
       assert message =~ ":api_key is missing"
-      assert {:error, %ArgumentError{message: message}} = Analytics.start_link(api_key: "key", flush_interval: -1)
+
+      assert {:error, %ArgumentError{message: message}} =
+               Analytics.start_link(api_key: "key", flush_interval: -1)
+
       assert message =~ ":flush_interval takes milliseconds"
       assert {:error, %ArgumentError{message: message}} = Analytics.start_link(api_key: "key", transport: [])
       assert message =~ "BilldogEng.Transport.config/1"
@@ -239,7 +300,8 @@ defmodule BilldogEng.AnalyticsTest do
     test "unknown ones are ignored with one warning, those of the original's package silently" do
       log =
         capture_log(fn ->
-          assert {:ok, _} = Analytics.start_link(api_key: "key", flush_att: 1, hots: 2, local_evaluation: true)
+          assert {:ok, _} =
+                   Analytics.start_link(api_key: "key", flush_att: 1, hots: 2, local_evaluation: true)
         end)
 
       assert [_] = Regex.scan(~r/unknown options/, log)
@@ -295,7 +357,10 @@ defmodule BilldogEng.AnalyticsTest do
         end)
 
       assert log =~ "[debug] [BilldogEng:analytics] max queue size exceeded, dropped 1 oldest event(s)\n"
-      assert log =~ "[debug] [BilldogEng:analytics] flush failed, re-queued 2 event(s): the collector was told to answer so\n"
+
+      assert log =~
+               "[debug] [BilldogEng:analytics] flush failed, re-queued 2 event(s): the collector was told to answer so\n"
+
       assert log =~ "[debug] [BilldogEng:analytics] flushed 2 event(s)\n"
     end
 

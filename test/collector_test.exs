@@ -152,16 +152,14 @@ defmodule BilldogEng.CollectorTest do
       collector = start()
       assert {200, _, _} = post(connect(collector), ~s({"plan":"pro"}), [], "/user-properties")
 
-      assert [%{path: "/user-properties", body: ~s({"plan":"pro"})}] =
-               Collector.requests(collector)
+      assert [%{path: "/user-properties", body: ~s({"plan":"pro"})}] = Collector.requests(collector)
     end
 
     test "closes after an answer where the client asks for it, and after what isn't HTTP" do
       collector = start()
       socket = connect(collector)
 
-      assert {200, %{"connection" => "close"}, _} =
-               post(socket, batch([]), [{"connection", "close"}])
+      assert {200, %{"connection" => "close"}, _} = post(socket, batch([]), [{"connection", "close"}])
 
       assert {:error, :closed} = :gen_tcp.recv(socket, 0, 5_000)
 

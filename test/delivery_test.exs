@@ -228,7 +228,10 @@ defmodule BilldogEng.DeliveryTest do
       assert Analytics.flush(client) == :ok
       assert Collector.request_count(collector) == 1
       refute_received _
-      assert_raise ArgumentError, ~r/:timeout takes milliseconds/, fn -> Analytics.flush(client, timeout: "1") end
+
+      assert_raise ArgumentError, ~r/:timeout takes milliseconds/, fn ->
+        Analytics.flush(client, timeout: "1")
+      end
     end
 
     test "does not block the process: others are answered meanwhile" do
@@ -337,7 +340,10 @@ defmodule BilldogEng.DeliveryTest do
       client = start_supervised!({Analytics, api_key: "key", host: Collector.url(collector)})
       for n <- 1..100_000, do: Analytics.capture(client, "u", "e", %{n: n})
       assert Analytics.flush(client) == :ok
-      assert for(event <- Collector.events(collector), do: event["properties"]["n"]) == Enum.to_list(1..100_000)
+
+      assert for(event <- Collector.events(collector), do: event["properties"]["n"]) ==
+               Enum.to_list(1..100_000)
+
       assert %{captured: 100_000, delivered: 100_000, dropped: dropped} = Analytics.stats(client)
       assert dropped == %{}
     end
@@ -345,13 +351,21 @@ defmodule BilldogEng.DeliveryTest do
 
   test "a request_timeout of :infinity, and retries without end, are taken" do
     collector = start_collector()
+
     for opts <- [[request_timeout: :infinity], [max_retries: 10 ** 12]] do
       client = start_client(collector, opts)
       Analytics.capture(client, "u", "e")
       assert Analytics.flush(client) == :ok
     end
 
-    transport = BilldogEng.Transport.config(host: Collector.url(collector), request_timeout: :infinity, gzip: nil, max_retries: :infinity)
+    transport =
+      BilldogEng.Transport.config(
+        host: Collector.url(collector),
+        request_timeout: :infinity,
+        gzip: nil,
+        max_retries: :infinity
+      )
+
     client = start_supervised!({Analytics, api_key: "key", transport: transport})
     Analytics.capture(client, "u", "e")
     assert Analytics.flush(client) == :ok

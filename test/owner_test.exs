@@ -7,7 +7,12 @@ defmodule BilldogEng.OwnerTest do
   alias BilldogEng.Native
 
   defp spawn_client(to, opts) do
-    opts = Keyword.merge([api_key: "key", host: to, flush_at: :infinity, max_queue_size: :infinity, max_retries: 0], opts)
+    opts =
+      Keyword.merge(
+        [api_key: "key", host: to, flush_at: :infinity, max_queue_size: :infinity, max_retries: 0],
+        opts
+      )
+
     test = self()
 
     starter =

@@ -15,7 +15,10 @@ defmodule BilldogEng.TransportTest do
 
   test "config/1 requires four options and completes the others" do
     config = Transport.config(host: "http://h", request_timeout: 1, gzip: false, max_retries: 2)
-    assert %{host: "http://h", request_timeout: 1, gzip: false, max_retries: 2, enable_logging: false} = config
+
+    assert %{host: "http://h", request_timeout: 1, gzip: false, max_retries: 2, enable_logging: false} =
+             config
+
     assert config.sleep_fn == (&Process.sleep/1)
     assert_raise KeyError, fn -> Transport.config(host: "http://h", gzip: true, max_retries: 1) end
   end
@@ -23,11 +26,24 @@ defmodule BilldogEng.TransportTest do
   test "a body is POSTed as JSON with the headers given" do
     collector = start_collector()
     body = %{api_key: "key", events: [%{event_name: "e", event_timestamp: 1, properties: %{}, user_id: "u"}]}
-    assert {:ok, _} = Transport.request(config(collector), path: "/ingest-events", body: body, headers: [{"x-api-key", "key"}])
+
+    assert {:ok, _} =
+             Transport.request(config(collector),
+               path: "/ingest-events",
+               body: body,
+               headers: [{"x-api-key", "key"}]
+             )
+
     assert [%{method: "POST", body: json, headers: headers}] = Collector.requests(collector)
 
     assert Collector.JSON.decode(json) ==
-             {:ok, %{"api_key" => "key", "events" => [%{"event_name" => "e", "event_timestamp" => 1, "properties" => %{}, "user_id" => "u"}]}}
+             {:ok,
+              %{
+                "api_key" => "key",
+                "events" => [
+                  %{"event_name" => "e", "event_timestamp" => 1, "properties" => %{}, "user_id" => "u"}
+                ]
+              }}
 
     assert {"x-api-key", "key"} in headers
     assert {"content-type", "application/json"} in headers
@@ -35,16 +51,27 @@ defmodule BilldogEng.TransportTest do
 
   test "without a body it is a GET" do
     collector = start_collector()
-    Collector.respond(collector, {:json, 200, ~s({"success":true,"data":{"a":[1,2.5,null,"x",123456789012345678901234567890]}})})
-    assert Transport.request(config(collector), path: "/flags") == {:ok, %{"a" => [1, 2.5, nil, "x", 123_456_789_012_345_678_901_234_567_890]}}
+
+    Collector.respond(
+      collector,
+      {:json, 200, ~s({"success":true,"data":{"a":[1,2.5,null,"x",123456789012345678901234567890]}})}
+    )
+
+    assert Transport.request(config(collector), path: "/flags") ==
+             {:ok, %{"a" => [1, 2.5, nil, "x", 123_456_789_012_345_678_901_234_567_890]}}
+
     assert [%{method: "GET", path: "/flags", body: ""}] = Collector.requests(collector)
   end
 
   test "gzip: of the request stands above the configuration's" do
     collector = start_collector()
     body = %{text: String.duplicate("x", 2_000)}
-    for gzip <- [true, false], do: Transport.request(config(collector, gzip: not gzip), path: "/x", body: body, gzip: gzip)
-    assert for(request <- Collector.requests(collector), do: Map.new(request.headers)["content-encoding"]) == ["gzip", nil]
+
+    for gzip <- [true, false],
+        do: Transport.request(config(collector, gzip: not gzip), path: "/x", body: body, gzip: gzip)
+
+    assert for(request <- Collector.requests(collector), do: Map.new(request.headers)["content-encoding"]) ==
+             ["gzip", nil]
   end
 
   test "it is tried again after 1, 2 s by the caller's own sleep_fn, until max_retries" do
@@ -65,19 +92,32 @@ defmodule BilldogEng.TransportTest do
 
   test "what cannot be sent is an error that says why" do
     collector = start_collector()
-    assert {:error, %Error{message: message}} = Transport.request(config(collector), path: "/x", headers: [{"bad name", "v"}])
+
+    assert {:error, %Error{message: message}} =
+             Transport.request(config(collector), path: "/x", headers: [{"bad name", "v"}])
+
     assert message =~ "\"bad name\" is no header name"
-    assert {:error, %Error{message: message}} = Transport.request(config(collector), path: "/x", headers: [{"a", "se\ncret"}])
+
+    assert {:error, %Error{message: message}} =
+             Transport.request(config(collector), path: "/x", headers: [{"a", "se\ncret"}])
+
     assert message =~ "control character"
     refute message =~ "se"
-    assert {:error, %Error{status: 0, code: "NETWORK_ERROR"}} = Transport.request(config(nobody()), path: "/x")
+
+    assert {:error, %Error{status: 0, code: "NETWORK_ERROR"}} =
+             Transport.request(config(nobody()), path: "/x")
+
     assert {:error, %Error{status: 0}} = Transport.request(config("no address"), path: "/x")
   end
 
   test "any term is a body" do
     collector = start_collector()
     Collector.respond(collector, {:json, 200, "{}"})
-    for body <- [self(), {1, 2}, ~D[2026-01-01], "text", [1 | 2]], do: assert({:ok, %{}} = Transport.request(config(collector), path: "/x", body: body))
-    assert ["\"#PID" <> _, "[1,2]", ~s("2026-01-01"), ~s("text"), ~s("[1 | 2]")] = for(request <- Collector.requests(collector), do: request.body)
+
+    for body <- [self(), {1, 2}, ~D[2026-01-01], "text", [1 | 2]],
+        do: assert({:ok, %{}} = Transport.request(config(collector), path: "/x", body: body))
+
+    assert ["\"#PID" <> _, "[1,2]", ~s("2026-01-01"), ~s("text"), ~s("[1 | 2]")] =
+             for(request <- Collector.requests(collector), do: request.body)
   end
 end

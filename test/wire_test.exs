@@ -67,11 +67,18 @@ defmodule BilldogEng.WireTest do
     zipping = start_client(collector, gzip: true)
     plain = start_client(collector, gzip: false)
 
-    frame = byte_size(~s({"api_key":"key","events":[{"event_name":"","event_timestamp":1700000000000,"properties":{},"user_id":"u"}]}))
+    frame =
+      byte_size(
+        ~s({"api_key":"key","events":[{"event_name":"","event_timestamp":1700000000000,"properties":{},"user_id":"u"}]})
+      )
 
     for {client, bytes, encoding} <- [{zipping, 1_023, nil}, {zipping, 1_024, "gzip"}, {plain, 4_000, nil}] do
       Collector.reset(collector)
-      Analytics.capture(client, "u", String.duplicate("e", bytes - frame), %{}, %{}, timestamp: 1_700_000_000_000)
+
+      Analytics.capture(client, "u", String.duplicate("e", bytes - frame), %{}, %{},
+        timestamp: 1_700_000_000_000
+      )
+
       assert Analytics.flush(client) == :ok
       assert [request] = Collector.requests(collector)
       assert request.bytes == bytes
@@ -88,14 +95,19 @@ defmodule BilldogEng.WireTest do
     end
 
     assert Analytics.flush(client) == :ok
-    assert for(event <- Collector.events(collector), do: event["event_timestamp"]) == List.duplicate(1_767_323_045_678, 3)
+
+    assert for(event <- Collector.events(collector), do: event["event_timestamp"]) ==
+             List.duplicate(1_767_323_045_678, 3)
   end
 
   test "no timestamp that can be used: the event is sent with the time of its capture" do
     collector = start_collector()
     client = start_client(collector)
     before = System.system_time(:millisecond)
-    for time <- ["2026", 1.5, %{}, 10 ** 30], do: Analytics.capture(client, "u", "e", %{}, %{}, timestamp: time)
+
+    for time <- ["2026", 1.5, %{}, 10 ** 30],
+        do: Analytics.capture(client, "u", "e", %{}, %{}, timestamp: time)
+
     Analytics.capture(client, "u", "e", %{}, %{}, :no_options)
     assert Analytics.flush(client) == :ok
     assert [_, _, _, _, _] = events = Collector.events(collector)
@@ -111,7 +123,13 @@ defmodule BilldogEng.WireTest do
     end
 
     test "a 2xx in any form is success", %{collector: collector, client: client} do
-      for answer <- [{:status, 204}, {:json, 200, ""}, {:json, 202, "ok"}, {:json, 200, "[1]"}, {:json, 200, "{}"}] do
+      for answer <- [
+            {:status, 204},
+            {:json, 200, ""},
+            {:json, 202, "ok"},
+            {:json, 200, "[1]"},
+            {:json, 200, "{}"}
+          ] do
         Collector.respond(collector, answer)
         Analytics.capture(client, "u", "e")
         assert Analytics.flush(client) == :ok
@@ -136,12 +154,18 @@ defmodule BilldogEng.WireTest do
       Collector.respond(collector, {:json, 401, body})
       assert {:error, error} = Analytics.flush(client)
       assert %Error{status: 401, code: "BAD_KEY", message: "no such project"} = error
-      assert error.body == %{"success" => false, "error" => %{"code" => "BAD_KEY", "message" => "no such project"}}
+
+      assert error.body == %{
+               "success" => false,
+               "error" => %{"code" => "BAD_KEY", "message" => "no such project"}
+             }
     end
 
     test "an error without them has the status for its message", %{collector: collector, client: client} do
       Collector.respond(collector, {:json, 503, "upstream"})
-      assert {:error, %Error{status: 503, code: nil, message: "HTTP 503", body: "upstream"}} = Analytics.flush(client)
+
+      assert {:error, %Error{status: 503, code: nil, message: "HTTP 503", body: "upstream"}} =
+               Analytics.flush(client)
     end
 
     test "a redirect is an error and not followed", %{collector: collector, client: client} do

@@ -110,7 +110,9 @@ defmodule BilldogEng.Analytics do
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(opts) do
     # Supervisors put a child's arguments into their reports; a function shows nothing of what it holds.
-    hidden = Keyword.replace_lazy(opts, :api_key, fn key -> if is_function(key), do: key, else: fn -> key end end)
+    hidden =
+      Keyword.replace_lazy(opts, :api_key, fn key -> if is_function(key), do: key, else: fn -> key end end)
+
     %{id: Keyword.get(opts, :name) || __MODULE__, start: {__MODULE__, :start_link, [hidden]}}
   end
 
@@ -250,7 +252,9 @@ defmodule BilldogEng.Analytics do
         :ok
 
       remote ->
-        if timestamp, do: Warning.once(:remote_timestamp, "a client on another node takes no :timestamp; it is left out")
+        if timestamp,
+          do: Warning.once(:remote_timestamp, "a client on another node takes no :timestamp; it is left out")
+
         message(remote, distinct_id, event, properties, groups, kind)
     end
   catch
@@ -292,6 +296,7 @@ defmodule BilldogEng.Analytics do
 
   defp normalised(pid, distinct_id, event, properties, groups, timestamp) do
     marker = make_ref()
+
     [id, name, properties, groups] =
       Normaliser.run([distinct_id, event, properties, groups], marker, Native.max_event_bytes(pid))
 
@@ -311,7 +316,9 @@ defmodule BilldogEng.Analytics do
   defp identified([]), do: []
 
   defp identified(properties) do
-    if Keyword.keyword?(properties), do: properties |> Map.new() |> identified(), else: %{"$set" => properties}
+    if Keyword.keyword?(properties),
+      do: properties |> Map.new() |> identified(),
+      else: %{"$set" => properties}
   end
 
   defp timestamp([]), do: nil
@@ -351,9 +358,14 @@ defmodule BilldogEng.Analytics do
 
   defp timeout!(opts) do
     case Keyword.get(opts, :timeout, :infinity) do
-      :infinity -> :infinity
-      ms when is_integer(ms) and ms >= 0 -> ms
-      other -> raise ArgumentError, "the option :timeout takes milliseconds or :infinity; it was #{inspect(other)}"
+      :infinity ->
+        :infinity
+
+      ms when is_integer(ms) and ms >= 0 ->
+        ms
+
+      other ->
+        raise ArgumentError, "the option :timeout takes milliseconds or :infinity; it was #{inspect(other)}"
     end
   end
 

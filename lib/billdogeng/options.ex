@@ -96,12 +96,23 @@ defmodule BilldogEng.Options do
 
   defp api_key(given) do
     case given[:api_key] do
-      key when is_function(key, 0) -> api_key(%{api_key: key.()})
-      key when is_binary(key) and key != "" -> {:ok, key}
-      nil when not is_map_key(given, :api_key) -> {:error, "the option :api_key is missing: it takes the project's key, a string"}
-      key when key in [nil, ""] -> {:ok, keyless()}
-      key when is_atom(key) -> {:ok, Atom.to_string(key)}
-      _ -> {:error, "the option :api_key takes the project's key, a string"}
+      key when is_function(key, 0) ->
+        api_key(%{api_key: key.()})
+
+      key when is_binary(key) and key != "" ->
+        {:ok, key}
+
+      nil when not is_map_key(given, :api_key) ->
+        {:error, "the option :api_key is missing: it takes the project's key, a string"}
+
+      key when key in [nil, ""] ->
+        {:ok, keyless()}
+
+      key when is_atom(key) ->
+        {:ok, Atom.to_string(key)}
+
+      _ ->
+        {:error, "the option :api_key takes the project's key, a string"}
     end
   end
 
@@ -113,8 +124,11 @@ defmodule BilldogEng.Options do
 
   defp flush_interval(given) do
     case get(given, :flush_interval) do
-      ms when is_integer(ms) and ms in 0..@largest -> {:ok, max(ms, 1)}
-      other -> {:error, "the option :flush_interval takes milliseconds, an integer from 0; it was #{inspect(other)}"}
+      ms when is_integer(ms) and ms in 0..@largest ->
+        {:ok, max(ms, 1)}
+
+      other ->
+        {:error, "the option :flush_interval takes milliseconds, an integer from 0; it was #{inspect(other)}"}
     end
   end
 
@@ -162,7 +176,12 @@ defmodule BilldogEng.Options do
   end
 
   defp check({:shutdown_timeout, value}) do
-    must(:shutdown_timeout, value, is_integer(value) and value in 0..@largest, "milliseconds, an integer from 0")
+    must(
+      :shutdown_timeout,
+      value,
+      is_integer(value) and value in 0..@largest,
+      "milliseconds, an integer from 0"
+    )
   end
 
   defp check({:host, value}) do
@@ -185,7 +204,9 @@ defmodule BilldogEng.Options do
   end
 
   defp check({:name, value}) do
-    valid = is_atom(value) or match?({:global, _}, value) or match?({:via, module, _} when is_atom(module), value)
+    valid =
+      is_atom(value) or match?({:global, _}, value) or match?({:via, module, _} when is_atom(module), value)
+
     must(:name, value, valid, "an atom, {:global, term} or {:via, module, term}")
   end
 

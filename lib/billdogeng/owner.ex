@@ -26,7 +26,12 @@ defmodule BilldogEng.Owner do
     with nil <- Native.load_error(),
          :ok <- Reporter.ensure_started(),
          {:ok, handle} <- Native.start(options.native) do
-      {:ok, %__MODULE__{handle: handle, enable_logging: options.enable_logging, sleep_fn: options.transport.sleep_fn}}
+      {:ok,
+       %__MODULE__{
+         handle: handle,
+         enable_logging: options.enable_logging,
+         sleep_fn: options.transport.sleep_fn
+       }}
     else
       {:error, reason} -> {:stop, Error.new("the client could not be started: #{reason}", 0, "NOT_STARTED")}
       reason -> {:stop, Error.new("the native library could not be loaded: #{reason}", 0, "NOT_LOADED")}
@@ -91,7 +96,11 @@ defmodule BilldogEng.Owner do
 
       :no_client ->
         # The VM is stopping, and the library has taken its leave already.
-        GenServer.reply(from, if(name == :settle, do: 0, else: {:error, Error.new("the client has ended", 0, "ENDED")}))
+        GenServer.reply(
+          from,
+          if(name == :settle, do: 0, else: {:error, Error.new("the client has ended", 0, "ENDED")})
+        )
+
         state
     end
   end
