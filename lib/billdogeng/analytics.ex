@@ -35,7 +35,7 @@ defmodule BilldogEng.Analytics do
   counts these.
   """
 
-  alias BilldogEng.{Error, Native, Normaliser, Options, Owner, Warning}
+  alias BilldogEng.{Error, Hooks, Native, Normaliser, Options, Owner, Warning}
 
   @typedoc "A client: its pid, its name, or the struct of `BilldogEng.new/2`."
   @type server :: GenServer.server() | BilldogEng.t()
@@ -50,7 +50,7 @@ defmodule BilldogEng.Analytics do
     * `:in_flight` - events of the batch that is being sent
     * `:retries` - attempts after the first of a batch
     * `:replaced` - values written in another form than their own
-    * `:dropped` - events given up, by reason: `:queue_full`, `:too_large`, `:stopped`
+    * `:dropped` - events given up, by reason: `:queue_full`, `:too_large`, `:before_send`, `:stopped`
   """
   @type stats :: %{
           mode: :live,
@@ -87,6 +87,14 @@ defmodule BilldogEng.Analytics do
     * `:shutdown_timeout` - ms that the client goes on sending after its process has ended, 5_000
     * `:group_type_index` - a map of group types to their numbers 0 to 4; others are ignored
     * `:enable_logging` - whether flushes are logged at debug, false
+    * `:before_send` - a function of the event, called in the capturing process, which answers the event,
+      changed or not, or nil to drop it; or `{module, function, args}`, the event being put before `args`.
+      The event is a map of `"event_name"`, `"event_timestamp"` (ms), `"properties"`, `"user_id"`. One that
+      raises or answers anything else drops its event
+    * `:global_properties` - properties of every `capture/6`, which its own stand above: a map, or a function
+      of no arguments or `{module, function, args}` that answers one
+    * `:insert_ids` - whether each event's properties get an `$insert_id`, a UUIDv7, the same in every retry,
+      for an ingest that can tell repeats by it; false
     * `:transport` - what `BilldogEng.Transport.config/1` answers, in place of `:host`, `:request_timeout`,
       `:gzip`, `:max_retries` and `:sleep_fn`
     * `:sleep_fn` - called with the ms of each wait between attempts, in place of the wait; for tests
@@ -236,8 +244,8 @@ defmodule BilldogEng.Analytics do
 
   @doc false
   # Of an event that came by message: to the client of this very process, or nowhere.
-  def enqueue(owner, distinct_id, event, properties, groups, timestamp) do
-    native(owner, distinct_id, event, properties, groups, timestamp)
+  def enqueue(owner, distinct_id, event, properties, groups, kind) do
+    native(owner, distinct_id, event, properties, groups, nil, kind)
     :ok
   catch
     _, _ -> :ok
@@ -263,7 +271,7 @@ defmodule BilldogEng.Analytics do
 
   # No client: the process is the original's, or not yet up, or gone.
   defp local(pid, distinct_id, event, properties, groups, timestamp, kind) do
-    case native(pid, distinct_id, event, properties, groups, timestamp) do
+    case native(pid, distinct_id, event, properties, groups, timestamp, kind) do
       :ok -> :ok
       :no_client -> message(pid, distinct_id, event, properties, groups, kind)
     end
@@ -279,11 +287,30 @@ defmodule BilldogEng.Analytics do
     GenServer.cast(server, {:enqueue, distinct_id, event, {:with_groups, properties, groups}})
   end
 
-  defp native(pid, distinct_id, event, properties, groups, timestamp) do
+  defp native(pid, distinct_id, event, properties, groups, timestamp, kind) do
     case Native.capture(pid, distinct_id, event, properties, groups, timestamp, nil) do
-      :dirty -> dirty(pid, distinct_id, event, properties, groups, timestamp, nil)
+      :dirty -> dirty(pid, distinct_id, event, properties, groups, timestamp, :hooked)
       :normalise -> normalised(pid, distinct_id, event, properties, groups, timestamp)
+      :hooks -> hooked(pid, {distinct_id, event, properties, groups, timestamp}, kind)
       taken -> taken
+    end
+  end
+
+  defp hooked(pid, event, kind) do
+    case Hooks.run(Native.hooks(pid), event, kind) do
+      {:ok, {distinct_id, name, properties, groups, timestamp}} ->
+        case Native.capture(pid, distinct_id, name, properties, groups, timestamp, :hooked) do
+          :dirty -> dirty(pid, distinct_id, name, properties, groups, timestamp, :hooked)
+          :normalise -> normalised(pid, distinct_id, name, properties, groups, timestamp)
+          taken -> taken
+        end
+
+      :drop ->
+        Native.give_up_before_send(pid)
+
+      {:failed, why} ->
+        send(pid, {:before_send_failed, why})
+        Native.give_up_before_send(pid)
     end
   end
 

@@ -19,14 +19,16 @@ defmodule BilldogEng.Native do
   @doc false
   def load_error, do: :persistent_term.get({__MODULE__, :reason}, nil)
 
-  # ── captures: `:ok | :no_client | :dirty | :normalise` ──
+  # ── captures: `:ok | :no_client | :dirty | :normalise | :hooks` ──
   def capture(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: no_library()
   def capture_dirty(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: no_library()
   def give_up_too_large(_owner), do: no_library()
+  def give_up_before_send(_owner), do: no_library()
+  def hooks(_owner), do: no_library()
   def max_event_bytes(_owner), do: no_library()
 
   # ── the owner ──
-  def start(_options), do: no_library()
+  def start(_options, _hooks), do: no_library()
   def command(_owner, _name, _id), do: no_library()
   def tidings(_owner), do: no_library()
   def stats(_owner), do: no_library()

@@ -6,9 +6,9 @@ defmodule BilldogEng.Options do
   # than any number, so `:infinity`, and nil, are bounds without a limit. Options that it hadn't are
   # checked, and a wrong one raises.
 
-  alias BilldogEng.{Transport, Warning}
+  alias BilldogEng.{Hooks, Transport, Warning}
 
-  defstruct [:name, :native, :transport, :enable_logging]
+  defstruct [:name, :native, :hooks, :transport, :enable_logging]
 
   @transport [
     host: "https://api.billdog.io/v1",
@@ -34,7 +34,10 @@ defmodule BilldogEng.Options do
     max_batch_size: 1_000,
     max_batch_bytes: 1024 * 1024,
     max_event_bytes: 1024 * 1024,
-    shutdown_timeout: 5_000
+    shutdown_timeout: 5_000,
+    before_send: nil,
+    global_properties: nil,
+    insert_ids: false
   ]
 
   @defaults @original ++ @transport ++ @added
@@ -68,6 +71,7 @@ defmodule BilldogEng.Options do
          name: given[:name],
          enable_logging: get(given, :enable_logging) == true,
          transport: Map.put(transport, :enable_logging, get(given, :enable_logging) == true),
+         hooks: Hooks.new(given[:before_send], given[:global_properties], given[:group_type_index]),
          native: native(given, transport, api_key, interval)
        }}
     end
@@ -86,7 +90,8 @@ defmodule BilldogEng.Options do
       max_event_bytes: get(given, :max_event_bytes),
       shutdown_timeout: get(given, :shutdown_timeout),
       external_sleep: transport.sleep_fn != (&Process.sleep/1),
-      group_index: group_index(given[:group_type_index])
+      group_index: group_index(given[:group_type_index]),
+      insert_ids: get(given, :insert_ids)
     }
   end
 
@@ -203,6 +208,18 @@ defmodule BilldogEng.Options do
     must(:sleep_fn, value, is_function(value, 1), "a function of the milliseconds to wait")
   end
 
+  defp check({:before_send, value}) do
+    valid = value == nil or is_function(value, 1) or mfa?(value)
+    must(:before_send, value, valid, "a function of the event, or {module, function, args}")
+  end
+
+  defp check({:global_properties, value}) do
+    valid = value == nil or (is_map(value) and not is_struct(value)) or is_function(value, 0) or mfa?(value)
+    must(:global_properties, value, valid, "a map, a function of no arguments, or {module, function, args}")
+  end
+
+  defp check({:insert_ids, value}), do: must(:insert_ids, value, is_boolean(value), "true or false")
+
   defp check({:name, value}) do
     valid =
       is_atom(value) or match?({:global, _}, value) or match?({:via, module, _} when is_atom(module), value)
@@ -211,6 +228,9 @@ defmodule BilldogEng.Options do
   end
 
   defp check(_not_added), do: :ok
+
+  defp mfa?({module, function, args}), do: is_atom(module) and is_atom(function) and is_list(args)
+  defp mfa?(_value), do: false
 
   defp http?(value) when is_binary(value) do
     uri = URI.parse(value)

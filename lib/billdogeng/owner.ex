@@ -13,7 +13,15 @@ defmodule BilldogEng.Owner do
   @drop_summary_interval :timer.minutes(1)
 
   # The handle is only held: the client drains once nothing holds it any more.
-  defstruct [:handle, :enable_logging, :sleep_fn, calls: %{}, sleepers: %{}, drops: %{}]
+  defstruct [
+    :handle,
+    :enable_logging,
+    :sleep_fn,
+    before_send_failed: false,
+    calls: %{},
+    sleepers: %{},
+    drops: %{}
+  ]
 
   def start_link(options, name) do
     GenServer.start_link(__MODULE__, options, if(name, do: [name: name], else: []))
@@ -25,7 +33,7 @@ defmodule BilldogEng.Owner do
   def init({:ok, %Options{} = options}) do
     with nil <- Native.load_error(),
          :ok <- Reporter.ensure_started(),
-         {:ok, handle} <- Native.start(options.native) do
+         {:ok, handle} <- Native.start(options.native, options.hooks) do
       {:ok,
        %__MODULE__{
          handle: handle,
@@ -42,12 +50,12 @@ defmodule BilldogEng.Owner do
 
   @impl true
   def handle_cast({:enqueue, distinct_id, event, {:with_groups, properties, groups}}, state) do
-    Analytics.enqueue(self(), distinct_id, event, properties, groups, nil)
+    Analytics.enqueue(self(), distinct_id, event, properties, groups, :with_groups)
     {:noreply, state}
   end
 
   def handle_cast({:enqueue, distinct_id, event, {:raw, properties}}, state) do
-    Analytics.enqueue(self(), distinct_id, event, properties, %{}, nil)
+    Analytics.enqueue(self(), distinct_id, event, properties, %{}, :raw)
     {:noreply, state}
   end
 
@@ -80,6 +88,12 @@ defmodule BilldogEng.Owner do
     {id, sleepers} = Map.pop!(state.sleepers, ref)
     Native.command(self(), :slept, id)
     {:noreply, %{state | sleepers: sleepers}}
+  end
+
+  # Of a capturing process. Said once; the drops are counted.
+  def handle_info({:before_send_failed, why}, %{before_send_failed: false} = state) do
+    Warning.log(":before_send #{why}; its event was dropped, as will be those of further failures")
+    {:noreply, %{state | before_send_failed: true}}
   end
 
   def handle_info({:drop_summary, reason}, state), do: {:noreply, summarise(reason, state)}
@@ -142,6 +156,23 @@ defmodule BilldogEng.Owner do
 
   defp notice({:dropped, reason, count}, state), do: dropped(state, reason, count)
 
+  defp notice({:replaced_at, event, path}, state) do
+    Warning.log(
+      "the event #{inspect(event)} has a value that JSON has no word for, at #{path}: it was sent in its " <>
+        "nearest form; further ones are counted in stats/1 as replaced"
+    )
+
+    state
+  end
+
+  defp notice({:too_large_at, event, path}, state) do
+    Warning.log(
+      "the event #{inspect(event)} is larger than :max_event_bytes; the bound was reached at #{path}"
+    )
+
+    state
+  end
+
   defp notice(:panicked, state) do
     Logger.error("[BilldogEng:analytics] the flush thread panicked and went on; its events are kept")
     state
@@ -186,6 +217,7 @@ defmodule BilldogEng.Owner do
   end
 
   defp why(:queue_full), do: "the queue is at its bound and the oldest made room"
+  defp why(:before_send), do: ":before_send answered nil, or failed"
   defp why(:too_large), do: "larger than :max_event_bytes, or refused by the ingest for its size"
   defp why(_reason), do: "given up"
 end

@@ -1,11 +1,13 @@
 //! The handle that callers hold: captures go into the queue, commands to the flush thread.
 
 use crate::config::Config;
-use crate::news::{Listener, News, Tidings};
+use crate::news::{Listener, News, Notice, Tidings};
+use crate::place::Place;
 use crate::state::{Accepted, Reason, State, Stats};
 use crate::worker::{Command, Worker};
 use crossbeam_channel::{Receiver, Sender};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
@@ -26,6 +28,8 @@ pub struct Client {
     sender: Sender<Command>,
     state: Mutex<State>,
     news: Mutex<News>,
+    told_replaced: AtomicBool,
+    told_too_large: AtomicBool,
 }
 
 impl Client {
@@ -42,6 +46,8 @@ impl Client {
             commands,
             sender,
             news: Mutex::default(),
+            told_replaced: AtomicBool::new(false),
+            told_too_large: AtomicBool::new(false),
         });
         Worker::start(Arc::clone(&client), listener)?;
         Ok(client)
@@ -57,6 +63,22 @@ impl Client {
     pub fn give_up(&self, reason: Reason) -> Capture {
         let accepted = self.state().give_up(reason);
         self.tell(accepted)
+    }
+
+    /// Has it told, once, where a value was written in another form than its own.
+    pub fn tell_replaced(&self, place: impl FnOnce() -> Place) {
+        if !self.told_replaced.swap(true, Ordering::Relaxed) {
+            self.news().notice(Notice::Replaced(place()));
+            self.wake.notify_one();
+        }
+    }
+
+    /// Has it told, once, where an event became too large.
+    pub fn tell_too_large(&self, place: impl FnOnce() -> Place) {
+        if !self.told_too_large.swap(true, Ordering::Relaxed) {
+            self.news().notice(Notice::TooLarge(place()));
+            self.wake.notify_one();
+        }
     }
 
     fn tell(&self, accepted: Accepted) -> Capture {

@@ -1,6 +1,7 @@
 //! JSON text, written straight into bytes (RFC 8259).
 
 use serde::de::IgnoredAny;
+use std::collections::HashMap;
 
 /// Per byte: 0 as it is, 1 needs more than a look (not ASCII), else the letter after the backslash.
 static ESCAPES: [u8; 256] = {
@@ -94,6 +95,17 @@ pub fn write_f64(out: &mut Vec<u8>, value: f64) {
     out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
 }
 
+/// Whether an object, as written here, has a member of that name. The name needs no escaping.
+pub fn has_member(object: &[u8], name: &str) -> bool {
+    let quoted = [b"\"", name.as_bytes(), b"\":"].concat();
+    if !object.windows(quoted.len()).any(|window| window == quoted) {
+        return false;
+    }
+    // Perhaps of an object deeper in it.
+    serde_json::from_slice::<HashMap<String, IgnoredAny>>(object)
+        .is_ok_and(|members| members.contains_key(name))
+}
+
 /// Whether `bytes` are exactly one JSON value.
 pub fn is_value(bytes: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(bytes).is_ok()
@@ -121,6 +133,14 @@ mod tests {
             );
             assert!(!replaced);
         }
+    }
+
+    #[test]
+    fn a_member_is_found_in_the_object_itself_alone() {
+        assert!(has_member(br#"{"a":{"x":1},"x":2}"#, "x"));
+        assert!(!has_member(br#"{"a":{"x":1},"b":"x"}"#, "x"));
+        assert!(!has_member(br#"{"a":"\"x\":"}"#, "x"));
+        assert!(!has_member(b"{}", "x"));
     }
 
     #[test]

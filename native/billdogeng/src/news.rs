@@ -4,6 +4,7 @@
 //! neither memory nor the flush thread's time. Replies are bounded by the calls that wait for them.
 
 use crate::error::Error;
+use crate::place::Place;
 use crate::state::{Reason, Stats};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,6 +21,10 @@ pub enum Notice {
     FlushFailed(u64, Error),
     /// So many events were given up since the last notice of this reason.
     Dropped(Reason, u64),
+    /// The first value that was written in another form than its own; there may be more.
+    Replaced(Place),
+    /// The first event that was given up for its size; there may be more.
+    TooLarge(Place),
     /// The flush thread panicked, and goes on.
     Panicked,
 }

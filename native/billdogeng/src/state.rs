@@ -11,13 +11,20 @@ pub enum Reason {
     QueueFull,
     /// Larger than `max_event_bytes`.
     TooLarge,
+    /// The app's own `before_send` took it out, or failed.
+    BeforeSend,
     /// Still queued when the time of a client without owner was over.
     Stopped,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 3] = [Reason::QueueFull, Reason::TooLarge, Reason::Stopped];
+    pub const ALL: [Reason; 4] = [
+        Reason::QueueFull,
+        Reason::TooLarge,
+        Reason::BeforeSend,
+        Reason::Stopped,
+    ];
 }
 
 /// The accounts: `captured = delivered + dropped + queued`, always.

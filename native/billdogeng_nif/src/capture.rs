@@ -3,14 +3,14 @@
 use crate::clock;
 use crate::encode::{Encoder, Stop};
 use crate::registry::{self, Entry};
-use billdogeng::{Capture, Reason};
+use billdogeng::{Capture, Place, Reason};
 use rustler::{Atom, Term};
 use std::cell::RefCell;
 
 /// A thread keeps its buffer between events unless one has made it larger than this.
 const KEPT_BUFFER: usize = 64 * 1024;
 
-rustler::atoms! { ok, no_client, dirty, normalise, nil }
+rustler::atoms! { ok, no_client, dirty, normalise, hooks, nil, before_send }
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -49,6 +49,14 @@ fn capture_dirty<'a>(
     registry::with(owner, |entry| take(entry, event, marker, false)).unwrap_or_else(no_client)
 }
 
+/// Counts an event that its own `before_send` took out.
+#[rustler::nif]
+fn give_up_before_send<'a>(owner: Term<'a>) -> Atom {
+    answer(registry::with(owner, |entry| {
+        entry.client.give_up(Reason::BeforeSend)
+    }))
+}
+
 /// Counts an event that is too large to be normalised.
 #[rustler::nif]
 fn give_up_too_large<'a>(owner: Term<'a>) -> Atom {
@@ -59,15 +67,28 @@ fn give_up_too_large<'a>(owner: Term<'a>) -> Atom {
 
 fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> Atom {
     let max_bytes = entry.client.max_event_bytes();
-    let marker = (nil() != marker).then_some(marker);
+    if entry.hooks.is_some() && nil() == marker {
+        return hooks();
+    }
+    let marker = marker.is_ref().then_some(marker);
     let buffer = BUFFER.take();
     let mut encoder = Encoder::new(buffer, max_bytes, normal, marker);
     let written = write(&mut encoder, &event, entry);
-    let replaced = encoder.replaced;
+    let (replaced, first_replaced) = (encoder.replaced, encoder.first_replaced);
     let mut bytes = encoder.into_bytes();
     let answer = match written {
-        Ok(()) if bytes.len() <= max_bytes => answer(Some(entry.client.capture(&bytes, replaced))),
-        Ok(()) | Err(Stop::TooLarge) => answer(Some(entry.client.give_up(Reason::TooLarge))),
+        Ok(()) if bytes.len() <= max_bytes => {
+            if let Some(at) = first_replaced {
+                entry.client.tell_replaced(|| Place::in_event(&bytes, at));
+            }
+            answer(Some(entry.client.capture(&bytes, replaced)))
+        }
+        Ok(()) | Err(Stop::TooLarge) => {
+            entry
+                .client
+                .tell_too_large(|| Place::in_event(&bytes, bytes.len()));
+            answer(Some(entry.client.give_up(Reason::TooLarge)))
+        }
         Err(Stop::Dirty) => dirty(),
         Err(Stop::Normalise) => normalise(),
     };
@@ -97,7 +118,11 @@ fn write<'a>(encoder: &mut Encoder<'a>, event: &Event<'a>, entry: &Entry) -> Res
             .unwrap_or_else(|_| clock::system_time_ms()),
     );
     encoder.literal(",\"properties\":");
+    let start = encoder.len();
     encoder.properties(properties, groups, &entry.groups)?;
+    if entry.insert_ids {
+        encoder.insert_id(start);
+    }
     encoder.literal(",\"user_id\":");
     encoder.value(distinct_id)?;
     encoder.literal("}");

@@ -5,7 +5,7 @@
 //! owner's end.
 
 use crate::encode::GroupIndex;
-use crate::registry::{self, Entry};
+use crate::registry::{self, Entry, Hooks};
 use crate::value;
 use billdogeng::{
     Client, Command, Config, HttpConfig, LastWords, Listener, Notice, Reason, Reply, Stats,
@@ -20,8 +20,8 @@ rustler::atoms! {
     ok, error, no_client,
     billdogeng_news, billdogeng_ended,
     flush, settle, shutdown, slept, tick,
-    flushed, flush_failed, dropped, panicked, settled,
-    queue_full, too_large, stopped, mode, live,
+    flushed, flush_failed, dropped, replaced_at, too_large_at, panicked, settled,
+    queue_full, too_large, before_send, stopped, nil, mode, live,
     captured, delivered, queued, queued_bytes, in_flight, retries, replaced,
 }
 
@@ -60,6 +60,7 @@ struct ClientOptions {
     shutdown_timeout: u64,
     external_sleep: bool,
     group_index: Vec<(String, String, Option<u8>)>,
+    insert_ids: bool,
 }
 
 /// Notices the owner's end: by monitor, and by its own destruction.
@@ -120,12 +121,15 @@ impl Listener for Messages {
     }
 }
 
-/// Starts the calling process's client. The handle is for the process to keep.
+/// Starts the calling process's client. The handle is for the process to keep; `hooks` is what its captures
+/// are to pass through in Elixir, or nil.
 #[rustler::nif]
-fn start<'a>(env: Env<'a>, options: ClientOptions) -> Term<'a> {
+fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>) -> Term<'a> {
     let owner = env.pid();
     let limit = |bound: Option<u64>| bound.map_or(usize::MAX, |bound| bound as usize);
     let groups = GroupIndex::new(options.group_index);
+    let insert_ids = options.insert_ids;
+    let hooks = (nil() != hooks).then(|| Hooks::new(hooks));
     let config = Config {
         api_key: options.api_key,
         http: options.http.into(),
@@ -147,6 +151,8 @@ fn start<'a>(env: Env<'a>, options: ClientOptions) -> Term<'a> {
     let entry = Arc::new(Entry {
         client,
         groups,
+        insert_ids,
+        hooks,
         draining: AtomicBool::new(false),
     });
     let handle = ResourceArc::new(Handle {
@@ -209,6 +215,14 @@ fn max_event_bytes(owner: Term) -> usize {
     registry::with(owner, |entry| entry.client.max_event_bytes()).unwrap_or(0)
 }
 
+/// What the captures of `owner`'s client pass through.
+#[rustler::nif]
+fn hooks<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
+    registry::with(owner, |entry| entry.hooks.as_ref()?.copy(env))
+        .flatten()
+        .unwrap_or_else(|| nil().encode(env))
+}
+
 /// From now on the calling process is told of ended clients.
 #[rustler::nif]
 fn report_to_me(env: Env<'_>) -> Atom {
@@ -236,6 +250,8 @@ fn notice_to_term<'a>(env: Env<'a>, notice: &Notice) -> Term<'a> {
         Notice::Flushed(count) => (flushed(), count).encode(env),
         Notice::FlushFailed(count, error) => (flush_failed(), count, &error.message).encode(env),
         Notice::Dropped(reason, count) => (dropped(), reason_to_atom(*reason), count).encode(env),
+        Notice::Replaced(place) => (replaced_at(), &place.event, &place.path).encode(env),
+        Notice::TooLarge(place) => (too_large_at(), &place.event, &place.path).encode(env),
         Notice::Panicked => panicked().encode(env),
     }
 }
@@ -254,6 +270,7 @@ fn reason_to_atom(reason: Reason) -> Atom {
     match reason {
         Reason::QueueFull => queue_full(),
         Reason::TooLarge => too_large(),
+        Reason::BeforeSend => before_send(),
         Reason::Stopped => stopped(),
     }
 }

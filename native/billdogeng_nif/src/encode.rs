@@ -9,6 +9,7 @@ use num_bigint::{BigInt, Sign};
 use rustler::types::map::MapIterator;
 use rustler::{Atom, Binary, Term, TermType};
 use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Containers deeper than this are written as `"…"`: a scheduler's stack is small.
 const DEEPEST: usize = 100;
@@ -56,6 +57,8 @@ pub struct Encoder<'a> {
     out: Vec<u8>,
     /// Values written in another form than their own.
     pub replaced: u64,
+    /// Where the first of them begins.
+    pub first_replaced: Option<usize>,
     marker: Option<Term<'a>>,
     max_bytes: usize,
     terms: usize,
@@ -73,6 +76,7 @@ impl<'a> Encoder<'a> {
         Self {
             out,
             replaced: 0,
+            first_replaced: None,
             marker,
             max_bytes,
             terms: 0,
@@ -83,6 +87,29 @@ impl<'a> Encoder<'a> {
     /// What has been written, and the buffer to use again.
     pub fn into_bytes(self) -> Vec<u8> {
         self.out
+    }
+
+    /// Bytes written so far.
+    pub fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Gives the object written from `start` on an `$insert_id`, a UUIDv7 (RFC 9562, 5.7), unless it has one.
+    pub fn insert_id(&mut self, start: usize) {
+        let object = &self.out[start..];
+        if !object.ends_with(b"}") || json::has_member(object, "$insert_id") {
+            return;
+        }
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let mut random = [0; 10];
+        fastrand::fill(&mut random);
+        let id = uuid::Builder::from_unix_timestamp_millis(now.as_millis() as u64, &random);
+        let separator = if object.len() > 2 { "," } else { "" };
+        self.out.pop();
+        let member = format!("{separator}\"$insert_id\":\"{}\"}}", id.into_uuid());
+        self.literal(&member);
     }
 
     /// Writes text that needs no escaping.
@@ -179,12 +206,20 @@ impl<'a> Encoder<'a> {
 
     fn string(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         self.room(bytes.len())?;
-        self.replaced += u64::from(json::write_str(&mut self.out, bytes));
+        let at = self.out.len();
+        if json::write_str(&mut self.out, bytes) {
+            self.count_replaced(at);
+        }
         Ok(())
     }
 
-    fn too_deep(&mut self) -> Result<(), Stop> {
+    fn count_replaced(&mut self, at: usize) {
         self.replaced += 1;
+        self.first_replaced.get_or_insert(at);
+    }
+
+    fn too_deep(&mut self) -> Result<(), Stop> {
+        self.count_replaced(self.out.len());
         self.literal("\"…\"");
         Ok(())
     }
@@ -194,7 +229,7 @@ impl<'a> Encoder<'a> {
         if self.marker.is_none() {
             return Err(Stop::Normalise);
         }
-        self.replaced += 1;
+        self.count_replaced(self.out.len());
         self.literal("\"#Error<>\"");
         Ok(())
     }
@@ -263,7 +298,7 @@ impl<'a> Encoder<'a> {
         if depth >= DEEPEST {
             return self.too_deep();
         }
-        self.replaced += 1;
+        self.count_replaced(self.out.len());
         self.array(elements.into_iter(), depth)
     }
 
@@ -272,7 +307,9 @@ impl<'a> Encoder<'a> {
             return self.by_elixir();
         };
         if raw() != form {
-            self.replaced += u64::from(replaced() == form);
+            if replaced() == form {
+                self.count_replaced(self.out.len());
+            }
             return self.string(text.as_slice());
         }
         self.room(text.len())?;
@@ -330,7 +367,7 @@ impl<'a> Encoder<'a> {
         let Some(entries) = MapIterator::new(term) else {
             return self.by_elixir();
         };
-        let (start, replaced) = (self.out.len(), self.replaced);
+        let (start, replaced) = (self.out.len(), (self.replaced, self.first_replaced));
         let mut kinds = None;
         self.out.push(b'{');
         for (key, value) in entries {
@@ -345,7 +382,7 @@ impl<'a> Encoder<'a> {
             if !key.exact || *kinds.get_or_insert(key.kind) != key.kind {
                 // Keys that were apart as terms may be one as strings.
                 self.out.truncate(start);
-                self.replaced = replaced;
+                (self.replaced, self.first_replaced) = replaced;
                 let entries = self.entries(term)?.unwrap_or_default();
                 return self.pairs(
                     entries

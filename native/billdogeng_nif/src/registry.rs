@@ -6,7 +6,7 @@ use crate::encode::GroupIndex;
 use arc_swap::ArcSwap;
 use billdogeng::Client;
 use rustler::sys::ErlNifTerm;
-use rustler::Term;
+use rustler::{Env, Term};
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
@@ -15,8 +15,26 @@ use std::sync::{Arc, LazyLock};
 pub struct Entry {
     pub client: Arc<Client>,
     pub groups: GroupIndex,
+    /// Whether each event is given an `$insert_id`.
+    pub insert_ids: bool,
+    /// What the app has done to its events in Elixir, before they come here for good.
+    pub hooks: Option<Hooks>,
     /// Its owner has ended.
     pub draining: AtomicBool,
+}
+
+/// A term of Elixir's, kept for whoever captures: in the external format, since terms of an environment of
+/// their own can't be shared between threads.
+pub struct Hooks(Vec<u8>);
+
+impl Hooks {
+    pub fn new(term: Term) -> Self {
+        Self(term.to_binary().as_slice().to_vec())
+    }
+
+    pub fn copy<'a>(&self, env: Env<'a>) -> Option<Term<'a>> {
+        env.binary_to_term(&self.0).map(|(term, _)| term)
+    }
 }
 
 /// What a pid is known by here.
