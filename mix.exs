@@ -20,6 +20,8 @@ defmodule Mix.Tasks.Compile.BilldogengNif do
 
   @impl true
   def run(argv) do
+    # Since 1.15 Mix takes from the code path what the project doesn't name; before, there is no such function.
+    if function_exported?(Mix, :ensure_application!, 1), do: apply(Mix, :ensure_application!, [:crypto])
     source = source()
     key = key(source)
 
