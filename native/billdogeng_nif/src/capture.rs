@@ -1,19 +1,19 @@
 //! The NIFs of a capture. Whatever they are handed, they answer with an atom and raise nothing.
 
-use crate::clock;
-use crate::encode::{Encoder, Stop};
+use crate::encode::{Encoder, Scratch, Stop};
 use crate::registry::{self, Entry};
+use crate::vm;
 use billdogeng::{Capture, Reason};
 use rustler::{Atom, Term};
-use std::cell::RefCell;
+use std::cell::Cell;
 
-/// A thread keeps its buffer between events unless one has made it larger than this.
+/// A thread keeps its buffer between events, but no more of it than this.
 const KEPT_BUFFER: usize = 64 * 1024;
 
 rustler::atoms! { ok, no_client, dirty, normalise, nil }
 
 thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: Cell<Option<Scratch>> = const { Cell::new(None) };
 }
 
 /// An event as it was handed in: id, name, properties, groups; a time in ms, or nil for now.
@@ -60,21 +60,21 @@ fn give_up_too_large<'a>(owner: Term<'a>) -> Atom {
 fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> Atom {
     let max_bytes = entry.client.max_event_bytes();
     let marker = (nil() != marker).then_some(marker);
-    let buffer = BUFFER.take();
-    let mut encoder = Encoder::new(buffer, max_bytes, normal, marker);
+    let scratch = SCRATCH.take().unwrap_or_default();
+    let mut encoder = Encoder::new(scratch, max_bytes, normal, marker);
     let written = write(&mut encoder, &event, entry);
     let replaced = encoder.replaced;
-    let mut bytes = encoder.into_bytes();
+    let mut scratch = encoder.into_scratch();
+    let bytes = &scratch.out;
     let answer = match written {
-        Ok(()) if bytes.len() <= max_bytes => answer(Some(entry.client.capture(&bytes, replaced))),
+        Ok(()) if bytes.len() <= max_bytes => answer(Some(entry.client.capture(bytes, replaced))),
         Ok(()) | Err(Stop::TooLarge) => answer(Some(entry.client.give_up(Reason::TooLarge))),
         Err(Stop::Dirty) => dirty(),
         Err(Stop::Normalise) => normalise(),
     };
-    if bytes.capacity() <= KEPT_BUFFER {
-        bytes.clear();
-        BUFFER.set(bytes);
-    }
+    scratch.out.clear();
+    scratch.out.shrink_to(KEPT_BUFFER);
+    SCRATCH.set(Some(scratch));
     answer
 }
 
@@ -91,11 +91,7 @@ fn write<'a>(encoder: &mut Encoder<'a>, event: &Event<'a>, entry: &Entry) -> Res
     encoder.literal("{\"event_name\":");
     encoder.value(name)?;
     encoder.literal(",\"event_timestamp\":");
-    encoder.integer(
-        timestamp
-            .decode()
-            .unwrap_or_else(|_| clock::system_time_ms()),
-    );
+    encoder.integer(timestamp.decode().unwrap_or_else(|_| vm::system_time_ms()));
     encoder.literal(",\"properties\":");
     encoder.properties(properties, groups, &entry.groups)?;
     encoder.literal(",\"user_id\":");
