@@ -29,24 +29,55 @@ static ESCAPES: [u8; 256] = {
 /// Writes a string with its quotes. What isn't UTF-8 becomes U+FFFD, once for each bad sequence (the
 /// Unicode standard's "maximal subparts", chapter 3.9); answers whether there was any.
 pub fn write_str(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
+    let plain = plain_len(bytes);
     out.reserve(bytes.len() + 2);
     out.push(b'"');
-    let plain = bytes
-        .iter()
-        .take_while(|byte| ESCAPES[**byte as usize] == 0)
-        .count();
     out.extend_from_slice(&bytes[..plain]);
-    let mut replaced = false;
-    if plain < bytes.len() {
-        for chunk in bytes[plain..].utf8_chunks() {
-            write_escaped(out, chunk.valid().as_bytes());
-            if !chunk.invalid().is_empty() {
-                out.extend_from_slice("\u{FFFD}".as_bytes());
-                replaced = true;
-            }
+    let replaced = plain < bytes.len() && write_rest(out, &bytes[plain..]);
+    out.push(b'"');
+    replaced
+}
+
+/// How many bytes at the start go out as they are: ASCII, and none that JSON escapes.
+fn plain_len(bytes: &[u8]) -> usize {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        if let Some(special) = first_special(*word) {
+            return at * 8 + special;
         }
     }
-    out.push(b'"');
+    match bytes.last_chunk::<8>() {
+        // Some of them have been looked at already, and found plain.
+        Some(word) => bytes.len() - 8 + first_special(*word).unwrap_or(8),
+        None => {
+            let plain = |byte: &&u8| ESCAPES[**byte as usize] == 0;
+            rest.iter().take_while(plain).count()
+        }
+    }
+}
+
+fn first_special(word: [u8; 8]) -> Option<usize> {
+    // A byte's top bit comes out set if the byte is below 0x20, a quote, a backslash, or has it set itself; by
+    // a borrow also above such a byte, never below the first.
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let word = u64::from_le_bytes(word);
+    let control = word.wrapping_sub(EACH * 0x20);
+    let quote = (word ^ (EACH * b'"' as u64)).wrapping_sub(EACH);
+    let backslash = (word ^ (EACH * b'\\' as u64)).wrapping_sub(EACH);
+    let special = (control | quote | backslash | word) & (EACH * 0x80);
+    (special != 0).then(|| special.trailing_zeros() as usize / 8)
+}
+
+#[inline(never)]
+fn write_rest(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
+    let mut replaced = false;
+    for chunk in bytes.utf8_chunks() {
+        write_escaped(out, chunk.valid().as_bytes());
+        if !chunk.invalid().is_empty() {
+            out.extend_from_slice("\u{FFFD}".as_bytes());
+            replaced = true;
+        }
+    }
     replaced
 }
 
@@ -72,22 +103,7 @@ fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Writes an integer.
 pub fn write_i64(out: &mut Vec<u8>, value: i64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    let mut rest = value.unsigned_abs();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    if value < 0 {
-        at -= 1;
-        digits[at] = b'-';
-    }
-    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// Writes a finite float: the fewest digits that read back the same.
@@ -141,6 +157,24 @@ mod tests {
         assert!(!has_member(br#"{"a":{"x":1},"b":"x"}"#, "x"));
         assert!(!has_member(br#"{"a":"\"x\":"}"#, "x"));
         assert!(!has_member(b"{}", "x"));
+    }
+
+    #[test]
+    fn what_needs_a_look_is_found_at_every_place() {
+        let special = |byte: &u8| *byte < 0x20 || *byte >= 0x80 || b"\"\\".contains(byte);
+        for byte in 0..=u8::MAX {
+            for at in 0..20 {
+                let mut bytes = [b'!'; 20];
+                bytes[at] = byte;
+                let plain = bytes.iter().position(special).unwrap_or(20);
+                assert_eq!(plain_len(&bytes), plain, "{byte} at {at}");
+                assert_eq!(
+                    plain_len(&bytes[..=at]),
+                    plain.min(at + 1),
+                    "{byte} at the end {at}"
+                );
+            }
+        }
     }
 
     #[test]

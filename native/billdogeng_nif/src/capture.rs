@@ -1,19 +1,19 @@
 //! The NIFs of a capture. Whatever they are handed, they answer with an atom and raise nothing.
 
-use crate::clock;
-use crate::encode::{Encoder, Stop};
+use crate::encode::{Encoder, Scratch, Stop};
 use crate::registry::{self, Entry};
+use crate::vm;
 use billdogeng::{Capture, Place, Reason};
 use rustler::{Atom, Term};
-use std::cell::RefCell;
+use std::cell::Cell;
 
-/// A thread keeps its buffer between events unless one has made it larger than this.
+/// A thread keeps its buffer between events, but no more of it than this.
 const KEPT_BUFFER: usize = 64 * 1024;
 
-rustler::atoms! { ok, no_client, dirty, normalise, hooks, nil, before_send }
+rustler::atoms! { ok, no_client, dirty, normalise, hooks, nil }
 
 thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: Cell<Option<Scratch>> = const { Cell::new(None) };
 }
 
 /// An event as it was handed in: id, name, properties, groups; a time in ms, or nil for now.
@@ -71,31 +71,31 @@ fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> 
         return hooks();
     }
     let marker = marker.is_ref().then_some(marker);
-    let buffer = BUFFER.take();
-    let mut encoder = Encoder::new(buffer, max_bytes, normal, marker);
+    let scratch = SCRATCH.take().unwrap_or_default();
+    let mut encoder = Encoder::new(scratch, max_bytes, normal, marker);
     let written = write(&mut encoder, &event, entry);
     let (replaced, first_replaced) = (encoder.replaced, encoder.first_replaced);
-    let mut bytes = encoder.into_bytes();
+    let mut scratch = encoder.into_scratch();
+    let bytes = &scratch.out;
     let answer = match written {
         Ok(()) if bytes.len() <= max_bytes => {
             if let Some(at) = first_replaced {
-                entry.client.tell_replaced(|| Place::in_event(&bytes, at));
+                entry.client.tell_replaced(|| Place::in_event(bytes, at));
             }
-            answer(Some(entry.client.capture(&bytes, replaced)))
+            answer(Some(entry.client.capture(bytes, replaced)))
         }
         Ok(()) | Err(Stop::TooLarge) => {
             entry
                 .client
-                .tell_too_large(|| Place::in_event(&bytes, bytes.len()));
+                .tell_too_large(|| Place::in_event(bytes, bytes.len()));
             answer(Some(entry.client.give_up(Reason::TooLarge)))
         }
         Err(Stop::Dirty) => dirty(),
         Err(Stop::Normalise) => normalise(),
     };
-    if bytes.capacity() <= KEPT_BUFFER {
-        bytes.clear();
-        BUFFER.set(bytes);
-    }
+    scratch.out.clear();
+    scratch.out.shrink_to(KEPT_BUFFER);
+    SCRATCH.set(Some(scratch));
     answer
 }
 
@@ -112,11 +112,7 @@ fn write<'a>(encoder: &mut Encoder<'a>, event: &Event<'a>, entry: &Entry) -> Res
     encoder.literal("{\"event_name\":");
     encoder.value(name)?;
     encoder.literal(",\"event_timestamp\":");
-    encoder.integer(
-        timestamp
-            .decode()
-            .unwrap_or_else(|_| clock::system_time_ms()),
-    );
+    encoder.integer(timestamp.decode().unwrap_or_else(|_| vm::system_time_ms()));
     encoder.literal(",\"properties\":");
     let start = encoder.len();
     encoder.properties(properties, groups, &entry.groups)?;

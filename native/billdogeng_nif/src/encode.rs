@@ -4,9 +4,10 @@
 //! there, and walked again. A normalised term carries ready-made text as `{marker, form, binary}`, where
 //! `marker` is a reference made for that one event, so that nobody else's tuple is taken for it.
 
+use crate::names::Names;
+use crate::vm::Pairs;
 use billdogeng::json;
 use num_bigint::{BigInt, Sign};
-use rustler::types::map::MapIterator;
 use rustler::{Atom, Binary, Term, TermType};
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -52,9 +53,18 @@ impl GroupIndex {
     }
 }
 
+/// What an encoder uses and leaves to the next one.
+#[derive(Default)]
+pub struct Scratch {
+    /// What is written.
+    pub out: Vec<u8>,
+    names: Names,
+}
+
 /// One event on its way to bytes.
 pub struct Encoder<'a> {
     out: Vec<u8>,
+    names: Names,
     /// Values written in another form than their own.
     pub replaced: u64,
     /// Where the first of them begins.
@@ -72,9 +82,10 @@ struct Key {
 }
 
 impl<'a> Encoder<'a> {
-    pub fn new(out: Vec<u8>, max_bytes: usize, normal: bool, marker: Option<Term<'a>>) -> Self {
+    pub fn new(scratch: Scratch, max_bytes: usize, normal: bool, marker: Option<Term<'a>>) -> Self {
         Self {
-            out,
+            out: scratch.out,
+            names: scratch.names,
             replaced: 0,
             first_replaced: None,
             marker,
@@ -84,9 +95,12 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// What has been written, and the buffer to use again.
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.out
+    /// What has been written, and more to use again.
+    pub fn into_scratch(self) -> Scratch {
+        Scratch {
+            out: self.out,
+            names: self.names,
+        }
     }
 
     /// Bytes written so far.
@@ -240,24 +254,9 @@ impl<'a> Encoder<'a> {
         } else if let Ok(value) = term.decode::<bool>() {
             self.literal(if value { "true" } else { "false" });
         } else {
-            self.atom_name(term);
+            self.names.write(&mut self.out, term);
         }
         Ok(())
-    }
-
-    /// Before NIF 2.17 the VM spells out atoms beyond Latin-1 only in its external format.
-    fn atom_name(&mut self, term: Term<'a>) {
-        if let Ok(name) = term.atom_to_string() {
-            json::write_str(&mut self.out, name.as_bytes());
-            return;
-        }
-        // 131, then 119 (SMALL_ATOM_UTF8_EXT) and a byte of length, or 118 (ATOM_UTF8_EXT) and two.
-        let external = term.to_binary();
-        let name = match external.as_slice() {
-            [131, 119, _, name @ ..] | [131, 118, _, _, name @ ..] => name,
-            _ => b"",
-        };
-        json::write_str(&mut self.out, name);
     }
 
     fn number(&mut self, term: Term<'a>) -> Result<(), Stop> {
@@ -286,6 +285,8 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
+    // Containers stay out of `value_at`: most values are scalars, and should not pay for their stack frame.
+    #[inline(never)]
     fn tuple(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
         let Ok(elements) = rustler::types::tuple::get_tuple(term) else {
             return self.by_elixir();
@@ -336,6 +337,7 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
+    #[inline(never)]
     fn list(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
         if let Some(entries) = self.keyword(term)? {
             let pairs = entries
@@ -363,8 +365,9 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
+    #[inline(never)]
     fn map(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
-        let Some(entries) = MapIterator::new(term) else {
+        let Some(entries) = Pairs::of(term) else {
             return self.by_elixir();
         };
         let (start, replaced) = (self.out.len(), (self.replaced, self.first_replaced));
@@ -426,7 +429,7 @@ impl<'a> Encoder<'a> {
     /// The entries of a map or keyword list, keys written; `None` for any other term.
     #[allow(clippy::type_complexity)]
     fn entries(&mut self, term: Term<'a>) -> Result<Option<Vec<(u8, Vec<u8>, Term<'a>)>>, Stop> {
-        let Some(map) = MapIterator::new(term) else {
+        let Some(map) = Pairs::of(term) else {
             return self.keyword(term);
         };
         let mut entries = Vec::new();
@@ -469,6 +472,12 @@ impl<'a> Encoder<'a> {
     }
 
     fn key(&mut self, term: Term<'a>) -> Result<Key, Stop> {
+        if self.names.write_known(&mut self.out, term) {
+            return Ok(Key {
+                kind: b'a',
+                exact: true,
+            });
+        }
         match term.get_type() {
             TermType::Binary => {
                 let before = self.replaced;
@@ -482,7 +491,7 @@ impl<'a> Encoder<'a> {
                 })
             }
             TermType::Atom => {
-                self.atom_name(term);
+                self.names.write(&mut self.out, term);
                 Ok(Key {
                     kind: b'a',
                     exact: true,

@@ -4,18 +4,22 @@
 //! |---|---|
 //! | `capture.rs` | the NIFs of a capture: a pid and five terms become a queued event |
 //! | `encode.rs` | walks a term and writes it as JSON, within bounds |
+//! | `names.rs` | atoms as JSON, kept |
 //! | `client.rs` | the NIFs of the owner: start, commands, tidings, accounts |
 //! | `registry.rs` | from an owner's pid to its client |
 //! | `request.rs` | the NIF of `Transport.request/2` |
 //! | `value.rs` | JSON values and errors as terms |
-//! | `clock.rs` | Erlang's system time: the one file with `unsafe` |
+//! | `word.rs` | a hash for terms that are one word |
+//! | `vm.rs` | the VM's clock and maps, straight: the one file with `unsafe` |
 
 mod capture;
 mod client;
-mod clock;
 mod encode;
+mod names;
 mod registry;
 mod request;
 mod value;
+mod vm;
+mod word;
 
 rustler::init!("Elixir.BilldogEng.Native");

@@ -3,11 +3,13 @@
 //! Readers load a snapshot and wait for nobody; a start or an end replaces it.
 
 use crate::encode::GroupIndex;
+use crate::word::WordHasher;
 use arc_swap::ArcSwap;
 use billdogeng::Client;
 use rustler::sys::ErlNifTerm;
 use rustler::{Env, Term};
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
 
@@ -40,7 +42,7 @@ impl Hooks {
 /// What a pid is known by here.
 pub type Key = ErlNifTerm;
 
-pub type Entries = HashMap<Key, Arc<Entry>>;
+pub type Entries = HashMap<Key, Arc<Entry>, BuildHasherDefault<WordHasher>>;
 
 static ENTRIES: LazyLock<ArcSwap<Entries>> = LazyLock::new(Default::default);
 

@@ -1,7 +1,7 @@
 //! The NIF of `Transport.request/2`: one attempt, answered by a message.
 
 use crate::client::HttpOptions;
-use crate::encode::{Encoder, Stop};
+use crate::encode::{Encoder, Scratch, Stop};
 use crate::value;
 use billdogeng::transport::{self, Request};
 use billdogeng::Failure;
@@ -71,7 +71,7 @@ fn encode<'a>(body: Term<'a>, marker: Term<'a>) -> Result<Option<Vec<u8>>, Stop>
         return Ok(None);
     }
     let marker = (nil() != marker).then_some(marker);
-    let mut encoder = Encoder::new(Vec::new(), usize::MAX >> 8, false, marker);
+    let mut encoder = Encoder::new(Scratch::default(), usize::MAX >> 8, false, marker);
     encoder.value(body)?;
-    Ok(Some(encoder.into_bytes()))
+    Ok(Some(encoder.into_scratch().out))
 }

@@ -1,0 +1,108 @@
+//! What of the VM's functions rustler has not, or only with more around it than a capture should pay.
+#![allow(unsafe_code)]
+
+use rustler::sys::{
+    enif_map_iterator_create, enif_map_iterator_destroy, enif_map_iterator_get_pair,
+    enif_map_iterator_next, enif_monotonic_time, enif_time_offset, ErlNifMapIterator,
+    ErlNifMapIteratorEntry, ErlNifTimeUnit,
+};
+use rustler::Term;
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+use std::time::Instant;
+
+thread_local! {
+    /// When a thread last asked the VM, and what it was told (ns since 1970).
+    static ASKED: Cell<Option<(Instant, i64)>> = const { Cell::new(None) };
+}
+
+/// Erlang's system time in milliseconds since 1970, as `System.system_time/1` gives it.
+///
+/// The VM's clock takes a lock that all schedulers share; within a millisecond its answer can't change, so
+/// it is asked about once in each. It may run 1 % faster than the system's, and near the end of its
+/// millisecond it is asked again.
+pub fn system_time_ms() -> i64 {
+    const MS: i64 = 1_000_000;
+    let now = Instant::now();
+    if let Some((then, ns)) = ASKED.get() {
+        let gone = now.duration_since(then).as_nanos().min(MS as u128) as i64;
+        if ns.rem_euclid(MS) + gone + gone / 50 < MS {
+            return ns.div_euclid(MS);
+        }
+    }
+    let ns = system_time_ns();
+    ASKED.set(Some((now, ns)));
+    ns.div_euclid(MS)
+}
+
+/// The sum is made in ns and rounded down once, as the VM does: two roundings could land before a time that
+/// the caller has read already.
+fn system_time_ns() -> i64 {
+    // SAFETY: both take a plain enum and touch no memory of ours; they answer on any thread of the VM.
+    unsafe {
+        enif_monotonic_time(ErlNifTimeUnit::ERL_NIF_NSEC)
+            + enif_time_offset(ErlNifTimeUnit::ERL_NIF_NSEC)
+    }
+}
+
+/// The pairs of a map, in the VM's order. rustler's own iterator can be read from both ends, which costs a
+/// third of a walk.
+pub struct Pairs<'a> {
+    map: Term<'a>,
+    iterator: ErlNifMapIterator,
+}
+
+impl<'a> Pairs<'a> {
+    /// `None` where `map` is none.
+    pub fn of(map: Term<'a>) -> Option<Self> {
+        let mut iterator = MaybeUninit::uninit();
+        // SAFETY: the term is of this environment, and the VM writes the whole of the iterator if it answers
+        // that the term is a map.
+        unsafe {
+            let created = enif_map_iterator_create(
+                map.get_env().as_c_arg(),
+                map.as_c_arg(),
+                iterator.as_mut_ptr(),
+                ErlNifMapIteratorEntry::ERL_NIF_MAP_ITERATOR_HEAD,
+            );
+            (created != 0).then(|| Self {
+                map,
+                iterator: iterator.assume_init(),
+            })
+        }
+    }
+}
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = (Term<'a>, Term<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let env = self.map.get_env();
+        let (mut key, mut value) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+        // SAFETY: the iterator is the map's, which lives as long as its environment. The VM writes both terms
+        // if it answers that there is a pair, and they are of the same environment.
+        unsafe {
+            let found = enif_map_iterator_get_pair(
+                env.as_c_arg(),
+                &mut self.iterator,
+                key.as_mut_ptr(),
+                value.as_mut_ptr(),
+            );
+            if found == 0 {
+                return None;
+            }
+            enif_map_iterator_next(env.as_c_arg(), &mut self.iterator);
+            Some((
+                Term::new(env, key.assume_init()),
+                Term::new(env, value.assume_init()),
+            ))
+        }
+    }
+}
+
+impl Drop for Pairs<'_> {
+    fn drop(&mut self) {
+        // SAFETY: it was created, and is not used after this.
+        unsafe { enif_map_iterator_destroy(self.map.get_env().as_c_arg(), &mut self.iterator) }
+    }
+}
