@@ -19,7 +19,7 @@ defmodule BilldogEng.ReadmeTest do
   test "its table has every option, with its default" do
     rows =
       for [_, option, default] <- Regex.scan(~r/^\| `:(\w+)` \|[^|]*\| `?(.*?)`? \|/m, @readme), into: %{} do
-        {String.to_existing_atom(option), default}
+        {String.to_atom(option), default}
       end
 
     for {option, default} <- BilldogEng.Options.defaults() do

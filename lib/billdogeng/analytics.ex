@@ -332,7 +332,7 @@ defmodule BilldogEng.Analytics do
       taken -> taken
     end
   catch
-    :too_large -> Native.give_up_too_large(pid)
+    {Normaliser, :too_large} -> Native.give_up_too_large(pid)
   end
 
   # As the original's `Map.merge(%{"$set" => properties}, properties)`.

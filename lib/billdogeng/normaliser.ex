@@ -1,38 +1,52 @@
 defmodule BilldogEng.Normaliser do
   @moduledoc false
   # Rewrites the terms that only Elixir knows how to write, for one event that has some. What it writes
-  # goes back as `{marker, :raw, json}`, `{marker, :replaced, text}` or `{marker, :text, text}`, and the
-  # native encoder, told the marker, takes it from there.
+  # goes back as `{marker, form, what}`, and the native encoder, told the marker, takes it from there:
+  #
+  #     :raw       JSON
+  #     :text      text that is the value's own form
+  #     :replaced  text in place of a value
+  #     :improper  the same of an improper list, which is a container where depth counts
+  #     :pairs     keys and values of a map whose order matters
 
-  @deepest 100
+  # Twice the encoder's depth and one more: a pair of a keyword list is a tuple here, and no level there.
+  @deepest 201
 
-  # `budget` is how many terms may be looked at; past it the event is too large, and `:too_large` thrown.
+  # `budget` is how many terms may be looked at; past it the event is too large, and
+  # `{BilldogEng.Normaliser, :too_large}` thrown.
   def run(term, marker, budget) do
-    Process.put(__MODULE__, budget)
-    value(term, marker, 0)
-  after
-    Process.delete(__MODULE__)
+    # An app's encoder may capture an event itself, and so come here within another run.
+    outer = Process.put(__MODULE__, budget)
+
+    try do
+      value(term, marker, 0)
+    after
+      if outer, do: Process.put(__MODULE__, outer), else: Process.delete(__MODULE__)
+    end
   end
 
-  # The native encoder writes nothing from here on, so nothing needs to be rewritten.
-  defp value(term, _marker, depth) when depth > @deepest, do: shallow(term)
+  # What is deeper the native encoder doesn't look at.
+  defp value(term, _marker, depth)
+       when depth > @deepest and (is_list(term) or is_tuple(term) or (is_map(term) and not is_struct(term))) do
+    []
+  end
 
   defp value(term, _marker, _depth) when is_binary(term) or is_number(term) or is_atom(term) do
     count()
     term
   end
 
-  defp value(%{__struct__: module} = struct, marker, _depth) when is_atom(module) do
+  defp value(%{__struct__: module} = struct, marker, depth) when is_atom(module) do
     count()
-    struct(module, struct, marker)
+    struct(module, struct, marker, depth)
   end
 
   defp value(map, marker, depth) when is_map(map) do
     count()
 
-    # Pairs keep the map's order, which decides between keys that collide.
     pairs = for {key, value} <- Map.to_list(map), do: {key(key), value(value, marker, depth + 1)}
-    if pairs == [], do: map, else: rebuilt(pairs, map)
+
+    if ordered?(map), do: Map.new(pairs), else: {marker, :pairs, pairs}
   end
 
   defp value([], _marker, _depth), do: []
@@ -42,7 +56,7 @@ defmodule BilldogEng.Normaliser do
 
     case proper(list, []) do
       {:ok, elements} -> Enum.map(elements, &value(&1, marker, depth + 1))
-      :improper -> {marker, :replaced, inspected(list)}
+      :improper -> {marker, :improper, inspected(list)}
     end
   end
 
@@ -56,14 +70,20 @@ defmodule BilldogEng.Normaliser do
     {marker, :replaced, inspected(other)}
   end
 
-  defp shallow(term) when is_map(term) and not is_struct(term), do: %{}
-  defp shallow(term) when is_list(term) or is_map(term) or is_tuple(term), do: []
-  defp shallow(term) when is_binary(term) or is_number(term) or is_atom(term), do: term
-  defp shallow(_term), do: nil
+  # Between keys that collide as strings the map's order decides. It outlives this only where no key changes,
+  # and in larger maps only where no two keys collide.
+  defp ordered?(map) do
+    keys = Map.keys(map)
 
-  # Where no two keys became one, a map serves; else the last of them wins.
-  defp rebuilt(pairs, _map), do: Map.new(pairs)
+    if map_size(map) <= 32,
+      do: Enum.all?(keys, &(is_binary(&1) or is_atom(&1) or is_integer(&1))),
+      else: Enum.all?(keys, &is_atom/1) or Enum.all?(keys, &is_integer/1) or Enum.all?(keys, &text?/1)
+  end
 
+  defp text?(key), do: is_binary(key) and String.valid?(key)
+
+  # nil's name is one, though `to_string(nil)` is empty.
+  defp key(nil), do: "nil"
   defp key(key) when is_binary(key) or is_atom(key) or is_integer(key), do: key
 
   defp key(key) do
@@ -83,27 +103,31 @@ defmodule BilldogEng.Normaliser do
   defp proper(_tail, _seen), do: :improper
 
   # Calendar types, as Jason writes them.
-  defp struct(module, struct, marker) when module in [Date, Time, NaiveDateTime, DateTime] do
+  defp struct(module, struct, marker, _depth) when module in [Date, Time, NaiveDateTime, DateTime] do
     {marker, :text, module.to_iso8601(struct)}
   rescue
     _ -> {marker, :replaced, "#Error<#{inspect(module)}>"}
   end
 
-  defp struct(module, struct, marker) do
+  defp struct(module, struct, marker, depth) do
     case encoded(struct) do
       {:ok, json} -> {marker, :raw, json}
-      :none -> known(module, struct, marker)
+      :none -> known(module, struct, marker, depth)
     end
   rescue
     error -> {marker, :replaced, "#Error<#{inspect(error.__struct__)}>"}
   catch
+    :throw, {__MODULE__, :too_large} = too_large -> throw(too_large)
     kind, _ -> {marker, :replaced, "#Error<#{kind}>"}
   end
 
-  defp known(Decimal, struct, marker), do: {marker, :text, to_string(struct)}
-  defp known(module, struct, marker) when module in [URI, Version], do: {marker, :replaced, to_string(struct)}
-  defp known(MapSet, struct, marker), do: struct |> MapSet.to_list() |> value(marker, 1)
-  defp known(_module, struct, marker), do: {marker, :replaced, inspected(struct)}
+  defp known(Decimal, struct, marker, _depth), do: {marker, :text, to_string(struct)}
+
+  defp known(module, struct, marker, _depth) when module in [URI, Version],
+    do: {marker, :replaced, to_string(struct)}
+
+  defp known(MapSet, struct, marker, depth), do: struct |> MapSet.to_list() |> value(marker, depth)
+  defp known(_module, struct, marker, _depth), do: {marker, :replaced, inspected(struct)}
 
   # An encoder that the app wrote or derived; the protocols' fallbacks raise for everything.
   defp encoded(struct) do
@@ -144,7 +168,7 @@ defmodule BilldogEng.Normaliser do
   defp count do
     case Process.get(__MODULE__) do
       :infinity -> :ok
-      0 -> throw(:too_large)
+      0 -> throw({__MODULE__, :too_large})
       left -> Process.put(__MODULE__, left - 1)
     end
   end

@@ -1,7 +1,8 @@
 //! Walks a term once and writes it as JSON, within bounds.
 //!
 //! What needs Elixir (structs, pids, functions …) stops the walk: the event is handed back, normalised
-//! there, and walked again. A normalised term carries ready-made text as `{marker, form, binary}`, where
+//! there, and walked again. A normalised term carries ready-made text as `{marker, form, binary}`, and maps
+//! whose order decides between keys that collide as `{marker, :pairs, list}`, where
 //! `marker` is a reference made for that one event, so that nobody else's tuple is taken for it.
 
 use crate::names::Names;
@@ -18,7 +19,24 @@ const DEEPEST: usize = 100;
 const NORMAL_BYTES: usize = 32 * 1024;
 const NORMAL_TERMS: usize = 4_000;
 
-rustler::atoms! { __struct__, nil, raw, replaced }
+/// The kind of a key that isn't written as it was.
+const INEXACT: u8 = 0;
+/// The VM's larger maps are walked here in another order than `Map.to_list/1` gives.
+const LARGEST_FLAT_MAP: usize = 32;
+
+rustler::atoms! { __struct__, nil, raw, replaced, improper, pairs }
+
+fn is_struct(term: Term) -> bool {
+    term.map_get(__struct__())
+        .is_ok_and(|module| module.is_atom())
+}
+
+fn keyed<'a>(entries: Vec<(u8, Vec<u8>, Term<'a>)>) -> Vec<(Vec<u8>, Term<'a>)> {
+    entries
+        .into_iter()
+        .map(|(_, key, value)| (key, value))
+        .collect()
+}
 
 /// Why a walk ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,10 +179,7 @@ impl<'a> Encoder<'a> {
             }
         }
         let mut pairs = match self.entries(properties)? {
-            Some(entries) => entries
-                .into_iter()
-                .map(|(_, key, value)| (key, value))
-                .collect(),
+            Some(entries) => keyed(entries),
             None if properties.is_empty_list() || nil() == properties => Vec::new(),
             None => vec![(b"\"$properties\"".to_vec(), properties)],
         };
@@ -191,6 +206,7 @@ impl<'a> Encoder<'a> {
             TermType::Map if depth < DEEPEST => self.map(term, depth),
             TermType::List if depth < DEEPEST => self.list(term, depth),
             TermType::Tuple => self.tuple(term, depth),
+            TermType::Map if is_struct(term) => self.by_elixir(),
             TermType::Map | TermType::List => self.too_deep(),
             _ => self.by_elixir(),
         }
@@ -293,7 +309,12 @@ impl<'a> Encoder<'a> {
         };
         if let ([marker, form, text], Some(own)) = (elements.as_slice(), self.marker) {
             if *marker == own {
-                return self.ready_made(*form, *text);
+                return match self.marked_pairs(term)? {
+                    Some(_) if depth >= DEEPEST => self.too_deep(),
+                    Some(entries) => self.pairs(keyed(entries), depth),
+                    None if depth >= DEEPEST && improper() == *form => self.too_deep(),
+                    None => self.ready_made(*form, *text),
+                };
             }
         }
         if depth >= DEEPEST {
@@ -308,7 +329,7 @@ impl<'a> Encoder<'a> {
             return self.by_elixir();
         };
         if raw() != form {
-            if replaced() == form {
+            if replaced() == form || improper() == form {
                 self.count_replaced(self.out.len());
             }
             return self.string(text.as_slice());
@@ -340,10 +361,7 @@ impl<'a> Encoder<'a> {
     #[inline(never)]
     fn list(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
         if let Some(entries) = self.keyword(term)? {
-            let pairs = entries
-                .into_iter()
-                .map(|(_, key, value)| (key, value))
-                .collect();
+            let pairs = keyed(entries);
             return self.pairs(pairs, depth);
         }
         let start = self.out.len();
@@ -387,13 +405,7 @@ impl<'a> Encoder<'a> {
                 self.out.truncate(start);
                 (self.replaced, self.first_replaced) = replaced;
                 let entries = self.entries(term)?.unwrap_or_default();
-                return self.pairs(
-                    entries
-                        .into_iter()
-                        .map(|(_, key, value)| (key, value))
-                        .collect(),
-                    depth,
-                );
+                return self.pairs(keyed(entries), depth);
             }
             self.out.push(b':');
             self.value_at(value, depth + 1)?;
@@ -430,7 +442,10 @@ impl<'a> Encoder<'a> {
     #[allow(clippy::type_complexity)]
     fn entries(&mut self, term: Term<'a>) -> Result<Option<Vec<(u8, Vec<u8>, Term<'a>)>>, Stop> {
         let Some(map) = Pairs::of(term) else {
-            return self.keyword(term);
+            return match self.marked_pairs(term)? {
+                Some(entries) => Ok(Some(entries)),
+                None => self.keyword(term),
+            };
         };
         let mut entries = Vec::new();
         for (key, value) in map {
@@ -441,6 +456,37 @@ impl<'a> Encoder<'a> {
                     Some(_) => Ok(None),
                 };
             }
+            entries.push(self.entry(key, value)?);
+        }
+        let mixed = entries
+            .iter()
+            .any(|(kind, ..)| *kind == INEXACT || *kind != entries[0].0);
+        if mixed && entries.len() > LARGEST_FLAT_MAP && self.marker.is_none() {
+            return Err(Stop::Normalise);
+        }
+        Ok(Some(entries))
+    }
+
+    /// The entries of a map that Elixir has put in order.
+    #[allow(clippy::type_complexity)]
+    fn marked_pairs(
+        &mut self,
+        term: Term<'a>,
+    ) -> Result<Option<Vec<(u8, Vec<u8>, Term<'a>)>>, Stop> {
+        let (Some(own), Ok((marker, form, list))) =
+            (self.marker, term.decode::<(Term, Term, Term)>())
+        else {
+            return Ok(None);
+        };
+        if marker != own || pairs() != form {
+            return Ok(None);
+        }
+        let mut entries = Vec::new();
+        for (key, value) in list
+            .decode::<Vec<(Term<'a>, Term<'a>)>>()
+            .unwrap_or_default()
+        {
+            self.look()?;
             entries.push(self.entry(key, value)?);
         }
         Ok(Some(entries))
@@ -467,7 +513,8 @@ impl<'a> Encoder<'a> {
 
     fn entry(&mut self, key: Term<'a>, value: Term<'a>) -> Result<(u8, Vec<u8>, Term<'a>), Stop> {
         let start = self.out.len();
-        let kind = self.key(key)?.kind;
+        let key = self.key(key)?;
+        let kind = if key.exact { key.kind } else { INEXACT };
         Ok((kind, self.out.split_off(start), value))
     }
 
