@@ -7,6 +7,7 @@ defmodule BilldogEng.Normaliser do
   #     :text      text that is the value's own form
   #     :replaced  text in place of a value
   #     :improper  the same of an improper list, which is a container where depth counts
+  #     :array     elements, also where a list of them would be taken for a keyword list
   #     :pairs     keys and values of a map whose order matters
 
   # Twice the encoder's depth and one more: a pair of a keyword list is a tuple here, and no level there.
@@ -42,7 +43,7 @@ defmodule BilldogEng.Normaliser do
   end
 
   defp value(map, marker, depth) when is_map(map) do
-    count()
+    count(1 + map_size(map))
 
     pairs = for {key, value} <- Map.to_list(map), do: {key(key), value(value, marker, depth + 1)}
 
@@ -61,7 +62,7 @@ defmodule BilldogEng.Normaliser do
   end
 
   defp value(tuple, marker, depth) when is_tuple(tuple) do
-    count()
+    count(1 + tuple_size(tuple))
     tuple |> Tuple.to_list() |> Enum.map(&value(&1, marker, depth + 1)) |> List.to_tuple()
   end
 
@@ -126,7 +127,11 @@ defmodule BilldogEng.Normaliser do
   defp known(module, struct, marker, _depth) when module in [URI, Version],
     do: {marker, :replaced, to_string(struct)}
 
-  defp known(MapSet, struct, marker, depth), do: struct |> MapSet.to_list() |> value(marker, depth)
+  defp known(MapSet, struct, marker, depth) do
+    count(MapSet.size(struct))
+    {marker, :array, for(element <- MapSet.to_list(struct), do: value(element, marker, depth + 1))}
+  end
+
   defp known(_module, struct, marker, _depth), do: {marker, :replaced, inspected(struct)}
 
   # An encoder that the app wrote or derived; the protocols' fallbacks raise for everything.
@@ -165,11 +170,12 @@ defmodule BilldogEng.Normaliser do
     kind, _ -> "#Error<#{kind}>"
   end
 
-  defp count do
+  # Counted before they are listed: the VM lists ten million elements at one go.
+  defp count(terms \\ 1) do
     case Process.get(__MODULE__) do
       :infinity -> :ok
-      0 -> throw({__MODULE__, :too_large})
-      left -> Process.put(__MODULE__, left - 1)
+      left when left < terms -> throw({__MODULE__, :too_large})
+      left -> Process.put(__MODULE__, left - terms)
     end
   end
 end

@@ -36,7 +36,7 @@ defmodule BilldogEng.Model do
   def value(term, _depth), do: text(inspect(term))
 
   defp array(_list, depth) when depth >= @deepest, do: "…"
-  defp array(list, depth), do: value(list, depth)
+  defp array(list, depth), do: elements(list, depth)
 
   defp object(pairs, depth), do: Map.new(pairs, fn {key, value} -> {key(key), value(value, depth + 1)} end)
   defp elements(list, depth), do: Enum.map(list, &value(&1, depth + 1))
@@ -57,7 +57,6 @@ defmodule BilldogEng.Model do
     if none?(groups), do: value(properties), else: grouped(properties, groups)
   end
 
-  defp none?(%MapSet{} = set), do: MapSet.size(set) == 0
   defp none?(groups), do: groups in [%{}, [], nil]
 
   defp grouped(properties, groups) do

@@ -6,7 +6,7 @@
 //! `marker` is a reference made for that one event, so that nobody else's tuple is taken for it.
 
 use crate::names::Names;
-use crate::vm::Pairs;
+use crate::vm::{self, Pairs};
 use billdogeng::json;
 use num_bigint::{BigInt, Sign};
 use rustler::{Atom, Binary, Term, TermType};
@@ -24,7 +24,7 @@ const INEXACT: u8 = 0;
 /// The VM's larger maps are walked here in another order than `Map.to_list/1` gives.
 const LARGEST_FLAT_MAP: usize = 32;
 
-rustler::atoms! { __struct__, nil, raw, replaced, improper, pairs }
+rustler::atoms! { __struct__, nil, raw, replaced, improper, array, pairs }
 
 fn is_struct(term: Term) -> bool {
     term.map_get(__struct__())
@@ -304,24 +304,45 @@ impl<'a> Encoder<'a> {
     // Containers stay out of `value_at`: most values are scalars, and should not pay for their stack frame.
     #[inline(never)]
     fn tuple(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
-        let Ok(elements) = rustler::types::tuple::get_tuple(term) else {
+        let Some(elements) = vm::elements(term) else {
             return self.by_elixir();
         };
-        if let ([marker, form, text], Some(own)) = (elements.as_slice(), self.marker) {
-            if *marker == own {
-                return match self.marked_pairs(term)? {
-                    Some(_) if depth >= DEEPEST => self.too_deep(),
-                    Some(entries) => self.pairs(keyed(entries), depth),
-                    None if depth >= DEEPEST && improper() == *form => self.too_deep(),
-                    None => self.ready_made(*form, *text),
-                };
+        if self.marker.is_some() && elements.len() == 3 {
+            let mut parts = elements.clone();
+            if let (marker, Some(form), Some(text)) = (parts.next(), parts.next(), parts.next()) {
+                if marker == self.marker {
+                    return self.marked(term, form, text, depth);
+                }
             }
         }
         if depth >= DEEPEST {
             return self.too_deep();
         }
         self.count_replaced(self.out.len());
-        self.array(elements.into_iter(), depth)
+        self.array(elements, depth)
+    }
+
+    /// What Elixir has made of a term.
+    fn marked(
+        &mut self,
+        term: Term<'a>,
+        form: Term<'a>,
+        text: Term<'a>,
+        depth: usize,
+    ) -> Result<(), Stop> {
+        if array() == form {
+            if depth >= DEEPEST {
+                return self.too_deep();
+            }
+            self.count_replaced(self.out.len());
+            return self.array(text.into_list_iterator().into_iter().flatten(), depth);
+        }
+        match self.marked_pairs(term)? {
+            Some(_) if depth >= DEEPEST => self.too_deep(),
+            Some(entries) => self.pairs(keyed(entries), depth),
+            None if depth >= DEEPEST && improper() == form => self.too_deep(),
+            None => self.ready_made(form, text),
+        }
     }
 
     fn ready_made(&mut self, form: Term<'a>, text: Term<'a>) -> Result<(), Stop> {

@@ -2,9 +2,9 @@
 #![allow(unsafe_code)]
 
 use rustler::sys::{
-    enif_map_iterator_create, enif_map_iterator_destroy, enif_map_iterator_get_pair,
-    enif_map_iterator_next, enif_monotonic_time, enif_time_offset, ErlNifMapIterator,
-    ErlNifMapIteratorEntry, ErlNifTimeUnit,
+    enif_get_tuple, enif_map_iterator_create, enif_map_iterator_destroy,
+    enif_map_iterator_get_pair, enif_map_iterator_next, enif_monotonic_time, enif_time_offset,
+    ErlNifMapIterator, ErlNifMapIteratorEntry, ErlNifTerm, ErlNifTimeUnit,
 };
 use rustler::Term;
 use std::cell::Cell;
@@ -43,6 +43,27 @@ fn system_time_ns() -> i64 {
         enif_monotonic_time(ErlNifTimeUnit::ERL_NIF_NSEC)
             + enif_time_offset(ErlNifTimeUnit::ERL_NIF_NSEC)
     }
+}
+
+/// The elements of a tuple. rustler copies all of them first, and of ten million only some are looked at.
+pub fn elements<'a>(term: Term<'a>) -> Option<impl ExactSizeIterator<Item = Term<'a>> + Clone> {
+    let env = term.get_env();
+    let (mut arity, mut array) = (0, std::ptr::null());
+    // SAFETY: the term is of this environment. The VM answers with its own array of `arity` terms, which stays
+    // where it is as long as the environment; of an empty tuple with any pointer.
+    let elements: &'a [ErlNifTerm] = unsafe {
+        match enif_get_tuple(env.as_c_arg(), term.as_c_arg(), &mut arity, &mut array) {
+            0 => return None,
+            _ if arity <= 0 => &[],
+            _ => std::slice::from_raw_parts(array, arity as usize),
+        }
+    };
+    // SAFETY: each is a term of the same environment.
+    Some(
+        elements
+            .iter()
+            .map(move |element| unsafe { Term::new(env, *element) }),
+    )
 }
 
 /// The pairs of a map, in the VM's order. rustler's own iterator can be read from both ends, which costs a

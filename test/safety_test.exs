@@ -1,0 +1,116 @@
+defmodule BilldogEng.SafetyTest do
+  # Alone: it watches the VM's schedulers and memory.
+  use BilldogEng.ClientCase
+
+  @long 100
+
+  # Runs `prepare`, then, watched, `run` with what it gave, in a process of their own. Answers what the monitor
+  # saw, which is another process: the VM says nothing of the monitor itself.
+  defp long_schedules(prepare, run) do
+    test = self()
+
+    {pid, ref} =
+      spawn_monitor(fn ->
+        made = prepare.()
+        :erlang.garbage_collect()
+        send(test, :made)
+        receive do: (:go -> run.(made))
+      end)
+
+    receive do: (:made -> :ok)
+
+    monitor =
+      spawn_link(fn ->
+        :erlang.system_monitor(self(), long_schedule: @long)
+        send(pid, :go)
+        collect([])
+      end)
+
+    receive do: ({:DOWN, ^ref, :process, ^pid, reason} -> assert(reason == :normal))
+    send(monitor, {:seen, test, pid})
+    receive do: ({:seen, seen} -> seen)
+  end
+
+  defp collect(seen) do
+    receive do
+      {:monitor, pid, :long_schedule, info} -> collect([{pid, info} | seen])
+      {:seen, from, pid} -> send(from, {:seen, for({^pid, info} <- seen, do: info)})
+    end
+  end
+
+  test "the check itself: what holds a scheduler is seen" do
+    # Built-ins that yield to nobody and count for little: equal binaries of 100 MB, compared.
+    prepare = fn -> for _ <- 1..2, do: String.duplicate("x", 100_000_000) end
+    compare = fn [one, two] -> for _ <- 1..100, do: true = one == two end
+    assert [_ | _] = long_schedules(prepare, compare)
+  end
+
+  @terms [
+    "a million levels of lists": quote(do: Enum.reduce(1..1_000_000, 1, fn _, inner -> [inner] end)),
+    "a million levels of maps": quote(do: Enum.reduce(1..1_000_000, 1, fn _, inner -> %{a: inner} end)),
+    "a million levels of tuples with a pid in them":
+      quote(do: Enum.reduce(1..1_000_000, self(), fn _, inner -> {inner} end)),
+    "a list of ten million": quote(do: Enum.to_list(1..10_000_000)),
+    "a keyword list of a million": quote(do: List.duplicate({:a, 1}, 1_000_000)),
+    "a list of a million pids": quote(do: List.duplicate(self(), 1_000_000)),
+    "a binary of 200 MB": quote(do: String.duplicate("x", 200_000_000)),
+    "a bitstring of 200 MB": quote(do: <<String.duplicate("x", 200_000_000)::binary, 1::1>>),
+    "a map of a million keys": quote(do: Map.new(1..1_000_000, &{&1, &1})),
+    "a tuple of ten million behind a pid": quote(do: {self(), Tuple.duplicate(1, 10_000_000)}),
+    "a map of a million keys behind a pid": quote(do: [self(), Map.new(1..1_000_000, &{&1, &1})]),
+    "a set of a million": quote(do: MapSet.new(1..1_000_000)),
+    "a tuple of ten million": quote(do: Tuple.duplicate(1, 10_000_000)),
+    "a range of 10**12": quote(do: 1..(10 ** 12)),
+    "an integer of a million digits": quote(do: 10 ** 1_000_000),
+    "a key of 200 MB": quote(do: %{String.duplicate("x", 200_000_000) => 1}),
+    "many small strings": quote(do: List.duplicate(String.duplicate("é\n", 500), 900))
+  ]
+
+  for {name, term} <- @terms do
+    @tag timeout: 120_000
+    test "#{name}: the call returns, no scheduler is held, the next event is not harmed" do
+      collector = start_collector(keep: true)
+      client = start_client(collector)
+
+      run = fn term ->
+        :ok = Analytics.capture(client, "u", "e", %{a: term})
+        :ok = Analytics.capture(client, term, "e")
+        :ok = Analytics.capture(client, "u", "next")
+      end
+
+      assert long_schedules(fn -> unquote(term) end, run) == []
+      assert %{captured: 3, queued: queued, dropped: dropped} = stats = Analytics.stats(client)
+      assert queued >= 1 and balanced?(stats)
+      assert Map.keys(dropped) -- [:too_large] == []
+      assert Analytics.flush(client) == :ok
+      assert List.last(names(collector)) == "next"
+    end
+  end
+
+  test "memory comes back after terms that are too large" do
+    client = start_client(nobody())
+    before = resident()
+
+    spawn_monitor(fn ->
+      for _ <- 1..5,
+          do:
+            Analytics.capture(client, "u", "e", %{
+              a: Enum.to_list(1..2_000_000),
+              b: String.duplicate("x", 50_000_000)
+            })
+    end)
+
+    assert_receive {:DOWN, _, _, _, :normal}, 60_000
+    eventually(fn -> resident() - before < 64 * 1024 end)
+    assert %{dropped: %{too_large: 5}, queued_bytes: 0} = Analytics.stats(client)
+  end
+
+  defp resident do
+    :erlang.garbage_collect()
+
+    case File.read("/proc/self/status") do
+      {:ok, status} -> ~r/VmRSS:\s+(\d+)/ |> Regex.run(status) |> List.last() |> String.to_integer()
+      _ -> 0
+    end
+  end
+end
