@@ -77,8 +77,8 @@ defmodule Bench.Baseline do
 
   defp do_flush(state) do
     {body, headers} = pack(state.json.(%{api_key: state.api_key, events: state.queue}))
-    headers = [{'x-api-key', String.to_charlist(state.api_key)} | headers]
-    request = {state.url, headers, 'application/json', body}
+    headers = [{~c"x-api-key", String.to_charlist(state.api_key)} | headers]
+    request = {state.url, headers, ~c"application/json", body}
 
     case :httpc.request(:post, request, [timeout: 10_000], body_format: :binary) do
       {:ok, {{_, status, _}, _, _}} when status in 200..299 -> {:ok, %{state | queue: []}}
@@ -87,5 +87,5 @@ defmodule Bench.Baseline do
   end
 
   defp pack(json) when byte_size(json) < @gzip_from, do: {json, []}
-  defp pack(json), do: {:zlib.gzip(json), [{'content-encoding', 'gzip'}]}
+  defp pack(json), do: {:zlib.gzip(json), [{~c"content-encoding", ~c"gzip"}]}
 end
