@@ -22,7 +22,7 @@ use reqwest::header::HeaderMap;
 use reqwest::Method;
 use std::future::Future;
 use std::io;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -369,7 +369,15 @@ impl Worker {
             return false;
         };
         drop(state);
-        let payload = Payload::of_batch(&self.client.config, &batch);
+        // A panic here must not take the batch along.
+        let pack = AssertUnwindSafe(|| Payload::of_batch(&self.client.config, &batch));
+        let payload = match catch_unwind(pack) {
+            Ok(payload) => payload,
+            Err(panic) => {
+                self.client.state().put_back(batch);
+                resume_unwind(panic);
+            }
+        };
         flush.batch = Some((batch, payload));
         flush.failed = 0;
         true

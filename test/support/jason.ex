@@ -1,0 +1,40 @@
+defprotocol Jason.Encoder do
+  @moduledoc "Stands in for Jason's protocol, in tests: this library brings none."
+  @fallback_to_any true
+  def encode(value, opts)
+end
+
+defimpl Jason.Encoder, for: Any do
+  def encode(value, _opts), do: raise(Protocol.UndefinedError, protocol: @protocol, value: value)
+end
+
+defmodule Jason do
+  @moduledoc "Stands in for Jason, in tests."
+  def encode_to_iodata!(value), do: Jason.Encoder.encode(value, [])
+end
+
+defmodule BilldogEng.Encoded do
+  @moduledoc "A struct whose app has written an encoder, which does as `:as` says."
+  defstruct [:as, hidden: "s3cret"]
+
+  defimpl Jason.Encoder do
+    def encode(%{as: {:json, json}}, _opts), do: json
+    def encode(%{as: :raise}, _opts), do: raise("s3cret")
+    def encode(%{as: :throw}, _opts), do: throw(:s3cret)
+    def encode(%{as: :exit}, _opts), do: exit(:s3cret)
+
+    def encode(%{as: {:capture, client}}, _opts) do
+      BilldogEng.Analytics.capture(client, "u", "inner", %{pid: self()})
+      "1"
+    end
+  end
+end
+
+defmodule BilldogEng.Unshowable do
+  @moduledoc "A struct that can't be inspected."
+  defstruct hidden: "s3cret"
+
+  defimpl Inspect do
+    def inspect(_struct, _opts), do: raise("no")
+  end
+end
