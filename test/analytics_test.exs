@@ -176,7 +176,7 @@ defmodule BilldogEng.AnalyticsTest do
         Enum.to_list(1..5_000),
         %{~D[2026-01-01] => 1},
         %{"a" => 1, a: 2},
-        ''
+        ~c""
       ]
 
       for term <- terms do

@@ -16,7 +16,7 @@ defmodule BilldogEng.VMTest do
 
     def boot do
       :ok = :application.load({:application, :shop, [
-        modules: [], registered: [], vsn: '1', mod: {Shop, []},
+        modules: [], registered: [], vsn: ~c"1", mod: {Shop, []},
         applications: [:kernel, :stdlib, :elixir, :logger, :billdogeng]
       ]})
 

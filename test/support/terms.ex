@@ -61,7 +61,7 @@ defmodule BilldogEng.Terms do
       n when n <= 4 -> pick(["a", "b", "c", "ключ", "", "a\"b", "$groups", "1", "nil", "1.5"])
       n when n <= 7 -> pick([:a, :b, :"1", :ключ, nil, true, :"1.5", Plain])
       8 -> pick([1, -1, 10 ** 30, 1.5, 0])
-      _ -> pick(['ab', {1, 2}, [1, [2]], ~D[2026-01-01], scalar()])
+      _ -> pick([~c"ab", {1, 2}, [1, [2]], ~D[2026-01-01], scalar()])
     end
   end
 
@@ -116,7 +116,7 @@ defmodule BilldogEng.Terms do
         pick([URI.parse("http://a/b?c"), Version.parse!("1.2.3-rc.1"), %ArgumentError{message: "m"}])
 
       15 ->
-        pick([%{}, [], {}, '', 'ab', [nil], [[]]])
+        pick([%{}, [], {}, ~c"", ~c"ab", [nil], [[]]])
 
       16 ->
         pick([%{__struct__: 5}, %{__struct__: "x", a: 1}, %{"__struct__" => 1}])
