@@ -93,7 +93,7 @@ defmodule BilldogEng.EncoderTest do
             {:json, "{}]"},
             {:json, :no}
           ] do
-        json = raw(%{a: %Encoded{as: as}, b: 1})
+        json = raw(%{"a" => %Encoded{as: as}, "b" => 1})
         assert json =~ ~r/^\{"a":"#Error<.*>","b":1\}$/
         refute json =~ "s3cret"
       end
