@@ -50,7 +50,8 @@ defmodule BilldogEng.Analytics do
     * `:in_flight` - events of the batch that is being sent
     * `:retries` - attempts after the first of a batch
     * `:replaced` - values written in another form than their own
-    * `:dropped` - events given up, by reason: `:queue_full`, `:too_large`, `:before_send`, `:stopped`
+    * `:dropped` - events given up, by reason: `:queue_full`, `:too_large`, `:rejected`, `:quota`,
+      `:before_send`, `:stopped`
   """
   @type stats :: %{
           mode: :live,
@@ -188,8 +189,10 @@ defmodule BilldogEng.Analytics do
   @doc """
   Sends all that was captured before, and waits until that is done.
 
-  `:ok` when nothing of it is left; else the first `{:error, %BilldogEng.Error{}}`, and what was not
-  delivered stays queued. It ends any wait between attempts and any pause after a failed flush.
+  `:ok` when nothing of it is left and the ingest refused none; else the first
+  `{:error, %BilldogEng.Error{}}`, and what was not delivered stays queued, but for events that the ingest
+  refused by themselves. It ends any wait between attempts and any pause after a failed flush. While the
+  project's quota is used up it answers an error with the code `"QUOTA_LIMITED"` at once.
 
     * `:timeout` - ms to wait, `:infinity`; after that the answer is an error with the code `"TIMEOUT"`,
       and the flush goes on
@@ -209,7 +212,7 @@ defmodule BilldogEng.Analytics do
   def queue_length(server), do: call(server, :queue_length, :infinity)
 
   @doc """
-  Stops the flushes by time, then answers as `flush/2`. The client stays up: what is captured later leaves
+  Stops the flushes by time, then answers as `flush/2`, but `:ok` where the quota is used up. The client stays up: what is captured later leaves
   by `flush/2`, when `:flush_at` is reached, or when the process ends.
   """
   @spec shutdown(server()) :: :ok | {:error, Error.t()}

@@ -30,6 +30,7 @@ defmodule BilldogEng.Collector do
   | `:refuse` | no listener, and open connections closed; the next mode listens again on the same port |
   | `{:gate, pid}` | `pid` gets `{:collector_request, handle, request}`; the answer waits for `release/2` |
   | `{:sequence, modes}`, or a list | one mode a request, the last one stays |
+  | a function of the request | the mode that it answers, for each request |
 
   Only `:ok` keeps events and tells subscribers. `requests/1` has every request, whatever it met.
   """
@@ -54,6 +55,7 @@ defmodule BilldogEng.Collector do
           | {:gate, pid}
           | {:sequence, [mode, ...]}
           | [mode, ...]
+          | (request -> mode)
 
   @typedoc """
   A request: `headers` with lowercase names, `body` after gzip was taken off, `wire_bytes` and
@@ -294,6 +296,7 @@ defmodule BilldogEng.Collector do
     do: {:delay, ms, checked(mode)}
 
   defp checked({:gate, pid} = mode) when is_pid(pid), do: mode
+  defp checked(choose) when is_function(choose, 1), do: &checked(choose.(&1))
 
   defp checked(mode) do
     raise ArgumentError, "not a mode of BilldogEng.Collector.respond/2: #{inspect(mode)}"

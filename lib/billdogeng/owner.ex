@@ -154,6 +154,8 @@ defmodule BilldogEng.Owner do
     state |> debug("max queue size exceeded, dropped #{count} oldest event(s)") |> dropped(:queue_full, count)
   end
 
+  # Told by the suspension's own lines.
+  defp notice({:dropped, :quota, _count}, state), do: state
   defp notice({:dropped, reason, count}, state), do: dropped(state, reason, count)
 
   defp notice({:replaced_at, event, path}, state) do
@@ -170,6 +172,19 @@ defmodule BilldogEng.Owner do
       "the event #{inspect(event)} is larger than :max_event_bytes; the bound was reached at #{path}"
     )
 
+    state
+  end
+
+  defp notice({:suspended, seconds}, state) do
+    Warning.log(
+      "the project's quota is used up: events are dropped (quota) for #{div(seconds, 60)} min, then it is tried again"
+    )
+
+    state
+  end
+
+  defp notice({:resumed, given_up}, state) do
+    Logger.info("[BilldogEng:analytics] the ingest takes events again; #{given_up} were dropped (quota)")
     state
   end
 
@@ -217,6 +232,7 @@ defmodule BilldogEng.Owner do
   end
 
   defp why(:queue_full), do: "the queue is at its bound and the oldest made room"
+  defp why(:rejected), do: "the ingest refused them, and took others of their batch"
   defp why(:before_send), do: ":before_send answered nil, or failed"
   defp why(:too_large), do: "larger than :max_event_bytes, or refused by the ingest for its size"
   defp why(_reason), do: "given up"

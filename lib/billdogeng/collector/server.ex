@@ -69,6 +69,7 @@ defmodule BilldogEng.Collector.Server do
     if MapSet.member?(state.connections, pid) do
       id = state.next_id
       {mode, left} = next_mode(state.mode)
+      mode = chosen(mode, request)
       state = arrived(%{state | next_id: id + 1, mode: left}, id, request)
       {step, state} = settle(mode, id, verdict, state)
       {:reply, {id, step}, state}
@@ -107,6 +108,9 @@ defmodule BilldogEng.Collector.Server do
   end
 
   defp next_mode(mode), do: {mode, mode}
+
+  defp chosen(choose, request) when is_function(choose), do: request |> choose.() |> chosen(request)
+  defp chosen(mode, _request), do: mode
 
   defp settle(:ok, id, verdict, state) do
     state = if verdict.accepted, do: keep(state, verdict.events), else: state

@@ -3,19 +3,44 @@
 use crate::error::Error;
 use crate::policy;
 use serde_json::Value;
+use std::time::Duration;
 
 /// Of a longer body the rest is discarded, unread by anyone.
 pub const LONGEST_BODY: usize = 1024 * 1024;
+
+/// An attempt that succeeded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The body, unwrapped from `{"success": true, "data": …}`.
+    pub data: Value,
+    /// The top level has a list `quota_limited` with something in it: what was sent is not stored.
+    pub quota_limited: bool,
+}
 
 /// An attempt that did not succeed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
     /// What the caller is told.
     pub error: Error,
-    /// Whether the same request may pass later.
-    pub retryable: bool,
-    /// Whether nobody is there: the connection is refused or the host's name unknown.
-    pub unreachable: bool,
+    /// What to do about it.
+    pub kind: Kind,
+    /// How long the ingest asks to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+/// What to do about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The same request may pass later.
+    Retryable,
+    /// As `Retryable`, but nobody is there: the connection is refused or the host's name unknown.
+    Unreachable,
+    /// Something in the body is refused (400, 422): perhaps one event's fault.
+    Refused,
+    /// There is too much of it (413).
+    TooLarge,
+    /// No attempt helps: the key, the address, the ingest's own words.
+    Final,
 }
 
 impl Failure {
@@ -23,18 +48,29 @@ impl Failure {
     pub fn network(message: impl Into<String>, unreachable: bool) -> Self {
         Self {
             error: Error::network(message),
-            retryable: true,
-            unreachable,
+            kind: if unreachable {
+                Kind::Unreachable
+            } else {
+                Kind::Retryable
+            },
+            retry_after: None,
         }
+    }
+
+    /// Whether the same request may pass later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, Kind::Retryable | Kind::Unreachable)
     }
 }
 
-/// Reads an answer. A success gives its data, unwrapped from `{"success": true, "data": …}`.
-pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Value, Failure> {
+/// Reads an answer.
+///
+/// # Errors
+/// Any status but 2xx; a 2xx that isn't the ingest's, or says itself that it is none.
+pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Answer, Failure> {
     let parsed: Option<Value> = serde_json::from_slice(body).ok();
     if !(200..300).contains(&status) {
-        let retryable = policy::is_retryable(status);
-        return Err(failure(status, retryable, parsed, body));
+        return Err(failure(status, parsed, body));
     }
     if is_html(content_type, body) {
         return Err(malformed(
@@ -43,24 +79,34 @@ pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Value, Failu
             text(body),
         ));
     }
-    match parsed {
+    let quota_limited = parsed.as_ref().is_some_and(is_quota_limited);
+    let data = match parsed {
         Some(Value::Object(mut object)) => match object.get("success") {
             Some(Value::Bool(false)) => {
                 let value = Value::Object(object);
                 let message =
                     member(&value, "message").unwrap_or("the ingest answered success: false");
                 let message = message.to_owned();
-                Err(malformed(status, &message, Some(value)))
+                return Err(malformed(status, &message, Some(value)));
             }
-            Some(Value::Bool(true)) => Ok(object.remove("data").unwrap_or(Value::Null)),
-            _ => Ok(Value::Object(object)),
+            Some(Value::Bool(true)) => object.remove("data").unwrap_or(Value::Null),
+            _ => Value::Object(object),
         },
-        Some(value) => Ok(value),
-        None => Ok(Value::Null),
-    }
+        Some(value) => value,
+        None => Value::Null,
+    };
+    Ok(Answer {
+        data,
+        quota_limited,
+    })
 }
 
-fn failure(status: u16, retryable: bool, parsed: Option<Value>, body: &[u8]) -> Failure {
+fn is_quota_limited(answer: &Value) -> bool {
+    let limited = answer.get("quota_limited").and_then(Value::as_array);
+    limited.is_some_and(|limited| !limited.is_empty())
+}
+
+fn failure(status: u16, parsed: Option<Value>, body: &[u8]) -> Failure {
     let message = parsed
         .as_ref()
         .and_then(|value| member(value, "message"))
@@ -76,8 +122,13 @@ fn failure(status: u16, retryable: bool, parsed: Option<Value>, body: &[u8]) -> 
             code,
             body: parsed.or_else(|| text(body)),
         },
-        retryable,
-        unreachable: false,
+        kind: match status {
+            400 | 422 => Kind::Refused,
+            413 => Kind::TooLarge,
+            _ if policy::is_retryable(status) => Kind::Retryable,
+            _ => Kind::Final,
+        },
+        retry_after: None,
     }
 }
 
@@ -89,8 +140,8 @@ fn malformed(status: u16, message: &str, body: Option<Value>) -> Failure {
             code: Some("MALFORMED_RESPONSE".into()),
             body,
         },
-        retryable: false,
-        unreachable: false,
+        kind: Kind::Final,
+        retry_after: None,
     }
 }
 
@@ -131,7 +182,10 @@ mod tests {
         for (body, data) in cases {
             assert_eq!(
                 read(200, "application/json", body.as_bytes()),
-                Ok(data),
+                Ok(Answer {
+                    data,
+                    quota_limited: false
+                }),
                 "{body}"
             );
         }
@@ -142,7 +196,7 @@ mod tests {
         for (content_type, body) in [("text/HTML; charset=utf-8", ""), ("", " \n<!doctype html>")] {
             let failure = read(200, content_type, body.as_bytes()).unwrap_err();
             assert_eq!(failure.error.code.as_deref(), Some("MALFORMED_RESPONSE"));
-            assert!(!failure.retryable);
+            assert_eq!(failure.kind, Kind::Final);
         }
     }
 
@@ -159,7 +213,7 @@ mod tests {
         let failure = read(401, "application/json", body).unwrap_err();
         assert_eq!(failure.error.code.as_deref(), Some("INVALID_KEY"));
         assert_eq!(failure.error.message, "unknown key");
-        assert!(!failure.retryable);
+        assert_eq!(failure.kind, Kind::Final);
     }
 
     #[test]
@@ -168,12 +222,50 @@ mod tests {
         assert_eq!(failure.error.message, "HTTP 503");
         assert_eq!(failure.error.code, None);
         assert_eq!(failure.error.body, Some(json!("<h1>busy</h1>")));
-        assert!(failure.retryable);
+        assert_eq!(failure.kind, Kind::Retryable);
     }
 
     #[test]
     fn a_redirect_is_an_error() {
         let failure = read(302, "", b"").unwrap_err();
-        assert_eq!((failure.error.status, failure.retryable), (302, false));
+        assert_eq!((failure.error.status, failure.kind), (302, Kind::Final));
+    }
+
+    #[test]
+    fn a_status_says_what_to_do() {
+        let cases = [
+            (400, Kind::Refused),
+            (401, Kind::Final),
+            (404, Kind::Final),
+            (408, Kind::Retryable),
+            (413, Kind::TooLarge),
+            (422, Kind::Refused),
+            (429, Kind::Retryable),
+            (500, Kind::Retryable),
+        ];
+        for (status, kind) in cases {
+            assert_eq!(read(status, "", b"").unwrap_err().kind, kind, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_quota_is_limited_by_a_list_at_the_top_alone() {
+        let cases: [(&[u8], bool); 5] = [
+            (
+                br#"{"success":true,"data":{},"quota_limited":["events"]}"#,
+                true,
+            ),
+            (br#"{"quota_limited":["events"]}"#, true),
+            (br#"{"quota_limited":[]}"#, false),
+            (br#"{"quota_limited":true}"#, false),
+            (
+                br#"{"success":true,"data":{"quota_limited":["events"]}}"#,
+                false,
+            ),
+        ];
+        for (body, limited) in cases {
+            let answer = read(200, "application/json", body).unwrap();
+            assert_eq!(answer.quota_limited, limited);
+        }
     }
 }

@@ -38,6 +38,8 @@ pub struct Config {
     pub max_event_bytes: usize,
     /// How long a client whose owner has ended goes on sending.
     pub shutdown_timeout: Duration,
+    /// How long nothing is sent after the ingest has said that the quota is used up.
+    pub suspension: Duration,
     /// Waits between attempts are asked of the listener instead of being slept here.
     pub external_sleep: bool,
 }

@@ -30,6 +30,16 @@ impl Error {
         )
     }
 
+    /// The ingest stores nothing for now: the project's quota is used up.
+    pub fn quota_limited() -> Self {
+        Self {
+            message: "the project's quota is used up: events are dropped until it is not".into(),
+            status: 200,
+            code: Some("QUOTA_LIMITED".into()),
+            body: None,
+        }
+    }
+
     /// The same without `secret`, which an answer may have quoted. A shorter one than [`SECRET_FROM`]
     /// could be part of any word.
     #[must_use]

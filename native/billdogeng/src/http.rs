@@ -1,16 +1,16 @@
 //! One HTTP client on the current tokio runtime: no redirects, no environment, answers up to 1 MiB.
 
-use crate::answer::{self, Failure};
+use crate::answer::{self, Answer, Failure};
 use crate::config::HttpConfig;
+use crate::policy;
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{HeaderMap, CONTENT_TYPE};
+use reqwest::header::{HeaderMap, CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{redirect, Method, Response};
 use rustls::ClientConfig;
-use serde_json::Value;
 use std::error::Error as _;
 use std::io::ErrorKind;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Which client a request is from.
 const USER_AGENT: &str = concat!("billdogeng-elixir/", env!("CARGO_PKG_VERSION"));
@@ -57,7 +57,7 @@ impl Http {
         url: &str,
         headers: HeaderMap,
         body: Option<Bytes>,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Answer, Failure> {
         let mut request = self.client.request(method, url).headers(headers);
         if let Some(body) = body {
             request = request.body(body);
@@ -76,13 +76,17 @@ impl Http {
     }
 }
 
-async fn read(mut response: Response) -> Result<Value, Failure> {
+async fn read(mut response: Response) -> Result<Answer, Failure> {
     let status = response.status().as_u16();
     let content_type = response
         .headers()
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or_default().to_owned();
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| policy::retry_after(value.as_bytes(), SystemTime::now()));
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| failure_of(&error))? {
         let room = answer::LONGEST_BODY - body.len();
@@ -91,7 +95,10 @@ async fn read(mut response: Response) -> Result<Value, Failure> {
             break;
         }
     }
-    answer::read(status, &content_type, &body)
+    answer::read(status, &content_type, &body).map_err(|failure| Failure {
+        retry_after,
+        ..failure
+    })
 }
 
 /// The innermost cause says it best: "Connection refused (os error 111)".

@@ -25,6 +25,10 @@ pub enum Notice {
     Replaced(Place),
     /// The first event that was given up for its size; there may be more.
     TooLarge(Place),
+    /// The project's quota is used up: nothing is sent for so long, and what comes is given up.
+    Suspended(Duration),
+    /// The ingest takes events again; so many were given up for its quota.
+    Resumed(u64),
     /// The flush thread panicked, and goes on.
     Panicked,
 }
@@ -69,8 +73,8 @@ impl News {
         self.notices.push_back(notice);
     }
 
-    pub fn reply(&mut self, reply: Reply) {
-        self.replies.push(reply);
+    pub fn reply(&mut self, replies: Vec<Reply>) {
+        self.replies.extend(replies);
     }
 
     pub fn sleep(&mut self, id: u64, delay: Duration) {
@@ -132,7 +136,7 @@ mod tests {
             [Notice::Flushed(1), Notice::Flushed(2)]
         );
         assert!(!news.must_wake());
-        news.reply(Reply::Settled(1, 0));
+        news.reply(vec![Reply::Settled(1, 0)]);
         assert!(news.must_wake());
     }
 

@@ -11,6 +11,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// Room asked for at a time. Larger events get a chunk of their own.
 const CHUNK: usize = 64 * 1024;
@@ -18,6 +19,7 @@ const CHUNK: usize = 64 * 1024;
 /// A run of events, taken off the front of the queue.
 #[derive(Debug)]
 pub struct Batch {
+    first: u64,
     chunks: Vec<Bytes>,
     lens: Vec<u32>,
     stored: usize,
@@ -32,6 +34,32 @@ impl Batch {
     /// Bytes of its events' JSON.
     pub fn bytes(&self) -> usize {
         self.stored - self.lens.len()
+    }
+
+    /// The numbers of its events.
+    pub fn numbers(&self) -> Range<u64> {
+        self.first..self.first + self.len() as u64
+    }
+
+    /// Its older half, which has no fewer events, and its newer one. One event has an empty half.
+    pub fn split(mut self) -> (Self, Self) {
+        let count = self.lens.len().div_ceil(2);
+        let newer = self.lens.split_off(count);
+        let stored = self.lens.iter().map(|len| *len as usize).sum();
+        let mut chunks = VecDeque::from(self.chunks);
+        let older = Self {
+            first: self.first,
+            chunks: carve(&mut chunks, stored).0,
+            lens: self.lens,
+            stored,
+        };
+        let newer = Self {
+            first: self.first + count as u64,
+            chunks: chunks.into(),
+            lens: newer,
+            stored: self.stored - stored,
+        };
+        (older, newer)
     }
 
     /// Appends the events, joined by commas.
@@ -127,6 +155,7 @@ impl Queue {
         self.stored -= stored;
         self.head += count as u64;
         Some(Batch {
+            first: self.head - count as u64,
             chunks: self.carve(stored),
             lens,
             stored,
@@ -152,22 +181,30 @@ impl Queue {
         }
     }
 
-    fn carve(&mut self, mut wanted: usize) -> Vec<Bytes> {
-        let mut carved = Vec::new();
-        while wanted > 0 {
-            let Some(mut chunk) = self.chunks.pop_front() else {
-                carved.push(self.tail.split_to(wanted).freeze());
-                break;
-            };
-            if chunk.len() > wanted {
-                let rest = chunk.split_off(wanted);
-                self.chunks.push_front(rest);
-            }
-            wanted -= chunk.len();
-            carved.push(chunk);
+    fn carve(&mut self, stored: usize) -> Vec<Bytes> {
+        let (mut carved, left) = carve(&mut self.chunks, stored);
+        if left > 0 {
+            carved.push(self.tail.split_to(left).freeze());
         }
         carved
     }
+}
+
+/// Takes so many bytes off the front of `chunks`; answers also how many there were not.
+fn carve(chunks: &mut VecDeque<Bytes>, mut wanted: usize) -> (Vec<Bytes>, usize) {
+    let mut carved = Vec::new();
+    while wanted > 0 {
+        let Some(mut chunk) = chunks.pop_front() else {
+            break;
+        };
+        if chunk.len() > wanted {
+            let rest = chunk.split_off(wanted);
+            chunks.push_front(rest);
+        }
+        wanted -= chunk.len();
+        carved.push(chunk);
+    }
+    (carved, wanted)
 }
 
 #[cfg(test)]
@@ -236,6 +273,18 @@ mod tests {
         assert_eq!((left, queue.head()), (0, 10));
     }
 
+    #[test]
+    fn a_batch_splits_into_halves_with_their_own_numbers() {
+        let mut queue = filled(9);
+        queue.drop_oldest();
+        let (older, newer) = queue.take(9, usize::MAX).unwrap().split();
+        assert_eq!((older.numbers(), newer.numbers()), (1..5, 5..9));
+        assert_eq!((older.bytes(), newer.bytes()), (4, 4));
+        queue.put_back(newer);
+        queue.put_back(older);
+        assert_eq!(events(&mut queue, 9, usize::MAX), "1,2,3,4,5,6,7,8");
+    }
+
     /// Against a plain list, over many random runs: whatever is pushed, taken, put back and dropped.
     #[test]
     fn it_behaves_as_a_plain_list_does() {
@@ -259,7 +308,9 @@ mod tests {
                     }
                     7 => {
                         if let Some(batch) = queue.take(random.usize(1..9), random.usize(..9000)) {
-                            queue.put_back(batch);
+                            let (older, newer) = batch.split();
+                            queue.put_back(newer);
+                            queue.put_back(older);
                         }
                     }
                     _ => {

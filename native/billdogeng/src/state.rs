@@ -9,8 +9,12 @@ use crate::queue::{Batch, Queue};
 pub enum Reason {
     /// A bound was reached; the oldest made room.
     QueueFull,
-    /// Larger than `max_event_bytes`.
+    /// Larger than `max_event_bytes`, or than the ingest takes (413).
     TooLarge,
+    /// The ingest refused it (400, 422), and accepted others of its batch.
+    Rejected,
+    /// The project's quota is used up.
+    Quota,
     /// The app's own `before_send` took it out, or failed.
     BeforeSend,
     /// Still queued when the time of a client without owner was over.
@@ -19,9 +23,11 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 4] = [
+    pub const ALL: [Reason; 6] = [
         Reason::QueueFull,
         Reason::TooLarge,
+        Reason::Rejected,
+        Reason::Quota,
         Reason::BeforeSend,
         Reason::Stopped,
     ];
@@ -77,6 +83,8 @@ pub(crate) struct State {
     /// The flush thread looks at the clock by itself; without it a capture has to tell it to.
     armed: bool,
     closed: bool,
+    /// The quota is used up: events are given up as they come.
+    suspended: bool,
     flush_at: usize,
     max_queue_size: usize,
     max_queue_bytes: usize,
@@ -100,6 +108,7 @@ impl State {
             failed: false,
             armed: false,
             closed: false,
+            suspended: false,
             flush_at: config.flush_at,
             max_queue_size: config.max_queue_size,
             max_queue_bytes: config.max_queue_bytes,
@@ -117,6 +126,14 @@ impl State {
         let told = self.has_untold();
         self.captured += 1;
         self.replaced += replaced;
+        if self.suspended {
+            self.count_dropped(Reason::Quota, 1);
+            return if told {
+                Accepted::Quiet
+            } else {
+                Accepted::Notify
+            };
+        }
         self.queue.push(event);
         self.enforce_bounds();
         let due = !self.due && self.queue.len() >= self.flush_at;
@@ -162,6 +179,11 @@ impl State {
         self.untold[reason as usize] += count;
     }
 
+    /// How many events were given up for this reason.
+    pub fn dropped(&self, reason: Reason) -> u64 {
+        self.dropped[reason as usize]
+    }
+
     fn has_untold(&self) -> bool {
         self.untold.iter().any(|count| *count > 0)
     }
@@ -189,14 +211,38 @@ impl State {
         Some(batch)
     }
 
-    pub fn delivered(&mut self, batch: Batch) {
-        self.delivered += batch.len() as u64;
-        self.in_flight = (0, 0);
+    /// Events in flight were accepted.
+    pub fn delivered(&mut self, events: Batch) {
+        self.delivered += events.len() as u64;
+        self.landed(&events);
     }
 
-    pub fn put_back(&mut self, batch: Batch) {
-        self.queue.put_back(batch);
-        self.in_flight = (0, 0);
+    /// Events in flight are given up.
+    pub fn give_up_in_flight(&mut self, events: Batch, reason: Reason) {
+        self.count_dropped(reason, events.len() as u64);
+        self.landed(&events);
+    }
+
+    /// Events in flight go back to the front; of several batches the newest first.
+    pub fn put_back(&mut self, events: Batch) {
+        self.landed(&events);
+        self.queue.put_back(events);
+    }
+
+    fn landed(&mut self, events: &Batch) {
+        self.in_flight.0 -= events.len() as u64;
+        self.in_flight.1 -= events.bytes() as u64;
+    }
+
+    /// The quota is used up: what is queued is given up, and what comes.
+    pub fn suspend(&mut self) {
+        self.give_up_queued(Reason::Quota);
+        self.suspended = true;
+    }
+
+    /// Events are taken again.
+    pub fn resume(&mut self) {
+        self.suspended = false;
     }
 
     pub fn count_retry(&mut self) {
@@ -246,10 +292,14 @@ impl State {
 
     /// Gives up what is left and ends the client; answers how many events that were.
     pub fn close(&mut self) -> u64 {
+        self.closed = true;
+        self.give_up_queued(Reason::Stopped)
+    }
+
+    fn give_up_queued(&mut self, reason: Reason) -> u64 {
         let left = self.queue.len() as u64;
         while self.queue.drop_oldest() {}
-        self.count_dropped(Reason::Stopped, left);
-        self.closed = true;
+        self.count_dropped(reason, left);
         left
     }
 

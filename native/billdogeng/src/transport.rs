@@ -1,6 +1,6 @@
 //! Requests on their own: what a batch's body becomes on the wire, and single requests for any caller.
 
-use crate::answer::Failure;
+use crate::answer::{Answer, Failure};
 use crate::config::{Config, HttpConfig};
 use crate::http::Http;
 use crate::queue::Batch;
@@ -111,7 +111,7 @@ impl Request {
             headers.extend(self.headers);
             http.send(Method::POST, &url, headers, Some(body)).await
         };
-        (self.answer)(result.await);
+        (self.answer)(result.await.map(|answer: Answer| answer.data));
     }
 }
 

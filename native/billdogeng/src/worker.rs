@@ -8,21 +8,27 @@
 //!    └──── failed: the batch goes back, automatic flushes pause ──── InFlight
 //! ```
 //!
+//! A refused batch goes on in halves ([`Parts`]). An ingest whose quota is used up suspends the client:
+//! nothing is sent for a while, then one batch tries.
+//!
 //! Whatever the state, [`Command::Drain`] makes everything go at once and ends the thread.
 
-use crate::answer::Failure;
+use crate::answer::{Answer, Failure, Kind};
 use crate::client::Client;
 use crate::error::Error;
 use crate::http::Http;
-use crate::news::{LastWords, Listener, Notice, Reply};
+use crate::news::{LastWords, Listener, Notice};
+use crate::parts::{Parts, Standing};
 use crate::policy;
 use crate::queue::Batch;
+use crate::state::Reason;
 use crate::transport::{self, Payload};
+use crate::waiters::Waiters;
 use reqwest::header::HeaderMap;
 use reqwest::Method;
 use std::future::Future;
 use std::io;
-use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,16 +60,7 @@ pub enum Command {
 #[cfg(test)]
 mod tests;
 
-type Attempt = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
-
-/// A call that waits for events up to a number.
-struct Waiter {
-    id: u64,
-    target: u64,
-    attempts_left: u32,
-    /// It came while an attempt was in flight: that one's failure is not its own.
-    fresh: bool,
-}
+type Attempt = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send>>;
 
 /// A flush under way.
 struct Flush {
@@ -71,9 +68,13 @@ struct Flush {
     /// Attempts that an automatic flush may still make; 0 where only callers want more.
     attempts_left: u32,
     delivered: u64,
-    /// Failed attempts of the batch since the last that was made at once.
+    /// Failed attempts of the request since the last that was made at once.
     failed: u32,
-    batch: Option<(Batch, Payload)>,
+    batch: Option<Parts>,
+    /// The request of the batch's next part, once it is made.
+    payload: Option<Payload>,
+    /// Why a part of the batch was last refused.
+    refusal: Option<Error>,
     wait: Option<Wait>,
 }
 
@@ -89,14 +90,16 @@ pub(crate) struct Worker {
     headers: Result<HeaderMap, String>,
     url: String,
     flush: Option<Flush>,
-    waiters: Vec<Waiter>,
-    settlers: Vec<(u64, u64)>,
+    waiters: Waiters,
     started: Instant,
     /// The next tick of the timer, while it runs and there is something to look for.
     tick: Option<Instant>,
     timer_stopped: bool,
     failures: u32,
     paused_until: Option<Instant>,
+    suspended_until: Option<Instant>,
+    /// Events given up for the quota before the suspension; while it lasts, and until a batch is accepted.
+    limited_from: Option<u64>,
     drops_told: Option<Instant>,
     sleeps: u64,
     drain_until: Option<Instant>,
@@ -126,13 +129,14 @@ impl Worker {
             headers,
             url,
             flush: None,
-            waiters: Vec::new(),
-            settlers: Vec::new(),
+            waiters: Waiters::default(),
             started: Instant::now(),
             tick: None,
             timer_stopped: false,
             failures: 0,
             paused_until: None,
+            suspended_until: None,
+            limited_from: None,
             drops_told: None,
             sleeps: 0,
             drain_until: None,
@@ -180,14 +184,14 @@ impl Worker {
     fn obey(&mut self) {
         while let Ok(command) = self.client.commands.try_recv() {
             match command {
-                Command::Flush(id) => self.flush_for(id),
+                Command::Flush(id) => self.flush_for(id, false),
                 Command::Shutdown(id) => {
                     self.timer_stopped = true;
-                    self.flush_for(id);
+                    self.flush_for(id, true);
                 }
                 Command::Settle(id) => {
                     let target = self.client.state().next();
-                    self.settlers.push((id, target));
+                    self.waiters.settle(id, target);
                 }
                 Command::Slept(id) => {
                     if let Some(flush) = &mut self.flush {
@@ -201,8 +205,7 @@ impl Worker {
                 Command::Drain => {
                     let timeout = self.client.config.shutdown_timeout;
                     self.drain_until = Some(Instant::now() + timeout);
-                    self.waiters.clear();
-                    self.settlers.clear();
+                    self.waiters.forget();
                     self.now();
                     if let Some(flush) = &mut self.flush {
                         flush.attempts_left = u32::MAX;
@@ -219,18 +222,18 @@ impl Worker {
         self.client.config.http.max_retries.saturating_add(1)
     }
 
-    fn flush_for(&mut self, id: u64) {
+    fn flush_for(&mut self, id: u64, shutdown: bool) {
         let target = self.client.state().next();
         let fresh = self
             .flush
             .as_ref()
             .is_some_and(|flush| flush.batch.is_some() && flush.wait.is_none());
-        self.waiters.push(Waiter {
-            id,
-            target,
-            attempts_left: self.attempts(),
-            fresh,
-        });
+        let attempts = self.attempts();
+        self.waiters.flush(id, target, attempts, fresh, shutdown);
+        if self.suspended_until.is_some() {
+            let replies = self.waiters.end_limited();
+            self.client.news().reply(replies);
+        }
         self.now();
     }
 
@@ -252,6 +255,8 @@ impl Worker {
             delivered: 0,
             failed: 0,
             batch: None,
+            payload: None,
+            refusal: None,
             wait: None,
         });
     }
@@ -262,6 +267,13 @@ impl Worker {
         if self.drain_until.is_some_and(|until| until <= now) {
             *attempt = None;
             return self.end();
+        }
+        if self
+            .suspended_until
+            .take_if(|until| *until <= now)
+            .is_some()
+        {
+            self.client.state().resume();
         }
         loop {
             if self.flush.is_none() && !self.start_what_is_due(now) {
@@ -285,6 +297,9 @@ impl Worker {
                 Ok(started) => *attempt = Some(started),
                 Err(failure) => self.attempted(Err(failure)),
             }
+            if self.ended {
+                return;
+            }
         }
         self.settle();
         if self.drain_until.is_some()
@@ -300,7 +315,7 @@ impl Worker {
             let state = self.client.state();
             (state.is_due(), state.is_empty())
         };
-        if !self.waiters.is_empty() || (self.drain_until.is_some() && !empty) {
+        if !self.waiters.want_no_flush() || (self.drain_until.is_some() && !empty) {
             self.begin_flush(if self.drain_until.is_some() {
                 u32::MAX
             } else {
@@ -351,34 +366,20 @@ impl Worker {
     }
 
     fn take_batch(&mut self) -> bool {
-        let newest = self
-            .waiters
-            .iter()
-            .map(|waiter| waiter.target)
-            .max()
-            .unwrap_or(0);
+        let target = self.waiters.target();
         let Some(flush) = &mut self.flush else {
             return false;
         };
         let mut state = self.client.state();
-        flush.target = flush.target.max(newest);
+        flush.target = flush.target.max(target);
         if state.head() >= flush.target && self.drain_until.is_none() {
             return false;
         }
         let Some(batch) = state.take_batch() else {
             return false;
         };
-        drop(state);
-        // A panic here must not take the batch along.
-        let pack = AssertUnwindSafe(|| Payload::of_batch(&self.client.config, &batch));
-        let payload = match catch_unwind(pack) {
-            Ok(payload) => payload,
-            Err(panic) => {
-                self.client.state().put_back(batch);
-                resume_unwind(panic);
-            }
-        };
-        flush.batch = Some((batch, payload));
+        flush.batch = Some(Parts::new(batch));
+        flush.payload = None;
         flush.failed = 0;
         true
     }
@@ -395,82 +396,183 @@ impl Worker {
             .headers
             .clone()
             .map_err(|message| Failure::network(message, true))?;
-        let Some((_, payload)) = self.flush.as_ref().and_then(|flush| flush.batch.as_ref()) else {
+        let flush = self.flush.as_mut();
+        let Some((flush, part)) = flush.and_then(|flush| {
+            let part = flush.batch.as_ref()?.next()?;
+            Some((&mut flush.payload, part))
+        }) else {
             return Err(Failure::network("no batch", false));
         };
+        let payload = flush.get_or_insert_with(|| Payload::of_batch(&self.client.config, part));
         let (body, described) = payload.parts();
         headers.extend(described);
         let url = self.url.clone();
         Ok(Box::pin(async move {
-            http.send(Method::POST, &url, headers, Some(body))
-                .await
-                .map(drop)
+            http.send(Method::POST, &url, headers, Some(body)).await
         }))
     }
 
-    fn attempted(&mut self, result: Result<(), Failure>) {
-        let attempts = self.attempts();
-        let Some(flush) = &mut self.flush else { return };
+    fn attempted(&mut self, result: Result<Answer, Failure>) {
+        let Some(parts) = self.flush.as_mut().and_then(|flush| flush.batch.as_mut()) else {
+            return;
+        };
         match result {
-            Ok(()) => {
-                if let Some((batch, _)) = flush.batch.take() {
-                    flush.delivered += batch.len() as u64;
-                    self.client.state().delivered(batch);
-                }
-                self.failures = 0;
-                if flush.attempts_left > 0 {
-                    flush.attempts_left = flush.attempts_left.max(attempts);
-                }
-                for waiter in &mut self.waiters {
-                    waiter.attempts_left = attempts;
-                    waiter.fresh = false;
-                }
+            Ok(answer) if answer.quota_limited => self.quota_used_up(),
+            Ok(_) => {
+                let accepted = parts.accepted();
+                self.accepted(accepted);
+            }
+            Err(failure) if failure.kind == Kind::Refused => {
+                parts.refused();
+                self.refused(None, failure.error);
+            }
+            Err(failure) if failure.kind == Kind::TooLarge => {
+                let event = parts.too_large();
+                self.refused(event, failure.error);
             }
             Err(failure) => self.attempt_failed(failure),
         }
     }
 
+    fn accepted(&mut self, events: Option<Batch>) {
+        let Some(flush) = &mut self.flush else { return };
+        if let Some(events) = events {
+            flush.delivered += events.len() as u64;
+            self.client.state().delivered(events);
+        }
+        self.failures = 0;
+        self.quota_is_back();
+        self.go_on();
+    }
+
+    /// A part of the batch was refused; `too_large` is an event that is given up for it.
+    fn refused(&mut self, too_large: Option<Batch>, error: Error) {
+        let error = error.hiding(&self.client.config.api_key);
+        if let Some(event) = too_large {
+            self.waiters.gave_up(&event, &error);
+            self.client
+                .state()
+                .give_up_in_flight(event, Reason::TooLarge);
+        }
+        if let Some(flush) = &mut self.flush {
+            flush.refusal = Some(error);
+        }
+        self.go_on();
+    }
+
+    /// From an answer to the next part of the batch, or to the next batch.
+    fn go_on(&mut self) {
+        let attempts = self.attempts();
+        let Some(flush) = &mut self.flush else { return };
+        let Some(parts) = &mut flush.batch else {
+            return;
+        };
+        let (standing, rejected) = parts.settle();
+        for event in rejected {
+            if let Some(error) = &flush.refusal {
+                self.waiters.gave_up(&event, error);
+            }
+            self.client
+                .state()
+                .give_up_in_flight(event, Reason::Rejected);
+        }
+        if standing == Standing::Keep {
+            let error = flush.refusal.take();
+            let error = error.unwrap_or_else(|| Error::network("refused"));
+            return self.attempt_failed(Failure {
+                error,
+                kind: Kind::Final,
+                retry_after: None,
+            });
+        }
+        flush.payload = None;
+        flush.failed = 0;
+        if standing == Standing::Done {
+            flush.batch = None;
+            flush.refusal = None;
+        }
+        if flush.attempts_left > 0 {
+            flush.attempts_left = flush.attempts_left.max(attempts);
+        }
+        self.waiters.answered(attempts);
+    }
+
+    /// The batch isn't stored, and nothing will be for a while.
+    fn quota_used_up(&mut self) {
+        let Some(flush) = self.flush.take() else {
+            return;
+        };
+        let mut state = self.client.state();
+        let before = state.dropped(Reason::Quota);
+        for part in flush.batch.into_iter().flat_map(Parts::into_rest) {
+            state.give_up_in_flight(part, Reason::Quota);
+        }
+        state.suspend();
+        state.end_flush(false);
+        drop(state);
+        let suspension = self.client.config.suspension;
+        self.suspended_until = Some(Instant::now() + suspension);
+        self.paused_until = None;
+        self.failures = 0;
+        let replies = self.waiters.end_limited();
+        self.tell_drops();
+        let mut news = self.client.news();
+        if flush.delivered > 0 {
+            news.notice(Notice::Flushed(flush.delivered));
+        }
+        if self.limited_from.is_none() {
+            self.limited_from = Some(before);
+            news.notice(Notice::Suspended(suspension));
+        }
+        news.reply(replies);
+    }
+
+    fn quota_is_back(&mut self) {
+        if let Some(before) = self.limited_from.take() {
+            let given_up = self.client.state().dropped(Reason::Quota) - before;
+            self.client.news().notice(Notice::Resumed(given_up));
+        }
+    }
+
     fn attempt_failed(&mut self, failure: Failure) {
+        let hold = failure.retry_after.and_then(policy::hold);
+        let retryable = failure.is_retryable();
+        if let Some(until) = self.drain_until {
+            let ready = Instant::now() + failure.retry_after.unwrap_or_default();
+            if !retryable || failure.kind == Kind::Unreachable || ready >= until {
+                return self.end();
+            }
+        }
         let error = failure.error.hiding(&self.client.config.api_key);
         let draining = self.drain_until.is_some();
-        if draining && (failure.unreachable || !failure.retryable) {
-            return self.end();
-        }
+        let retryable = retryable && (hold.is_none() || draining);
         let Some(flush) = &mut self.flush else { return };
-        let mut spent = Vec::new();
-        let mut at_once = false;
-        for waiter in &mut self.waiters {
-            if std::mem::take(&mut waiter.fresh) {
-                at_once = true;
-                continue;
-            }
-            waiter.attempts_left = waiter.attempts_left.saturating_sub(1);
-            if waiter.attempts_left == 0 || !failure.retryable {
-                spent.push(waiter.id);
-            }
-        }
+        let waiters = self.waiters.failed(retryable);
         flush.attempts_left = flush.attempts_left.saturating_sub(1);
-        let wanted = flush.attempts_left > 0 || spent.len() < self.waiters.len();
-        let more = at_once || (failure.retryable && wanted);
-        if !spent.is_empty() || !more || !failure.retryable {
-            self.flush_failed(error, &spent, more);
+        let wanted = flush.attempts_left > 0 || waiters.more;
+        let more = waiters.at_once || (retryable && wanted);
+        if !waiters.spent.is_empty() || !more || !retryable {
+            self.flush_failed(error, &waiters.spent, more, hold);
         }
-        if more && !at_once {
-            self.wait_to_retry();
+        if more && !waiters.at_once {
+            self.wait_to_retry(failure.retry_after);
         } else if more {
             self.client.state().count_retry();
         }
     }
 
-    fn wait_to_retry(&mut self) {
+    fn wait_to_retry(&mut self, asked: Option<Duration>) {
         let external = self.client.config.external_sleep && self.drain_until.is_none();
         let Some(flush) = &mut self.flush else { return };
         flush.failed += 1;
-        let delay = policy::retry_delay(flush.failed);
+        let delay = asked.unwrap_or_else(|| policy::retry_delay(flush.failed));
         flush.wait = Some(if external {
             self.sleeps += 1;
             self.client.news().sleep(self.sleeps, delay);
             Wait::External(self.sleeps)
+        } else if asked.is_some() {
+            // Never sooner than the ingest asks.
+            Wait::Until(Instant::now() + delay)
         } else {
             Wait::Until(Instant::now() + policy::jitter(delay))
         });
@@ -478,17 +580,11 @@ impl Worker {
     }
 
     /// Ends the flush for those who have had their attempts; with `more`, callers that came later go on.
-    fn flush_failed(&mut self, error: Error, spent: &[u64], more: bool) {
+    fn flush_failed(&mut self, error: Error, spent: &[u64], more: bool, hold: Option<Duration>) {
         let Some(mut flush) = self.flush.take() else {
             return;
         };
-        let count = flush
-            .batch
-            .as_ref()
-            .map_or(0, |(batch, _)| batch.len() as u64);
-        if let Some((batch, _)) = flush.batch.take() {
-            self.client.state().put_back(batch);
-        }
+        let count = self.put_back(flush.batch.take());
         self.client.state().end_flush(true);
         self.tell_drops();
         let mut news = self.client.news();
@@ -496,11 +592,8 @@ impl Worker {
             news.notice(Notice::Flushed(flush.delivered));
         }
         news.notice(Notice::FlushFailed(count, error.clone()));
-        for id in spent {
-            news.reply(Reply::Flushed(*id, Err(error.clone())));
-        }
+        news.reply(self.waiters.end(spent, &error));
         drop(news);
-        self.waiters.retain(|waiter| !spent.contains(&waiter.id));
         if more {
             self.begin_flush(flush.attempts_left);
             self.take_batch();
@@ -509,7 +602,8 @@ impl Worker {
             }
         } else {
             self.failures += 1;
-            self.paused_until = Some(Instant::now() + policy::jitter(policy::pause(self.failures)));
+            let pause = policy::jitter(policy::pause(self.failures));
+            self.paused_until = Some(Instant::now() + pause.max(hold.unwrap_or_default()));
             self.settle();
         }
     }
@@ -526,18 +620,22 @@ impl Worker {
         if flush.delivered > 0 {
             news.notice(Notice::Flushed(flush.delivered));
         }
-        self.waiters.retain(|waiter| {
-            let waits = waiter.target > head;
-            if !waits {
-                news.reply(Reply::Flushed(waiter.id, Ok(())));
-            }
-            waits
-        });
+        news.reply(self.waiters.through(head));
+    }
+
+    /// What is left of a batch goes back to the front; answers how many events that are.
+    fn put_back(&self, batch: Option<Parts>) -> u64 {
+        let count = batch.as_ref().map_or(0, Parts::len) as u64;
+        let mut state = self.client.state();
+        for part in batch.into_iter().flat_map(Parts::into_rest) {
+            state.put_back(part);
+        }
+        count
     }
 
     /// Answers those whose events are through their flush, or for whom none is due.
     fn settle(&mut self) {
-        if self.settlers.is_empty() {
+        if self.waiters.want_no_settling() {
             return;
         }
         let state = self.client.state();
@@ -545,15 +643,9 @@ impl Worker {
         let (head, queued) = (state.head(), state.stats().queued);
         drop(state);
         let in_flight = self.flush.as_ref().and_then(|flush| flush.batch.as_ref());
-        let head = head - in_flight.map_or(0, |(batch, _)| batch.len() as u64);
-        let mut news = self.client.news();
-        self.settlers.retain(|(id, target)| {
-            let settled = idle || *target <= head;
-            if settled {
-                news.reply(Reply::Settled(*id, queued));
-            }
-            !settled
-        });
+        let head = head - in_flight.map_or(0, Parts::len) as u64;
+        let replies = self.waiters.settled(head, idle, queued);
+        self.client.news().reply(replies);
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -562,10 +654,15 @@ impl Worker {
             Some(_) => None,
             None => self.paused_until.or(self.tick),
         };
-        [wait, self.drain_until, self.drops_told]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            wait,
+            self.drain_until,
+            self.suspended_until,
+            self.drops_told,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Drops are gathered; before a reply they are told whatever the time.
@@ -594,9 +691,8 @@ impl Worker {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        if let Some((batch, _)) = self.flush.take().and_then(|flush| flush.batch) {
-            self.client.state().put_back(batch);
-        }
+        let batch = self.flush.take().and_then(|flush| flush.batch);
+        self.put_back(batch);
         let (stopped, stats) = {
             let mut state = self.client.state();
             (state.close(), state.stats())
@@ -606,16 +702,10 @@ impl Worker {
 
     /// After a panic: the batch goes back, callers are answered, the thread goes on.
     fn recover(&mut self) {
-        let spent: Vec<u64> = self.waiters.iter().map(|waiter| waiter.id).collect();
+        let replies = self.waiters.end_all(&Error::panicked());
         self.http = None;
         self.client.news().notice(Notice::Panicked);
-        if self.flush.is_some() {
-            self.flush_failed(Error::panicked(), &spent, false);
-        } else {
-            let mut news = self.client.news();
-            for waiter in self.waiters.drain(..) {
-                news.reply(Reply::Flushed(waiter.id, Err(Error::panicked())));
-            }
-        }
+        self.flush_failed(Error::panicked(), &[], false, None);
+        self.client.news().reply(replies);
     }
 }

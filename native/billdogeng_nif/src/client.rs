@@ -20,8 +20,8 @@ rustler::atoms! {
     ok, error, no_client,
     billdogeng_news, billdogeng_ended,
     flush, settle, shutdown, slept, tick,
-    flushed, flush_failed, dropped, replaced_at, too_large_at, panicked, settled,
-    queue_full, too_large, before_send, stopped, nil, mode, live,
+    flushed, flush_failed, dropped, replaced_at, too_large_at, suspended, resumed, panicked, settled,
+    queue_full, too_large, rejected, quota, before_send, stopped, nil, mode, live,
     captured, delivered, queued, queued_bytes, in_flight, retries, replaced,
 }
 
@@ -141,6 +141,7 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>) -> Term<'a> 
         max_batch_bytes: options.max_batch_bytes as usize,
         max_event_bytes: options.max_event_bytes as usize,
         shutdown_timeout: Duration::from_millis(options.shutdown_timeout),
+        suspension: billdogeng::SUSPENSION,
         external_sleep: options.external_sleep,
     };
     let client = match Client::start(config, Box::new(Messages { owner })) {
@@ -252,6 +253,8 @@ fn notice_to_term<'a>(env: Env<'a>, notice: &Notice) -> Term<'a> {
         Notice::Dropped(reason, count) => (dropped(), reason_to_atom(*reason), count).encode(env),
         Notice::Replaced(place) => (replaced_at(), &place.event, &place.path).encode(env),
         Notice::TooLarge(place) => (too_large_at(), &place.event, &place.path).encode(env),
+        Notice::Suspended(duration) => (suspended(), duration.as_secs()).encode(env),
+        Notice::Resumed(given_up) => (resumed(), given_up).encode(env),
         Notice::Panicked => panicked().encode(env),
     }
 }
@@ -270,6 +273,8 @@ fn reason_to_atom(reason: Reason) -> Atom {
     match reason {
         Reason::QueueFull => queue_full(),
         Reason::TooLarge => too_large(),
+        Reason::Rejected => rejected(),
+        Reason::Quota => quota(),
         Reason::BeforeSend => before_send(),
         Reason::Stopped => stopped(),
     }

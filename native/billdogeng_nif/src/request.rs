@@ -58,7 +58,7 @@ fn reply(caller: LocalPid, id: u64, result: Result<Value, Failure>) {
             Err(failure) => (
                 error(),
                 value::error_to_term(env, &failure.error),
-                failure.retryable,
+                failure.is_retryable(),
             )
                 .encode(env),
         };

@@ -4,6 +4,7 @@ use crate::client::{Capture, Client};
 use crate::config::{Config, HttpConfig};
 use crate::error::Error;
 use crate::news::{LastWords, Listener, Notice, Reply};
+use crate::state::Reason;
 use crate::worker::Command;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -48,6 +49,7 @@ fn config(host: &str) -> Config {
         max_batch_bytes: 1 << 20,
         max_event_bytes: 1 << 20,
         shutdown_timeout: PATIENCE,
+        suspension: PATIENCE,
         external_sleep: false,
     }
 }
@@ -60,8 +62,8 @@ fn start(config: Config) -> (Arc<Client>, Receiver<Told>) {
     )
 }
 
-/// An ingest that reads each request, and answers it with 200 once the gate lets it.
-fn ingest() -> (String, Receiver<String>, Sender<()>) {
+/// An ingest that reads each request, and answers it with 200 and the body that the gate is sent.
+fn ingest() -> (String, Receiver<String>, Sender<&'static str>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let host = format!("http://{}", listener.local_addr().expect("bound"));
     let (seen, bodies) = channel();
@@ -74,7 +76,11 @@ fn ingest() -> (String, Receiver<String>, Sender<()>) {
     (host, bodies, gate)
 }
 
-fn serve(stream: TcpStream, seen: &Sender<String>, open: &Receiver<()>) -> std::io::Result<()> {
+fn serve(
+    stream: TcpStream,
+    seen: &Sender<String>,
+    open: &Receiver<&'static str>,
+) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     loop {
         let mut length = 0;
@@ -94,10 +100,14 @@ fn serve(stream: TcpStream, seen: &Sender<String>, open: &Receiver<()>) -> std::
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
         let _ = seen.send(String::from_utf8_lossy(&body).into_owned());
-        if open.recv().is_err() {
+        let Ok(answer) = open.recv() else {
             return Ok(());
-        }
-        (&stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+        };
+        let length = answer.len();
+        write!(
+            &stream,
+            "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{answer}"
+        )?;
     }
 }
 
@@ -156,7 +166,7 @@ fn after_a_panic_flushes_deliver_as_before() {
     client.command(Command::Panic);
     client.capture(b"1", 0);
     client.command(Command::Flush(1));
-    gate.send(()).expect("the ingest lives");
+    gate.send("").expect("the ingest lives");
     assert_eq!(reply(&client, &told, 1).1, Ok(()));
     assert_eq!(
         bodies.recv_timeout(PATIENCE).as_deref(),
@@ -169,7 +179,7 @@ fn after_a_panic_flushes_deliver_as_before() {
 fn a_client_that_drains_ends_in_spite_of_a_panic() {
     let (host, bodies, gate) = ingest();
     let (client, told) = start(config(&host));
-    gate.send(()).expect("the ingest lives");
+    gate.send("").expect("the ingest lives");
     client.command(Command::Panic);
     client.capture(b"1", 0);
     client.command(Command::Drain);
@@ -197,6 +207,55 @@ fn a_drain_without_an_answer_ends_with_its_time_and_counts_what_is_left() {
     );
 }
 
+/// Waits for a notice of which `wanted` is true.
+fn notice(client: &Client, told: &Receiver<Told>, wanted: impl Fn(&Notice) -> bool) {
+    while !client.tidings().notices.iter().any(&wanted) {
+        told.recv_timeout(PATIENCE).expect("more news");
+    }
+}
+
+#[test]
+fn a_suspension_ends_with_its_time_and_one_batch_tries_whether_events_are_taken() {
+    const LIMITED: &str = r#"{"quota_limited":["events"]}"#;
+    let (host, bodies, gate) = ingest();
+    let suspension = Duration::from_millis(50);
+    let (client, told) = start(Config {
+        suspension,
+        flush_at: 1,
+        ..config(&host)
+    });
+    let resumed = |n| move |notice: &Notice| *notice == Notice::Resumed(n);
+    let is_taken = || client.stats().queued > 0;
+    let mut captured = 0;
+    let mut capture_until_taken = || {
+        while !is_taken() {
+            client.capture(b"1", 0);
+            captured += 1;
+            thread::sleep(Duration::from_millis(1));
+        }
+        bodies.recv_timeout(PATIENCE).expect("an attempt");
+        captured
+    };
+
+    capture_until_taken();
+    gate.send(LIMITED).expect("the ingest lives");
+    notice(&client, &told, |notice| {
+        *notice == Notice::Suspended(suspension)
+    });
+    capture_until_taken();
+    // Still limited: suspended again, and nobody is told again.
+    gate.send(LIMITED).expect("the ingest lives");
+    while is_taken() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let captured = capture_until_taken();
+    gate.send("").expect("the ingest lives");
+    notice(&client, &told, resumed(captured - 1));
+    let stats = client.stats();
+    assert_eq!((stats.captured, stats.delivered), (captured, 1));
+    assert_eq!(stats.dropped[Reason::Quota as usize], captured - 1);
+}
+
 #[test]
 fn events_in_flight_leave_in_the_order_of_their_captures_whatever_comes_meanwhile() {
     let (host, bodies, gate) = ingest();
@@ -213,7 +272,7 @@ fn events_in_flight_leave_in_the_order_of_their_captures_whatever_comes_meanwhil
         .is_ok_and(|body| body.ends_with("[1,2]}")));
     client.capture(b"4", 0);
     client.command(Command::Flush(2));
-    (0..3).for_each(|_| gate.send(()).expect("the ingest lives"));
+    (0..3).for_each(|_| gate.send("").expect("the ingest lives"));
     assert_eq!(reply(&client, &told, 2).1, Ok(()));
     assert!(bodies
         .recv_timeout(PATIENCE)

@@ -1,0 +1,193 @@
+defmodule BilldogEng.RefusalTest do
+  @moduledoc """
+  What an ingest says no to: single events, too much at once, a quota, too soon.
+  """
+
+  use BilldogEng.ClientCase, async: true
+
+  import ExUnit.CaptureLog
+
+  # Refuses each request that holds an event of one of these names.
+  defp refuse(collector, status, refused) do
+    Collector.respond(collector, fn request ->
+      if Enum.any?(refused, &(request.body =~ ~s("event_name":"#{&1}"))), do: {:status, status}, else: :ok
+    end)
+  end
+
+  defp capture(client, numbers), do: for(n <- numbers, do: Analytics.capture(client, "u", "e#{n}"))
+
+  describe "400 and 422" do
+    test "cost the event that they are for, and no other" do
+      for status <- [400, 422] do
+        collector = start_collector()
+        client = start_client(collector)
+        refuse(collector, status, ["e7"])
+        capture(client, 1..20)
+
+        log = capture_log(fn -> assert {:error, %Error{status: ^status}} = Analytics.flush(client) end)
+
+        assert names(collector) == for(n <- 1..20, n != 7, do: "e#{n}")
+        assert %{queued: 0, delivered: 19, dropped: %{rejected: 1}} = stats = Analytics.stats(client)
+        assert balanced?(stats)
+        assert log =~ "dropped 1 event(s), rejected"
+        capture(client, [21])
+        assert Analytics.flush(client) == :ok
+      end
+    end
+
+    test "of a batch that passes in halves cost nothing, and the answer is :ok" do
+      collector = start_collector()
+      client = start_client(collector)
+      Collector.respond(collector, &if(&1.events > 5, do: {:status, 400}, else: :ok))
+      capture(client, 1..20)
+      assert Analytics.flush(client) == :ok
+      assert names(collector) == for(n <- 1..20, do: "e#{n}")
+      assert %{delivered: 20, dropped: dropped} = Analytics.stats(client)
+      assert dropped == %{}
+    end
+
+    test "for everything cost nothing: all is kept, and the requests are few" do
+      collector = start_collector()
+      client = start_client(collector)
+      Collector.respond(collector, {:status, 400})
+      capture(client, 1..500)
+      assert {:error, %Error{status: 400}} = Analytics.flush(client)
+      assert %{queued: 500, in_flight: 0, dropped: dropped} = Analytics.stats(client)
+      assert dropped == %{}
+      assert Collector.request_count(collector) == 20
+
+      Collector.respond(collector, :ok)
+      assert Analytics.flush(client) == :ok
+      assert names(collector) == for(n <- 1..500, do: "e#{n}")
+    end
+
+    test "for a lone event keep it" do
+      collector = start_collector()
+      client = start_client(collector)
+      Collector.respond(collector, {:status, 422})
+      capture(client, [1])
+      assert {:error, %Error{status: 422}} = Analytics.flush(client)
+      assert %{queued: 1} = Analytics.stats(client)
+      assert Collector.request_count(collector) == 1
+    end
+
+    test "do not keep an outage among the halves from being retried" do
+      collector = start_collector()
+      client = start_client(collector, max_retries: 1, sleep_fn: fn _ -> :ok end)
+      Collector.respond(collector, [{:status, 400}, {:status, 503}, :ok])
+      capture(client, 1..4)
+      assert Analytics.flush(client) == :ok
+      assert for(request <- Collector.requests(collector), do: request.events) == [4, 2, 2, 2]
+      assert names(collector) == for(n <- 1..4, do: "e#{n}")
+    end
+
+    test "and an outage that lasts keep what is left, in its order" do
+      collector = start_collector()
+      client = start_client(collector)
+      Collector.respond(collector, [{:status, 400}, :ok, {:status, 400}, {:status, 503}])
+      capture(client, 1..8)
+      assert {:error, %Error{status: 503}} = Analytics.flush(client)
+      assert %{delivered: 4, queued: 4} = stats = Analytics.stats(client)
+      assert balanced?(stats)
+      Collector.respond(collector, :ok)
+      assert Analytics.flush(client) == :ok
+      assert names(collector) == for(n <- 1..8, do: "e#{n}")
+    end
+  end
+
+  describe "413" do
+    test "halves a batch until it passes" do
+      collector = start_collector()
+      client = start_client(collector)
+      Collector.respond(collector, &if(&1.bytes > 500, do: {:status, 413}, else: :ok))
+      capture(client, 1..50)
+      assert Analytics.flush(client) == :ok
+      assert names(collector) == for(n <- 1..50, do: "e#{n}")
+    end
+
+    test "costs an event that is too large by itself" do
+      collector = start_collector()
+      client = start_client(collector)
+      Collector.respond(collector, &if(&1.bytes > 500, do: {:status, 413}, else: :ok))
+      Analytics.capture(client, "u", "large", %{text: String.duplicate("x", 600)})
+      capture(client, 1..3)
+      capture_log(fn -> assert {:error, %Error{status: 413}} = Analytics.flush(client) end)
+      assert names(collector) == ["e1", "e2", "e3"]
+      assert %{queued: 0, dropped: %{too_large: 1}} = Analytics.stats(client)
+    end
+  end
+
+  describe "quota_limited" do
+    @limited ~s({"success":true,"data":{},"quota_limited":["events"]})
+
+    test "gives up what is queued and what comes, says so once, and asks no more" do
+      collector = start_collector()
+      client = start_client(collector, max_batch_size: 2)
+      Collector.respond(collector, [:ok, {:json, 200, @limited}])
+      capture(client, 1..6)
+
+      log =
+        capture_log(fn ->
+          assert {:error, %Error{status: 200, code: "QUOTA_LIMITED"}} = Analytics.flush(client)
+          capture(client, 7..9)
+          assert {:error, %Error{code: "QUOTA_LIMITED"}} = Analytics.flush(client)
+          assert Analytics.queue_length(client) == 0
+        end)
+
+      assert names(collector) == ["e1", "e2"]
+      assert Collector.request_count(collector) == 2
+      assert %{captured: 9, delivered: 2, queued: 0, dropped: %{quota: 7}} = Analytics.stats(client)
+      assert [_, _] = String.split(log, "quota is used up")
+      assert Analytics.shutdown(client) == :ok
+    end
+
+    test "in the answer to a shutdown is no error" do
+      collector = start_collector()
+      client = start_client(collector)
+      Collector.respond(collector, {:json, 200, @limited})
+      capture(client, [1])
+      capture_log(fn -> assert Analytics.shutdown(client) == :ok end)
+      assert %{dropped: %{quota: 1}} = Analytics.stats(client)
+    end
+  end
+
+  describe "Retry-After" do
+    test "of up to 30 s takes the place of the delay" do
+      test = self()
+      soon = DateTime.utc_now() |> DateTime.add(20) |> Calendar.strftime("%a, %d %b %Y %H:%M:%S GMT")
+
+      for {value, least, most} <- [{"0", 0, 0}, {"30", 30_000, 30_000}, {soon, 10_000, 20_000}] do
+        collector = start_collector()
+        client = start_client(collector, max_retries: 1, sleep_fn: &send(test, {:slept, &1}))
+        Collector.respond(collector, [{:status, 429, [{"retry-after", value}]}, :ok])
+        capture(client, [1])
+        assert Analytics.flush(client) == :ok
+        assert_received {:slept, ms}
+        assert ms in least..most
+      end
+    end
+
+    test "that is longer ends the flush, and holds those that nobody asks for" do
+      collector = start_collector()
+      client = start_client(collector, flush_at: 1, max_retries: 3)
+      Collector.respond(collector, [{:status, 503, [{"retry-after", "3600"}]}, :ok])
+      capture(client, [1])
+      assert Analytics.queue_length(client) == 1
+      capture(client, [2])
+      assert Analytics.queue_length(client) == 2
+      assert Collector.request_count(collector) == 1
+      assert Analytics.flush(client) == :ok
+      assert names(collector) == ["e1", "e2"]
+    end
+
+    test "that is none is not heeded" do
+      test = self()
+      collector = start_collector()
+      client = start_client(collector, max_retries: 1, sleep_fn: &send(test, {:slept, &1}))
+      Collector.respond(collector, [{:status, 503, [{"retry-after", "soon"}]}, :ok])
+      capture(client, [1])
+      assert Analytics.flush(client) == :ok
+      assert_received {:slept, 1_000}
+    end
+  end
+end
