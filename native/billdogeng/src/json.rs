@@ -56,40 +56,70 @@ fn plain_len(bytes: &[u8]) -> usize {
     }
 }
 
+/// A byte repeated.
+const fn each(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; 8])
+}
+
+/// A byte's top bit comes out set if JSON escapes the byte; by a borrow also above such a byte, never below
+/// the first. Of bytes that aren't ASCII it may come out set as well.
+fn escaped(word: u64) -> u64 {
+    let control = word.wrapping_sub(each(0x20));
+    let quote = (word ^ each(b'"')).wrapping_sub(each(1));
+    let backslash = (word ^ each(b'\\')).wrapping_sub(each(1));
+    control | quote | backslash
+}
+
+fn first(bits: u64) -> Option<usize> {
+    let bits = bits & each(0x80);
+    (bits != 0).then(|| bits.trailing_zeros() as usize / 8)
+}
+
+/// The first byte that JSON escapes, or that isn't ASCII.
 fn first_special(word: [u8; 8]) -> Option<usize> {
-    // A byte's top bit comes out set if the byte is below 0x20, a quote, a backslash, or has it set itself; by
-    // a borrow also above such a byte, never below the first.
-    const EACH: u64 = 0x0101_0101_0101_0101;
     let word = u64::from_le_bytes(word);
-    let control = word.wrapping_sub(EACH * 0x20);
-    let quote = (word ^ (EACH * b'"' as u64)).wrapping_sub(EACH);
-    let backslash = (word ^ (EACH * b'\\' as u64)).wrapping_sub(EACH);
-    let special = (control | quote | backslash | word) & (EACH * 0x80);
-    (special != 0).then(|| special.trailing_zeros() as usize / 8)
+    first(escaped(word) | word)
 }
 
 #[inline(never)]
 fn write_rest(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
-    let mut replaced = false;
+    if std::str::from_utf8(bytes).is_ok() {
+        write_escaped(out, bytes);
+        return false;
+    }
     for chunk in bytes.utf8_chunks() {
         write_escaped(out, chunk.valid().as_bytes());
         if !chunk.invalid().is_empty() {
             out.extend_from_slice("\u{FFFD}".as_bytes());
-            replaced = true;
         }
     }
-    replaced
+    true
 }
 
+/// Writes UTF-8 with its escapes.
 fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
     let mut written = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        let escape = ESCAPES[*byte as usize];
+    let mut at = 0;
+    while at < bytes.len() {
+        if let Some(word) = bytes[at..].first_chunk::<8>() {
+            let word = u64::from_le_bytes(*word);
+            // Not those that aren't ASCII: no escape is among them.
+            match first(escaped(word) & !word) {
+                Some(ahead) => at += ahead,
+                None => {
+                    at += 8;
+                    continue;
+                }
+            }
+        }
+        let byte = bytes[at];
+        let escape = ESCAPES[byte as usize];
+        at += 1;
         if escape <= 1 {
             continue;
         }
-        out.extend_from_slice(&bytes[written..at]);
-        written = at + 1;
+        out.extend_from_slice(&bytes[written..at - 1]);
+        written = at;
         if escape == b'u' {
             const HEX: &[u8; 16] = b"0123456789abcdef";
             let (high, low) = (HEX[(byte >> 4) as usize], HEX[(byte & 15) as usize]);
@@ -173,6 +203,23 @@ mod tests {
                     plain.min(at + 1),
                     "{byte} at the end {at}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_escaped_is_so_at_every_place_among_other_letters() {
+        for special in [
+            '"', '\\', '\u{0}', '\n', '\u{1f}', '\u{7f}', ' ', 'é', '\u{2028}', '😀',
+        ] {
+            for before in 0..20 {
+                for filler in ["a", "ü", "字"] {
+                    let text = format!("é{}{special}{special}z", filler.repeat(before));
+                    let (json, replaced) = written(text.as_bytes());
+                    let read: Value = serde_json::from_str(&json).expect("valid JSON");
+                    assert_eq!(read, Value::String(text));
+                    assert!(!replaced);
+                }
             }
         }
     }

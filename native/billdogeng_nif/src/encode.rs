@@ -189,11 +189,11 @@ impl<'a> Encoder<'a> {
 
     fn value_at(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
         self.look()?;
+        // Asked for first: most values are strings, and to ask for the type before costs a call more.
+        if let Ok(binary) = Binary::from_term(term) {
+            return self.string(binary.as_slice());
+        }
         match term.get_type() {
-            TermType::Binary => match Binary::from_term(term) {
-                Ok(binary) => self.string(binary.as_slice()),
-                Err(_) => self.by_elixir(),
-            },
             TermType::Atom => self.atom(term),
             TermType::Integer => self.number(term),
             TermType::Float => match term.decode::<f64>() {
@@ -546,18 +546,15 @@ impl<'a> Encoder<'a> {
                 exact: true,
             });
         }
+        if let Ok(binary) = Binary::from_term(term) {
+            let before = self.replaced;
+            self.string(binary.as_slice())?;
+            return Ok(Key {
+                kind: b's',
+                exact: self.replaced == before,
+            });
+        }
         match term.get_type() {
-            TermType::Binary => {
-                let before = self.replaced;
-                match Binary::from_term(term) {
-                    Ok(binary) => self.string(binary.as_slice())?,
-                    Err(_) => self.by_elixir()?,
-                }
-                Ok(Key {
-                    kind: b's',
-                    exact: self.replaced == before,
-                })
-            }
             TermType::Atom => {
                 self.names.write(&mut self.out, term);
                 Ok(Key {
