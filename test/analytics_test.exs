@@ -393,4 +393,71 @@ defmodule BilldogEng.AnalyticsTest do
       assert Analytics.flush(client) == :ok
     end
   end
+
+  describe "what was found by trying to break it:" do
+    test "a :timestamp whose inspect throws costs its time, not the event" do
+      client = start_client(nobody())
+
+      capture_log(fn ->
+        assert Analytics.capture(client, "u", "e", %{}, %{}, timestamp: %BilldogEng.Throwing{}) == :ok
+      end)
+
+      assert Analytics.stats(client).captured == 1
+    end
+
+    test "no key is in the error of an address or a key that is no text" do
+      Process.flag(:trap_exit, true)
+
+      log =
+        capture_log(fn ->
+          assert_raise ArgumentError, ~r/:host/, fn ->
+            Analytics.start_link(api_key: "SECRET-12345", host: "http://h\xff")
+          end
+
+          for opts <- [
+                [api_key: "SECRET-12345", transport: %{host: "http://\xff"}],
+                [api_key: "SECRET-12345", transport: %{host: {1, 2}}],
+                [api_key: "SECRET-12345\xff"]
+              ] do
+            assert {:error, error} = Analytics.start_link(opts)
+            refute inspect(error) =~ "SECRET"
+          end
+        end)
+
+      refute log =~ "SECRET"
+    end
+
+    test "an encoder of the app's that gives what no ingest can read costs its value alone" do
+      collector = start_collector()
+      client = start_client(collector)
+
+      capture_log(fn ->
+        for json <- [~s("caf\xE9"), ~S("\ud800"), "1e999"] do
+          Analytics.capture(client, "u", "e", %{value: %BilldogEng.Encoded{as: {:json, json}}, kept: 1})
+        end
+
+        assert Analytics.flush(client) == :ok
+      end)
+
+      for event <- Collector.events(collector) do
+        assert %{"value" => "#Error<" <> _, "kept" => 1} = event["properties"]
+      end
+
+      assert Collector.count(collector) == 3
+    end
+
+    test "drops that were not told yet are told when the client has ended" do
+      client = start_client(nobody(), max_queue_size: 10)
+      for n <- 1..500, do: Analytics.capture(client, "u", "e#{n}")
+
+      log =
+        capture_log(fn ->
+          GenServer.stop(client)
+          eventually(fn -> BilldogEng.Native.draining() == 0 end)
+          :sys.get_state(BilldogEng.Reporter)
+        end)
+
+      assert log =~ "captured 500, delivered 0, dropped in all: 490 queue_full, 10 stopped"
+    end
+  end
 end

@@ -194,4 +194,12 @@ defmodule BilldogEng.HooksTest do
                ~s(the event "order" is larger than :max_event_bytes; the bound was reached at properties.text)
     end
   end
+
+  test "an event whose groups are no list of pairs is accounted for all the same" do
+    collector = start_collector()
+    client = start_client(collector, before_send: & &1, group_type_index: %{company: 0})
+    Analytics.capture(client, "u", "e", %{}, [{:company, "a"} | :x])
+    assert balanced?(Analytics.stats(client))
+    assert Analytics.stats(client).captured == 1
+  end
 end

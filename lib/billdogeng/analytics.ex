@@ -361,18 +361,25 @@ defmodule BilldogEng.Analytics do
       ms when is_integer(ms) and ms >= -0x8000_0000_0000_0000 and ms < 0x8000_0000_0000_0000 -> ms
       other -> no_timestamp(other)
     end
-  rescue
-    _ -> no_timestamp(opts)
+  catch
+    _, _ -> no_timestamp(opts)
   end
 
   # The event counts for more than its time.
   defp no_timestamp(other) do
     Warning.once(
       :timestamp,
-      ":timestamp takes a DateTime, a NaiveDateTime or integer ms; now was taken for #{inspect(other)}"
+      ":timestamp takes a DateTime, a NaiveDateTime or integer ms; now was taken for #{shown(other)}"
     )
 
     nil
+  end
+
+  # An `inspect` of the app's may raise, or worse.
+  defp shown(term) do
+    inspect(term)
+  catch
+    _, _ -> "another term"
   end
 
   # ── servers ──

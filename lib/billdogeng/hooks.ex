@@ -20,7 +20,14 @@ defmodule BilldogEng.Hooks do
   @doc false
   # `{:ok, {id, name, properties, groups, timestamp}}`, or `:drop`, or `{:failed, why}` without a word of the
   # event's in it.
-  def run(hooks, {id, name, properties, groups, timestamp}, kind) do
+  def run(hooks, event, kind) do
+    apply_to(hooks, event, kind)
+  catch
+    # Of ours, not the app's: whatever the terms are, the event must be accounted for.
+    kind, _ -> {:failed, "could not be called: #{kind}#{at(__STACKTRACE__)}"}
+  end
+
+  defp apply_to(hooks, {id, name, properties, groups, timestamp}, kind) do
     properties = if kind == :with_groups, do: with_globals(properties, hooks), else: properties
 
     if hooks.before_send do
@@ -138,7 +145,7 @@ defmodule BilldogEng.Hooks do
 
   defp numbers(groups, index) when is_struct(groups), do: numbers([groups], index)
 
-  defp numbers(groups, index) when is_map(groups) or is_list(groups) do
+  defp numbers(groups, index) when is_map(groups) or (is_list(groups) and length(groups) >= 0) do
     for {type, group} <- groups,
         number = Map.get(index, type) || Map.get(index, name(type)),
         number in 0..4 do

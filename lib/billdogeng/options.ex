@@ -105,7 +105,9 @@ defmodule BilldogEng.Options do
         api_key(%{api_key: key.()})
 
       key when is_binary(key) and key != "" ->
-        {:ok, key}
+        if String.valid?(key),
+          do: {:ok, key},
+          else: {:error, "the option :api_key takes the project's key, a string of UTF-8"}
 
       nil when not is_map_key(given, :api_key) ->
         {:error, "the option :api_key is missing: it takes the project's key, a string"}
@@ -143,9 +145,15 @@ defmodule BilldogEng.Options do
 
     case given[:transport] do
       nil -> {:ok, Map.merge(Map.new(@transport), direct)}
-      %{host: _} = config -> {:ok, @transport |> Map.new() |> Map.merge(config) |> Map.merge(direct)}
+      %{host: _} = config -> @transport |> Map.new() |> Map.merge(config) |> Map.merge(direct) |> usable()
       _ -> {:error, "the option :transport takes what BilldogEng.Transport.config/1 answers"}
     end
+  end
+
+  defp usable(transport) do
+    if is_binary(transport.host) and String.valid?(transport.host),
+      do: {:ok, transport},
+      else: {:error, "the :host of the option :transport takes an http:// or https:// address, a string"}
   end
 
   defp bound(number, round, least) when is_number(number) do
@@ -159,7 +167,7 @@ defmodule BilldogEng.Options do
 
   # Types as `{kind, name, number}`. A number other than 0 to 4 hides one under the type's other spelling,
   # and adds nothing; so the original.
-  defp group_index(index) when is_map(index) do
+  defp group_index(index) when is_map(index) and not is_struct(index) do
     for {type, number} <- index, number, {kind, name} <- List.wrap(group_type(type)) do
       {kind, name, if(is_integer(number) and number in 0..4, do: number)}
     end
@@ -234,7 +242,7 @@ defmodule BilldogEng.Options do
 
   defp http?(value) when is_binary(value) do
     uri = URI.parse(value)
-    uri.scheme in ["http", "https"] and uri.host not in [nil, ""]
+    String.valid?(value) and uri.scheme in ["http", "https"] and uri.host not in [nil, ""]
   end
 
   defp http?(_value), do: false

@@ -33,7 +33,7 @@ defmodule BilldogEng.Owner do
   def init({:ok, %Options{} = options}) do
     with nil <- Native.load_error(),
          :ok <- Reporter.ensure_started(),
-         {:ok, handle} <- Native.start(options.native, options.hooks) do
+         {:ok, handle} <- start(options) do
       {:ok,
        %__MODULE__{
          handle: handle,
@@ -44,6 +44,13 @@ defmodule BilldogEng.Owner do
       {:error, reason} -> {:stop, Error.new("the client could not be started: #{reason}", 0, "NOT_STARTED")}
       reason -> {:stop, Error.new("the native library could not be loaded: #{reason}", 0, "NOT_LOADED")}
     end
+  end
+
+  # An exception would carry the arguments, and with them the key, into crash reports.
+  defp start(options) do
+    Native.start(options.native, options.hooks)
+  rescue
+    ArgumentError -> {:error, "an option has a value that can't be handed to the native library"}
   end
 
   # ── the original's messages ──

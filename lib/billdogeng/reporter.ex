@@ -16,7 +16,7 @@ defmodule BilldogEng.Reporter do
     case GenServer.start_link(__MODULE__, [], name: __MODULE__) do
       {:error, {:already_started, pid}} ->
         # One that a client started before the application did.
-        GenServer.stop(pid, :handed_over)
+        GenServer.stop(pid, {:shutdown, :handed_over})
         start_link()
 
       started ->
@@ -46,7 +46,7 @@ defmodule BilldogEng.Reporter do
   def handle_info(_other, state), do: {:noreply, state}
 
   @impl true
-  def terminate(:handed_over, _state), do: :ok
+  def terminate({:shutdown, :handed_over}, _state), do: :ok
 
   def terminate(_reason, _state) do
     if Native.load_error() == nil do
@@ -82,12 +82,18 @@ defmodule BilldogEng.Reporter do
     end
   end
 
-  defp report(0, _stats), do: :ok
-
+  # What the owner had still to sum up ended with it, so the last line names all that was dropped; but for
+  # what the app itself took out.
   defp report(stopped, stats) do
-    Warning.log(
-      "a client whose process had ended dropped #{stopped} event(s) (stopped); " <>
-        "captured #{stats.captured}, delivered #{stats.delivered}"
-    )
+    dropped = Map.delete(stats.dropped, :before_send)
+
+    if stopped > 0 or dropped != %{} do
+      reasons = Enum.map_join(dropped, ", ", fn {reason, count} -> "#{count} #{reason}" end)
+
+      Warning.log(
+        "a client whose process had ended dropped #{stopped} event(s) (stopped); " <>
+          "captured #{stats.captured}, delivered #{stats.delivered}, dropped in all: #{reasons}"
+      )
+    end
   end
 end

@@ -38,3 +38,12 @@ defmodule BilldogEng.Unshowable do
     def inspect(_struct, _opts), do: raise("no")
   end
 end
+
+defmodule BilldogEng.Throwing do
+  @moduledoc "A struct whose `inspect/1` throws."
+  defstruct []
+
+  defimpl Inspect do
+    def inspect(_term, _opts), do: throw(:boom)
+  end
+end

@@ -1,6 +1,7 @@
 //! JSON text, written straight into bytes (RFC 8259).
 
 use serde::de::IgnoredAny;
+use serde_json::Value;
 use std::collections::HashMap;
 
 /// Per byte: 0 as it is, 1 needs more than a look (not ASCII), else the letter after the backslash.
@@ -152,15 +153,30 @@ pub fn has_member(object: &[u8], name: &str) -> bool {
         .is_ok_and(|members| members.contains_key(name))
 }
 
-/// Whether `bytes` are exactly one JSON value.
+/// Whether `bytes` are exactly one JSON value, and one that every ingest can read: text of whole characters,
+/// numbers that a float can hold. Others would have the whole batch refused.
 pub fn is_value(bytes: &[u8]) -> bool {
-    serde_json::from_slice::<IgnoredAny>(bytes).is_ok()
+    serde_json::from_slice::<Value>(bytes).is_ok_and(|value| is_readable(&value))
+}
+
+fn is_readable(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => {
+            let digits = number
+                .as_str()
+                .bytes()
+                .all(|byte| byte == b'-' || byte.is_ascii_digit());
+            digits || number.as_f64().is_some_and(f64::is_finite)
+        }
+        Value::Array(values) => values.iter().all(is_readable),
+        Value::Object(members) => members.values().all(is_readable),
+        _ => true,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
 
     fn written(bytes: &[u8]) -> (String, bool) {
         let mut out = Vec::new();
@@ -264,8 +280,20 @@ mod tests {
     #[test]
     fn one_value_is_one_value() {
         assert!(is_value(b" {\"a\": [1, 2.5e3, null]} "));
-        for bad in ["", "1 2", "{\"a\":}", "nul", "[1,]"] {
-            assert!(!is_value(bad.as_bytes()), "{bad}");
+        assert!(is_value(&b"9".repeat(400)));
+        let bad: [&[u8]; 9] = [
+            b"",
+            b"1 2",
+            b"{\"a\":}",
+            b"nul",
+            b"[1,]",
+            b"\"caf\xE9\"",
+            b"\"\\ud800\"",
+            b"[{\"a\":1e999}]",
+            b"{\"\xE9\":1}",
+        ];
+        for bad in bad {
+            assert!(!is_value(bad), "{}", String::from_utf8_lossy(bad));
         }
     }
 }

@@ -13,6 +13,8 @@ mod answer;
 mod client;
 mod config;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod http;
 pub mod json;
 mod news;

@@ -1,0 +1,197 @@
+//! What must hold whatever the bytes are, of all that reads bytes written elsewhere: by an ingest, by a
+//! user, by the app. Each takes any input, and panics where something doesn't hold.
+//!
+//! `bin/fuzz` looks for inputs with libFuzzer, `cargo test` tries random ones.
+
+use crate::answer;
+use crate::json;
+use crate::parts::{Parts, Standing};
+use crate::place::Place;
+use crate::policy;
+use crate::queue::{Batch, Queue};
+use crate::transport;
+use serde_json::Value;
+use std::collections::VecDeque;
+use std::time::SystemTime;
+
+/// An answer: two bytes of status, one of the length of the content type, that, the body.
+pub fn answer(bytes: &[u8]) {
+    let [high, low, length, rest @ ..] = bytes else {
+        return;
+    };
+    let status = u16::from_le_bytes([*low, *high]) % 1000;
+    let (content_type, body) = rest.split_at(rest.len().min(usize::from(*length)));
+    let content_type = String::from_utf8_lossy(content_type);
+    match answer::read(status, &content_type, body) {
+        Ok(_) => assert!((200..300).contains(&status)),
+        Err(failure) => {
+            assert_eq!(failure.error.status, status);
+            assert!(!failure.error.message.is_empty() || !body.is_empty());
+            let secret = "a secret key";
+            let hidden = failure.error.hiding(secret);
+            assert!(!hidden.message.contains(secret));
+            assert!(!format!("{:?}", hidden.body).contains(secret));
+        }
+    }
+}
+
+/// The value of a `Retry-After`.
+pub fn retry_after(bytes: &[u8]) {
+    let asked = policy::retry_after(bytes, SystemTime::now());
+    let held = asked.and_then(policy::hold);
+    assert!(held.is_none_or(|held| held > policy::LONGEST_DELAY));
+}
+
+/// A header's name and its value, apart at the first colon.
+pub fn header(bytes: &[u8]) {
+    let colon = bytes.iter().position(|byte| *byte == b':');
+    let (name, value) = bytes.split_at(colon.unwrap_or(bytes.len()));
+    if let Ok((name, value)) = transport::header(name, value) {
+        assert!(!name.as_str().contains(['\r', '\n', ' ', ':']));
+        assert!(!value.as_bytes().iter().any(|byte| b"\r\n\0".contains(byte)));
+        assert!(value.is_sensitive());
+    }
+}
+
+/// Text as JSON; and JSON, perhaps, itself.
+pub fn json(bytes: &[u8]) {
+    let mut out = Vec::new();
+    let replaced = json::write_str(&mut out, bytes);
+    let lossy = String::from_utf8_lossy(bytes);
+    assert_eq!(replaced, std::str::from_utf8(bytes).is_err());
+    assert_eq!(
+        serde_json::from_slice::<Value>(&out).expect("valid JSON"),
+        Value::String(lossy.into_owned())
+    );
+    let value = serde_json::from_slice::<Value>(bytes);
+    assert!(value.is_ok() || !json::is_value(bytes));
+    if let Ok(Value::Object(object)) = value {
+        assert!(!json::has_member(bytes, "no such name"));
+        assert!(!json::has_member(bytes, "x") || object.contains_key("x"));
+    }
+}
+
+/// What is pushed, taken, split, refused and put back: two bytes a step, against a plain list.
+pub fn queue(bytes: &[u8]) {
+    let mut queue = Queue::default();
+    let mut model: VecDeque<Vec<u8>> = VecDeque::new();
+    for step in bytes.as_chunks::<2>().0 {
+        let [what, number] = *step;
+        let number = usize::from(number);
+        match what % 5 {
+            0 | 1 => {
+                let event = vec![b'0' + what % 10; 1 + number * usize::from(what)];
+                queue.push(&event);
+                model.push_back(event);
+            }
+            2 => assert_eq!(queue.drop_oldest(), model.pop_front().is_some()),
+            3 => {
+                if let Some(batch) = queue.take(number, usize::from(what) * 64) {
+                    halves(batch, what, &mut queue, &mut model);
+                }
+            }
+            _ => {
+                if let Some(batch) = queue.take(number, usize::MAX) {
+                    let mut written = Vec::new();
+                    batch.write_to(&mut written);
+                    let events: Vec<_> = model.drain(..batch.len()).collect();
+                    assert_eq!(written, events.join(&b","[..]));
+                }
+            }
+        }
+        assert_eq!(queue.len(), model.len());
+        assert_eq!(queue.bytes(), model.iter().map(Vec::len).sum::<usize>());
+        assert_eq!(queue.next() - queue.head(), model.len() as u64);
+    }
+}
+
+/// A batch whose parts are accepted or refused by the bits of `says`, and what is left put back.
+fn halves(batch: Batch, says: u8, queue: &mut Queue, model: &mut VecDeque<Vec<u8>>) {
+    let (first, mut left) = (batch.numbers().start, batch.numbers().collect::<Vec<_>>());
+    let mut parts = Parts::new(batch);
+    for turn in 0.. {
+        let mut gone: Vec<Batch> = match says >> (turn % 8) & 3 {
+            0 => {
+                parts.refused();
+                Vec::new()
+            }
+            1 => parts.too_large().into_iter().collect(),
+            _ => parts.accepted().into_iter().collect(),
+        };
+        let (standing, rejected) = parts.settle();
+        gone.extend(rejected);
+        for number in gone.iter().flat_map(Batch::numbers) {
+            left.retain(|n| *n != number);
+        }
+        assert_eq!(parts.len(), left.len());
+        if standing != Standing::Next {
+            break;
+        }
+    }
+    // A queue numbers what follows without a gap: only the newest may be left.
+    let rest: Vec<Batch> = parts.into_rest().collect();
+    assert!(left.is_sorted() && rest.iter().map(Batch::len).sum::<usize>() == left.len());
+    let taken = usize::try_from(queue.head() - first).expect("a length");
+    assert!(left
+        .iter()
+        .eq(&(queue.head() - left.len() as u64..queue.head()).collect::<Vec<_>>()));
+    model.drain(..taken - left.len());
+    rest.into_iter().for_each(|part| queue.put_back(part));
+}
+
+/// Two bytes of a place, then an event's JSON, perhaps cut off.
+pub fn place(bytes: &[u8]) {
+    let [high, low, event @ ..] = bytes else {
+        return;
+    };
+    let at = usize::from(u16::from_le_bytes([*low, *high]));
+    let place = Place::in_event(event, at.min(event.len()));
+    assert!(place.event.len() <= event.len() * 3 && place.path.len() <= event.len() * 3 + 64);
+}
+
+#[cfg(test)]
+mod tests {
+    /// Random inputs, of which some are made of what the others are likely to look for.
+    fn with_random_inputs(holds: fn(&[u8])) {
+        const WORDS: [&[u8]; 12] = [
+            br#"{"success":true,"data":"#,
+            br#"{"event_name":"a","properties":{"x":["#,
+            br#""quota_limited":[1]"#,
+            b"a secret key",
+            b"\xE2\x82",
+            "ü".as_bytes(),
+            b"\\u0000",
+            b"}",
+            b"\"",
+            b",",
+            b"120",
+            b"Sun, 06 Nov 1994 08:49:37 GMT",
+        ];
+        for seed in 0..3_000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut input = Vec::new();
+            while input.len() < 64 && random.u8(..8) > 0 {
+                if random.bool() {
+                    input.extend_from_slice(WORDS[random.usize(..WORDS.len())]);
+                } else {
+                    input.extend(std::iter::repeat_with(|| random.u8(..)).take(4));
+                }
+            }
+            holds(&input);
+        }
+    }
+
+    #[test]
+    fn all_properties_hold_for_random_inputs() {
+        for holds in [
+            super::answer,
+            super::retry_after,
+            super::header,
+            super::json,
+            super::queue,
+            super::place,
+        ] {
+            with_random_inputs(holds);
+        }
+    }
+}
