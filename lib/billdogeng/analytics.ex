@@ -96,6 +96,10 @@ defmodule BilldogEng.Analytics do
       of no arguments or `{module, function, args}` that answers one
     * `:insert_ids` - whether each event's properties get an `$insert_id`, a UUIDv7, the same in every retry,
       for an ingest that can tell repeats by it; false
+    * `:proxy` - the address of an HTTP proxy, or `:environment` for what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`
+      and `NO_PROXY` say; none by default, whatever they say
+    * `:cacertfile` - a PEM file with the authorities to trust; by default those of `SSL_CERT_FILE` or
+      `SSL_CERT_DIR`, else the system's, else `CAStore`'s where the app has it
     * `:transport` - what `BilldogEng.Transport.config/1` answers, in place of `:host`, `:request_timeout`,
       `:gzip`, `:max_retries` and `:sleep_fn`
     * `:sleep_fn` - called with the ms of each wait between attempts, in place of the wait; for tests

@@ -39,6 +39,7 @@ defmodule BilldogEng.Native do
   def draining, do: no_library()
 
   # ── requests ──
+  def has_roots, do: no_library()
   def request(_http, _path, _headers, _body, _marker, _id), do: no_library()
 
   defp no_library do

@@ -15,7 +15,9 @@ defmodule BilldogEng.Options do
     request_timeout: 10_000,
     gzip: true,
     max_retries: 3,
-    sleep_fn: &Process.sleep/1
+    sleep_fn: &Process.sleep/1,
+    proxy: nil,
+    cacertfile: nil
   ]
 
   @original [
@@ -66,6 +68,8 @@ defmodule BilldogEng.Options do
     with {:ok, api_key} <- api_key(given),
          {:ok, interval} <- flush_interval(given),
          {:ok, transport} <- transport(given) do
+      warn_of_plain_http(transport.host)
+
       {:ok,
        %__MODULE__{
          name: given[:name],
@@ -216,6 +220,19 @@ defmodule BilldogEng.Options do
     must(:sleep_fn, value, is_function(value, 1), "a function of the milliseconds to wait")
   end
 
+  # Its address may hold a password, which an error must not show.
+  defp check({:proxy, value}) do
+    unless value in [nil, :environment] or http?(value) do
+      raise ArgumentError,
+            "the option :proxy takes an http:// or https:// address, a string, or :environment for the usual variables"
+    end
+  end
+
+  defp check({:cacertfile, value}) do
+    valid = value == nil or (is_binary(value) and certificates?(value))
+    must(:cacertfile, value, valid, "the path of a readable file with certificates (PEM)")
+  end
+
   defp check({:before_send, value}) do
     valid = value == nil or is_function(value, 1) or mfa?(value)
     must(:before_send, value, valid, "a function of the event, or {module, function, args}")
@@ -237,6 +254,13 @@ defmodule BilldogEng.Options do
 
   defp check(_not_added), do: :ok
 
+  defp certificates?(path) do
+    case File.read(path) do
+      {:ok, text} -> text =~ "-----BEGIN CERTIFICATE-----"
+      {:error, _} -> false
+    end
+  end
+
   defp mfa?({module, function, args}), do: is_atom(module) and is_atom(function) and is_list(args)
   defp mfa?(_value), do: false
 
@@ -251,6 +275,14 @@ defmodule BilldogEng.Options do
 
   defp must(option, value, false, accepted) do
     raise ArgumentError, "the option #{inspect(option)} takes #{accepted}; it was #{inspect(value)}"
+  end
+
+  # The key and all events can be read on their way.
+  defp warn_of_plain_http(host) do
+    with %URI{scheme: "http", host: name} when is_binary(name) <- URI.parse(host),
+         false <- name in ["localhost", "::1"] or String.starts_with?(name, "127.") do
+      Warning.once({:plain_http, name}, "#{name} is sent the key and all events unencrypted: use https://")
+    end
   end
 
   defp warn_of_unknown(given) do

@@ -13,17 +13,20 @@ defmodule BilldogEng.Transport do
   @required [:host, :request_timeout, :gzip, :max_retries]
 
   @type config :: %{
-          host: String.t(),
-          request_timeout: non_neg_integer(),
-          gzip: boolean(),
-          max_retries: non_neg_integer(),
-          enable_logging: boolean(),
-          sleep_fn: (non_neg_integer() -> any())
+          required(:host) => String.t(),
+          required(:request_timeout) => non_neg_integer(),
+          required(:gzip) => boolean(),
+          required(:max_retries) => non_neg_integer(),
+          required(:enable_logging) => boolean(),
+          required(:sleep_fn) => (non_neg_integer() -> any()),
+          optional(:proxy) => nil | String.t() | :environment,
+          optional(:cacertfile) => nil | Path.t()
         }
 
   @doc """
   Checks and completes options: `:host`, `:request_timeout` (ms), `:gzip`, `:max_retries` are required;
-  `:enable_logging` is `false` and `:sleep_fn` is `&Process.sleep/1` unless given.
+  `:enable_logging` is `false` and `:sleep_fn` is `&Process.sleep/1` unless given; `:proxy` and `:cacertfile`
+  are those of `BilldogEng.Analytics.start_link/1`.
 
   Raises `KeyError` where a required one is missing.
 
@@ -36,6 +39,7 @@ defmodule BilldogEng.Transport do
     |> Map.new(&{&1, Keyword.fetch!(opts, &1)})
     |> Map.put(:enable_logging, Keyword.get(opts, :enable_logging, false))
     |> Map.put(:sleep_fn, Keyword.get(opts, :sleep_fn, &Process.sleep/1))
+    |> Map.merge(opts |> Keyword.take([:proxy, :cacertfile]) |> Map.new())
   end
 
   @doc """
@@ -65,7 +69,10 @@ defmodule BilldogEng.Transport do
       host: to_string(config[:host]),
       request_timeout: limit(config[:request_timeout], 0xFFFF_FFFF_FFFF_FFFF),
       gzip: config[:gzip] == true,
-      max_retries: limit(config[:max_retries], 0xFFFF_FFFF)
+      max_retries: limit(config[:max_retries], 0xFFFF_FFFF),
+      proxy: if(is_binary(config[:proxy]), do: config[:proxy]),
+      proxy_of_environment: config[:proxy] == :environment,
+      cacertfile: config[:cacertfile] || BilldogEng.Roots.cacertfile(config[:host])
     }
   end
 

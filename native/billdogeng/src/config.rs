@@ -1,9 +1,21 @@
 //! What a client is told at its start, checked and complete.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+/// By which proxy requests go.
+#[derive(Clone)]
+pub enum Proxy {
+    /// By none, whatever the environment says.
+    None,
+    /// By what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
+    Environment,
+    /// By this one. Its address may hold a password.
+    Address(String),
+}
+
 /// How requests are made.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HttpConfig {
     /// The ingest's base address, such as `https://api.billdog.io/v1`.
     pub host: String,
@@ -13,6 +25,10 @@ pub struct HttpConfig {
     pub gzip: bool,
     /// Attempts after the first one of a request.
     pub max_retries: u32,
+    /// By which proxy.
+    pub proxy: Proxy,
+    /// Certificates (PEM) of the authorities to trust, in place of the system's.
+    pub cacertfile: Option<PathBuf>,
 }
 
 /// What one client is told. Bounds without a limit are `usize::MAX`.

@@ -1,14 +1,18 @@
-//! One HTTP client on the current tokio runtime: no redirects, no environment, answers up to 1 MiB.
+//! One HTTP client on the current tokio runtime: no redirects, no environment unless asked for, answers up to
+//! 1 MiB.
 
 use crate::answer::{self, Answer, Failure};
-use crate::config::HttpConfig;
+use crate::config::{HttpConfig, Proxy};
 use crate::policy;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{HeaderMap, CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{redirect, Method, Response};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::CertificateDer;
 use rustls::ClientConfig;
 use std::error::Error as _;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -28,15 +32,23 @@ impl Http {
             .host
             .get(..6)
             .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
-        let tls = if secure {
-            verifying_tls()
-        } else {
-            rootless_tls()
+        let tls = match (secure, &config.cacertfile) {
+            (false, _) => Arc::clone(rootless_tls()),
+            (true, None) => Arc::clone(&verifying_tls().0),
+            (true, Some(path)) => tls_of_file(path)?,
         };
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(ClientConfig::clone(tls))
+        let client = reqwest::Client::builder();
+        let client = match &config.proxy {
+            Proxy::None => client.no_proxy(),
+            Proxy::Environment => client,
+            Proxy::Address(address) => {
+                let proxy = reqwest::Proxy::all(address).map_err(|error| failure_of(&error))?;
+                client.proxy(proxy)
+            }
+        };
+        let client = client
+            .tls_backend_preconfigured(ClientConfig::clone(&tls))
             .http1_only()
-            .no_proxy()
             .redirect(redirect::Policy::none())
             .referer(false)
             .pool_max_idle_per_host(1)
@@ -117,10 +129,32 @@ fn failure_of(error: &reqwest::Error) -> Failure {
     Failure::network(message, unreachable)
 }
 
-/// Against the roots that `SSL_CERT_FILE` and `SSL_CERT_DIR` name, else the system's. Built once a VM.
-fn verifying_tls() -> &'static Arc<ClientConfig> {
-    static TLS: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    TLS.get_or_init(|| tls_with(rustls_native_certs::load_native_certs().certs))
+/// Whether there is an authority to trust, of `SSL_CERT_FILE`, `SSL_CERT_DIR` or the system.
+pub fn has_roots() -> bool {
+    verifying_tls().1
+}
+
+/// Against the roots that `SSL_CERT_FILE` and `SSL_CERT_DIR` name, else the system's; and whether there are
+/// any. Built once a VM.
+fn verifying_tls() -> &'static (Arc<ClientConfig>, bool) {
+    static TLS: OnceLock<(Arc<ClientConfig>, bool)> = OnceLock::new();
+    TLS.get_or_init(|| {
+        let certs = rustls_native_certs::load_native_certs().certs;
+        let any = !certs.is_empty();
+        (tls_with(certs), any)
+    })
+}
+
+fn tls_of_file(path: &Path) -> Result<Arc<ClientConfig>, Failure> {
+    let certs = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    match certs {
+        Ok(certs) => Ok(tls_with(certs)),
+        Err(error) => {
+            let path = path.display();
+            let message = format!("the cacertfile {path} can't be read: {error}");
+            Err(Failure::network(message, false))
+        }
+    }
 }
 
 /// For `http` hosts, so that they work where there are no roots at all.
@@ -129,7 +163,7 @@ fn rootless_tls() -> &'static Arc<ClientConfig> {
     TLS.get_or_init(|| tls_with(Vec::new()))
 }
 
-fn tls_with(certs: Vec<rustls::pki_types::CertificateDer<'static>>) -> Arc<ClientConfig> {
+fn tls_with(certs: Vec<CertificateDer<'static>>) -> Arc<ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(certs);
     let provider = Arc::new(rustls::crypto::ring::default_provider());

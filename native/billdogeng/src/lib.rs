@@ -29,8 +29,9 @@ mod worker;
 
 pub use answer::Failure;
 pub use client::{Capture, Client};
-pub use config::{Config, HttpConfig};
+pub use config::{Config, HttpConfig, Proxy};
 pub use error::Error;
+pub use http::has_roots;
 pub use news::{LastWords, Listener, Notice, Reply, Tidings};
 pub use place::Place;
 pub use policy::SUSPENSION;

@@ -8,7 +8,7 @@ use crate::encode::GroupIndex;
 use crate::registry::{self, Entry, Hooks};
 use crate::value;
 use billdogeng::{
-    Client, Command, Config, HttpConfig, LastWords, Listener, Notice, Reason, Reply, Stats,
+    Client, Command, Config, HttpConfig, LastWords, Listener, Notice, Proxy, Reason, Reply, Stats,
 };
 use rustler::env::OwnedEnv;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
@@ -32,6 +32,10 @@ pub struct HttpOptions {
     request_timeout: u64,
     gzip: bool,
     max_retries: u32,
+    /// An address; `proxy_of_environment` stands above it.
+    proxy: Option<String>,
+    proxy_of_environment: bool,
+    cacertfile: Option<String>,
 }
 
 impl From<HttpOptions> for HttpConfig {
@@ -41,6 +45,12 @@ impl From<HttpOptions> for HttpConfig {
             request_timeout: Duration::from_millis(options.request_timeout),
             gzip: options.gzip,
             max_retries: options.max_retries,
+            proxy: match options.proxy {
+                _ if options.proxy_of_environment => Proxy::Environment,
+                Some(address) => Proxy::Address(address),
+                None => Proxy::None,
+            },
+            cacertfile: options.cacertfile.map(Into::into),
         }
     }
 }
@@ -222,6 +232,12 @@ fn hooks<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
     registry::with(owner, |entry| entry.hooks.as_ref()?.copy(env))
         .flatten()
         .unwrap_or_else(|| nil().encode(env))
+}
+
+/// Whether TLS has an authority to trust here. Reads the system's at the first call.
+#[rustler::nif(schedule = "DirtyIo")]
+fn has_roots() -> bool {
+    billdogeng::has_roots()
 }
 
 /// From now on the calling process is told of ended clients.

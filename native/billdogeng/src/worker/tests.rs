@@ -1,7 +1,7 @@
 //! The flush thread against real sockets, and against itself.
 
 use crate::client::{Capture, Client};
-use crate::config::{Config, HttpConfig};
+use crate::config::{Config, HttpConfig, Proxy};
 use crate::error::Error;
 use crate::news::{LastWords, Listener, Notice, Reply};
 use crate::state::Reason;
@@ -40,6 +40,8 @@ fn config(host: &str) -> Config {
             request_timeout: PATIENCE,
             gzip: true,
             max_retries: 0,
+            proxy: Proxy::None,
+            cacertfile: None,
         },
         flush_at: usize::MAX,
         flush_interval: PATIENCE,
