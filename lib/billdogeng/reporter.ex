@@ -88,7 +88,7 @@ defmodule BilldogEng.Reporter do
     dropped = Map.delete(stats.dropped, :before_send)
 
     if stopped > 0 or dropped != %{} do
-      reasons = Enum.map_join(dropped, ", ", fn {reason, count} -> "#{count} #{reason}" end)
+      reasons = dropped |> Enum.sort() |> Enum.map_join(", ", fn {reason, count} -> "#{count} #{reason}" end)
 
       Warning.log(
         "a client whose process had ended dropped #{stopped} event(s) (stopped); " <>
