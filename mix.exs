@@ -359,7 +359,8 @@ defmodule Mix.Tasks.Compile.BilldogengNif do
   # By content: a checkout or a cache that is restored gives files new times, and a build takes a minute.
   defp key(:cargo) do
     inputs =
-      ~w(Cargo.toml Cargo.lock .cargo/config.toml native/billdogeng*/Cargo.toml native/billdogeng*/build.rs native/billdogeng*/src/**/*.rs)
+      (~w(Cargo.toml Cargo.lock .cargo/config.toml) ++
+         ~w(native/billdogeng*/Cargo.toml native/billdogeng*/build.rs native/billdogeng*/src/**/*.rs))
       |> Enum.flat_map(&Path.wildcard(Path.join(@root, &1), match_dot: true))
 
     files = for path <- Enum.sort(inputs), do: [Path.relative_to(path, @root), 0, digest(File.read!(path))]
@@ -457,7 +458,8 @@ defmodule BilldogEng.MixProject do
       # The workspace whole, or cargo builds nothing from it; of `.cargo` the one file, for others may hold
       # credentials.
       files:
-        ~w(lib native/billdogeng*/Cargo.toml native/billdogeng*/build.rs native/billdogeng*/src Cargo.toml Cargo.lock .cargo/config.toml) ++
+        ~w(lib native/billdogeng*/Cargo.toml native/billdogeng*/build.rs native/billdogeng*/src) ++
+          ~w(Cargo.toml Cargo.lock .cargo/config.toml) ++
           ~w(mix.exs .formatter.exs README.md CHANGELOG.md ARCHITECTURE.md SECURITY.md LICENSE)
     ]
   end

@@ -8,10 +8,18 @@ defmodule BilldogEng.RefusalTest do
   import ExUnit.CaptureLog
 
   # Refuses each request that holds an event of one of these names.
-  defp refuse(collector, status, refused) do
-    Collector.respond(collector, fn request ->
+  defp refusing(status, refused) do
+    fn request ->
       if Enum.any?(refused, &(request.body =~ ~s("event_name":"#{&1}"))), do: {:status, status}, else: :ok
-    end)
+    end
+  end
+
+  # A collector that answers so, and a client of it.
+  defp answered(mode, opts \\ []) do
+    collector = start_collector()
+    client = start_client(collector, opts)
+    Collector.respond(collector, mode)
+    {collector, client}
   end
 
   defp capture(client, numbers), do: for(n <- numbers, do: Analytics.capture(client, "u", "e#{n}"))
@@ -19,9 +27,7 @@ defmodule BilldogEng.RefusalTest do
   describe "400 and 422" do
     test "cost the event that they are for, and no other" do
       for status <- [400, 422] do
-        collector = start_collector()
-        client = start_client(collector)
-        refuse(collector, status, ["e7"])
+        {collector, client} = answered(refusing(status, ["e7"]))
         capture(client, 1..20)
 
         log = capture_log(fn -> assert {:error, %Error{status: ^status}} = Analytics.flush(client) end)
@@ -36,9 +42,7 @@ defmodule BilldogEng.RefusalTest do
     end
 
     test "of a batch that passes in halves cost nothing, and the answer is :ok" do
-      collector = start_collector()
-      client = start_client(collector)
-      Collector.respond(collector, &if(&1.events > 5, do: {:status, 400}, else: :ok))
+      {collector, client} = answered(&if(&1.events > 5, do: {:status, 400}, else: :ok))
       capture(client, 1..20)
       assert Analytics.flush(client) == :ok
       assert names(collector) == for(n <- 1..20, do: "e#{n}")
@@ -47,9 +51,7 @@ defmodule BilldogEng.RefusalTest do
     end
 
     test "for everything cost nothing: all is kept, and the requests are few" do
-      collector = start_collector()
-      client = start_client(collector)
-      Collector.respond(collector, {:status, 400})
+      {collector, client} = answered({:status, 400})
       capture(client, 1..500)
       assert {:error, %Error{status: 400}} = Analytics.flush(client)
       assert %{queued: 500, in_flight: 0, dropped: dropped} = Analytics.stats(client)
@@ -62,9 +64,7 @@ defmodule BilldogEng.RefusalTest do
     end
 
     test "for a lone event keep it" do
-      collector = start_collector()
-      client = start_client(collector)
-      Collector.respond(collector, {:status, 422})
+      {collector, client} = answered({:status, 422})
       capture(client, [1])
       assert {:error, %Error{status: 422}} = Analytics.flush(client)
       assert %{queued: 1} = Analytics.stats(client)
@@ -72,9 +72,9 @@ defmodule BilldogEng.RefusalTest do
     end
 
     test "do not keep an outage among the halves from being retried" do
-      collector = start_collector()
-      client = start_client(collector, max_retries: 1, sleep_fn: fn _ -> :ok end)
-      Collector.respond(collector, [{:status, 400}, {:status, 503}, :ok])
+      {collector, client} =
+        answered([{:status, 400}, {:status, 503}, :ok], max_retries: 1, sleep_fn: fn _ -> :ok end)
+
       capture(client, 1..4)
       assert Analytics.flush(client) == :ok
       assert for(request <- Collector.requests(collector), do: request.events) == [4, 2, 2, 2]
@@ -82,9 +82,7 @@ defmodule BilldogEng.RefusalTest do
     end
 
     test "and an outage that lasts keep what is left, in its order" do
-      collector = start_collector()
-      client = start_client(collector)
-      Collector.respond(collector, [{:status, 400}, :ok, {:status, 400}, {:status, 503}])
+      {collector, client} = answered([{:status, 400}, :ok, {:status, 400}, {:status, 503}])
       capture(client, 1..8)
       assert {:error, %Error{status: 503}} = Analytics.flush(client)
       assert %{delivered: 4, queued: 4} = stats = Analytics.stats(client)
@@ -97,18 +95,14 @@ defmodule BilldogEng.RefusalTest do
 
   describe "413" do
     test "halves a batch until it passes" do
-      collector = start_collector()
-      client = start_client(collector)
-      Collector.respond(collector, &if(&1.bytes > 500, do: {:status, 413}, else: :ok))
+      {collector, client} = answered(&if(&1.bytes > 500, do: {:status, 413}, else: :ok))
       capture(client, 1..50)
       assert Analytics.flush(client) == :ok
       assert names(collector) == for(n <- 1..50, do: "e#{n}")
     end
 
     test "costs an event that is too large by itself" do
-      collector = start_collector()
-      client = start_client(collector)
-      Collector.respond(collector, &if(&1.bytes > 500, do: {:status, 413}, else: :ok))
+      {collector, client} = answered(&if(&1.bytes > 500, do: {:status, 413}, else: :ok))
       Analytics.capture(client, "u", "large", %{text: String.duplicate("x", 600)})
       capture(client, 1..3)
       capture_log(fn -> assert {:error, %Error{status: 413}} = Analytics.flush(client) end)
@@ -121,9 +115,7 @@ defmodule BilldogEng.RefusalTest do
     @limited ~s({"success":true,"data":{},"quota_limited":["events"]})
 
     test "gives up what is queued and what comes, says so once, and asks no more" do
-      collector = start_collector()
-      client = start_client(collector, max_batch_size: 2)
-      Collector.respond(collector, [:ok, {:json, 200, @limited}])
+      {collector, client} = answered([:ok, {:json, 200, @limited}], max_batch_size: 2)
       capture(client, 1..6)
 
       log =
@@ -142,9 +134,7 @@ defmodule BilldogEng.RefusalTest do
     end
 
     test "in the answer to a shutdown is no error" do
-      collector = start_collector()
-      client = start_client(collector)
-      Collector.respond(collector, {:json, 200, @limited})
+      {_collector, client} = answered({:json, 200, @limited})
       capture(client, [1])
       capture_log(fn -> assert Analytics.shutdown(client) == :ok end)
       assert %{dropped: %{quota: 1}} = Analytics.stats(client)
@@ -157,9 +147,12 @@ defmodule BilldogEng.RefusalTest do
       soon = DateTime.utc_now() |> DateTime.add(20) |> Calendar.strftime("%a, %d %b %Y %H:%M:%S GMT")
 
       for {value, least, most} <- [{"0", 0, 0}, {"30", 30_000, 30_000}, {soon, 10_000, 20_000}] do
-        collector = start_collector()
-        client = start_client(collector, max_retries: 1, sleep_fn: &send(test, {:slept, &1}))
-        Collector.respond(collector, [{:status, 429, [{"retry-after", value}]}, :ok])
+        {_collector, client} =
+          answered([{:status, 429, [{"retry-after", value}]}, :ok],
+            max_retries: 1,
+            sleep_fn: &send(test, {:slept, &1})
+          )
+
         capture(client, [1])
         assert Analytics.flush(client) == :ok
         assert_received {:slept, ms}
@@ -168,9 +161,9 @@ defmodule BilldogEng.RefusalTest do
     end
 
     test "that is longer ends the flush, and holds those that nobody asks for" do
-      collector = start_collector()
-      client = start_client(collector, flush_at: 1, max_retries: 3)
-      Collector.respond(collector, [{:status, 503, [{"retry-after", "3600"}]}, :ok])
+      {collector, client} =
+        answered([{:status, 503, [{"retry-after", "3600"}]}, :ok], flush_at: 1, max_retries: 3)
+
       capture(client, [1])
       assert Analytics.queue_length(client) == 1
       capture(client, [2])
@@ -180,11 +173,29 @@ defmodule BilldogEng.RefusalTest do
       assert names(collector) == ["e1", "e2"]
     end
 
+    test "that lasts longer than a drain ends it, however long it is" do
+      for seconds <- ["3600", "99999999999999999999"] do
+        {collector, client} = answered({:status, 503, [{"retry-after", seconds}]}, shutdown_timeout: 60_000)
+        capture(client, [1])
+
+        capture_log(fn ->
+          GenServer.stop(client)
+          eventually(fn -> Collector.request_count(collector) > 0 and BilldogEng.Native.draining() == 0 end)
+        end)
+
+        assert Collector.request_count(collector) == 1
+      end
+    end
+
     test "that is none is not heeded" do
       test = self()
-      collector = start_collector()
-      client = start_client(collector, max_retries: 1, sleep_fn: &send(test, {:slept, &1}))
-      Collector.respond(collector, [{:status, 503, [{"retry-after", "soon"}]}, :ok])
+
+      {_collector, client} =
+        answered([{:status, 503, [{"retry-after", "soon"}]}, :ok],
+          max_retries: 1,
+          sleep_fn: &send(test, {:slept, &1})
+        )
+
       capture(client, [1])
       assert Analytics.flush(client) == :ok
       assert_received {:slept, 1_000}

@@ -101,7 +101,7 @@ defmodule BilldogEng.Analytics do
     * `:cacertfile` - a PEM file with the authorities to trust; by default those of `SSL_CERT_FILE` or
       `SSL_CERT_DIR`, else the system's, else `CAStore`'s where the app has it
     * `:transport` - what `BilldogEng.Transport.config/1` answers, in place of `:host`, `:request_timeout`,
-      `:gzip`, `:max_retries` and `:sleep_fn`
+      `:gzip`, `:max_retries`, `:sleep_fn`, `:proxy` and `:cacertfile`
     * `:sleep_fn` - called with the ms of each wait between attempts, in place of the wait; for tests
 
   Raises `ArgumentError` for an option of the wrong type; unknown options are ignored with a warning.
@@ -216,8 +216,8 @@ defmodule BilldogEng.Analytics do
   def queue_length(server), do: call(server, :queue_length, :infinity)
 
   @doc """
-  Stops the flushes by time, then answers as `flush/2`, but `:ok` where the quota is used up. The client stays up: what is captured later leaves
-  by `flush/2`, when `:flush_at` is reached, or when the process ends.
+  Stops the flushes by time, then answers as `flush/2`, but `:ok` where the quota is used up. The client stays
+  up: what is captured later leaves by `flush/2`, when `:flush_at` is reached, or when the process ends.
   """
   @spec shutdown(server()) :: :ok | {:error, Error.t()}
   def shutdown(server), do: call(server, :shutdown, :infinity)

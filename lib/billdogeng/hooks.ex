@@ -145,6 +145,7 @@ defmodule BilldogEng.Hooks do
 
   defp numbers(groups, index) when is_struct(groups), do: numbers([groups], index)
 
+  # An improper list has no length, and no pairs.
   defp numbers(groups, index) when is_map(groups) or (is_list(groups) and length(groups) >= 0) do
     for {type, group} <- groups,
         number = Map.get(index, type) || Map.get(index, name(type)),

@@ -108,11 +108,6 @@ defmodule BilldogEng.Options do
       key when is_function(key, 0) ->
         api_key(%{api_key: key.()})
 
-      key when is_binary(key) and key != "" ->
-        if String.valid?(key),
-          do: {:ok, key},
-          else: {:error, "the option :api_key takes the project's key, a string of UTF-8"}
-
       nil when not is_map_key(given, :api_key) ->
         {:error, "the option :api_key is missing: it takes the project's key, a string"}
 
@@ -122,8 +117,10 @@ defmodule BilldogEng.Options do
       key when is_atom(key) ->
         {:ok, Atom.to_string(key)}
 
-      _ ->
-        {:error, "the option :api_key takes the project's key, a string"}
+      key ->
+        if text?(key),
+          do: {:ok, key},
+          else: {:error, "the option :api_key takes the project's key, a string of UTF-8"}
     end
   end
 
@@ -155,7 +152,7 @@ defmodule BilldogEng.Options do
   end
 
   defp usable(transport) do
-    if is_binary(transport.host) and String.valid?(transport.host),
+    if text?(transport.host),
       do: {:ok, transport},
       else: {:error, "the :host of the option :transport takes an http:// or https:// address, a string"}
   end
@@ -264,12 +261,16 @@ defmodule BilldogEng.Options do
   defp mfa?({module, function, args}), do: is_atom(module) and is_atom(function) and is_list(args)
   defp mfa?(_value), do: false
 
-  defp http?(value) when is_binary(value) do
-    uri = URI.parse(value)
-    String.valid?(value) and uri.scheme in ["http", "https"] and uri.host not in [nil, ""]
+  defp http?(value) do
+    text?(value) and
+      match?(
+        %URI{scheme: scheme, host: host} when scheme in ["http", "https"] and host not in [nil, ""],
+        URI.parse(value)
+      )
   end
 
-  defp http?(_value), do: false
+  # What can be handed over as text: anything else would raise there, with all options in the report.
+  defp text?(value), do: is_binary(value) and String.valid?(value)
 
   defp must(_option, _value, true, _accepted), do: :ok
 

@@ -57,6 +57,15 @@ impl Failure {
         }
     }
 
+    /// The same without `secret`: see [`Error::hiding`].
+    #[must_use]
+    pub fn hiding(self, secret: &str) -> Self {
+        Self {
+            error: self.error.hiding(secret),
+            ..self
+        }
+    }
+
     /// Whether the same request may pass later.
     pub fn is_retryable(&self) -> bool {
         matches!(self.kind, Kind::Retryable | Kind::Unreachable)

@@ -74,7 +74,7 @@ struct Flush {
     /// The request of the batch's next part, once it is made.
     payload: Option<Payload>,
     /// Why a part of the batch was last refused.
-    refusal: Option<Error>,
+    refusal: Option<Failure>,
     wait: Option<Wait>,
 }
 
@@ -416,7 +416,7 @@ impl Worker {
         let Some(parts) = self.flush.as_mut().and_then(|flush| flush.batch.as_mut()) else {
             return;
         };
-        match result {
+        match result.map_err(|failure| failure.hiding(&self.client.config.api_key)) {
             Ok(answer) if answer.quota_limited => self.quota_used_up(),
             Ok(_) => {
                 let accepted = parts.accepted();
@@ -424,11 +424,11 @@ impl Worker {
             }
             Err(failure) if failure.kind == Kind::Refused => {
                 parts.refused();
-                self.refused(None, failure.error);
+                self.refused(None, failure);
             }
             Err(failure) if failure.kind == Kind::TooLarge => {
                 let event = parts.too_large();
-                self.refused(event, failure.error);
+                self.refused(event, failure);
             }
             Err(failure) => self.attempt_failed(failure),
         }
@@ -446,16 +446,15 @@ impl Worker {
     }
 
     /// A part of the batch was refused; `too_large` is an event that is given up for it.
-    fn refused(&mut self, too_large: Option<Batch>, error: Error) {
-        let error = error.hiding(&self.client.config.api_key);
+    fn refused(&mut self, too_large: Option<Batch>, failure: Failure) {
         if let Some(event) = too_large {
-            self.waiters.gave_up(&event, &error);
+            self.waiters.gave_up(&event, &failure.error);
             self.client
                 .state()
                 .give_up_in_flight(event, Reason::TooLarge);
         }
         if let Some(flush) = &mut self.flush {
-            flush.refusal = Some(error);
+            flush.refusal = Some(failure);
         }
         self.go_on();
     }
@@ -469,21 +468,21 @@ impl Worker {
         };
         let (standing, rejected) = parts.settle();
         for event in rejected {
-            if let Some(error) = &flush.refusal {
-                self.waiters.gave_up(&event, error);
+            if let Some(failure) = &flush.refusal {
+                self.waiters.gave_up(&event, &failure.error);
             }
             self.client
                 .state()
                 .give_up_in_flight(event, Reason::Rejected);
         }
         if standing == Standing::Keep {
-            let error = flush.refusal.take();
-            let error = error.unwrap_or_else(|| Error::network("refused"));
-            return self.attempt_failed(Failure {
-                error,
-                kind: Kind::Final,
-                retry_after: None,
-            });
+            if let Some(refusal) = flush.refusal.take() {
+                self.attempt_failed(Failure {
+                    retry_after: None,
+                    ..refusal
+                });
+            }
+            return;
         }
         flush.payload = None;
         flush.failed = 0;
@@ -508,18 +507,14 @@ impl Worker {
             state.give_up_in_flight(part, Reason::Quota);
         }
         state.suspend();
-        state.end_flush(false);
         drop(state);
         let suspension = self.client.config.suspension;
         self.suspended_until = Some(Instant::now() + suspension);
         self.paused_until = None;
         self.failures = 0;
         let replies = self.waiters.end_limited();
-        self.tell_drops();
+        self.conclude(flush.delivered, false);
         let mut news = self.client.news();
-        if flush.delivered > 0 {
-            news.notice(Notice::Flushed(flush.delivered));
-        }
         if self.limited_from.is_none() {
             self.limited_from = Some(before);
             news.notice(Notice::Suspended(suspension));
@@ -538,21 +533,20 @@ impl Worker {
         let hold = failure.retry_after.and_then(policy::hold);
         let retryable = failure.is_retryable();
         if let Some(until) = self.drain_until {
-            let ready = Instant::now() + failure.retry_after.unwrap_or_default();
-            if !retryable || failure.kind == Kind::Unreachable || ready >= until {
+            let left = until.saturating_duration_since(Instant::now());
+            let too_late = failure.retry_after.is_some_and(|delay| delay >= left);
+            if !retryable || failure.kind == Kind::Unreachable || too_late {
                 return self.end();
             }
         }
-        let error = failure.error.hiding(&self.client.config.api_key);
-        let draining = self.drain_until.is_some();
-        let retryable = retryable && (hold.is_none() || draining);
+        let retryable = retryable && (hold.is_none() || self.drain_until.is_some());
         let Some(flush) = &mut self.flush else { return };
         let waiters = self.waiters.failed(retryable);
         flush.attempts_left = flush.attempts_left.saturating_sub(1);
         let wanted = flush.attempts_left > 0 || waiters.more;
         let more = waiters.at_once || (retryable && wanted);
         if !waiters.spent.is_empty() || !more || !retryable {
-            self.flush_failed(error, &waiters.spent, more, hold);
+            self.flush_failed(failure.error, &waiters.spent, more, hold);
         }
         if more && !waiters.at_once {
             self.wait_to_retry(failure.retry_after);
@@ -585,12 +579,8 @@ impl Worker {
             return;
         };
         let count = self.put_back(flush.batch.take());
-        self.client.state().end_flush(true);
-        self.tell_drops();
+        self.conclude(flush.delivered, true);
         let mut news = self.client.news();
-        if flush.delivered > 0 {
-            news.notice(Notice::Flushed(flush.delivered));
-        }
         news.notice(Notice::FlushFailed(count, error.clone()));
         news.reply(self.waiters.end(spent, &error));
         drop(news);
@@ -613,14 +603,19 @@ impl Worker {
         let Some(flush) = self.flush.take() else {
             return;
         };
-        self.client.state().end_flush(false);
-        self.tell_drops();
+        self.conclude(flush.delivered, false);
         let head = self.client.state().head();
-        let mut news = self.client.news();
-        if flush.delivered > 0 {
-            news.notice(Notice::Flushed(flush.delivered));
+        let replies = self.waiters.through(head);
+        self.client.news().reply(replies);
+    }
+
+    /// What every end of a flush has to do and to tell, before its own.
+    fn conclude(&mut self, delivered: u64, failed: bool) {
+        self.client.state().end_flush(failed);
+        self.tell_drops();
+        if delivered > 0 {
+            self.client.news().notice(Notice::Flushed(delivered));
         }
-        news.reply(self.waiters.through(head));
     }
 
     /// What is left of a batch goes back to the front; answers how many events that are.
