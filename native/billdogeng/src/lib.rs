@@ -22,6 +22,7 @@ mod parts;
 mod place;
 mod policy;
 mod queue;
+pub mod spool;
 mod state;
 pub mod transport;
 mod waiters;
