@@ -24,6 +24,7 @@ mod policy;
 mod queue;
 pub mod spool;
 mod state;
+mod store;
 pub mod transport;
 mod waiters;
 mod worker;
