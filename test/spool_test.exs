@@ -315,7 +315,7 @@ defmodule BilldogEng.SpoolTest do
           File.rm_rf!(dir)
           capture_all(client, 11..20)
           # It is said with the write that fails.
-          Process.sleep(100)
+          Process.sleep(1_000)
           Collector.respond(collector, :ok)
           assert Analytics.flush(client) == :ok
           assert names(collector) == expected(1..20)

@@ -6,12 +6,11 @@ use crate::place::Place;
 use crate::spool::Spool;
 use crate::state::{Accepted, Reason, State, Stats};
 use crate::store::Store;
+use crate::sync::{self, Mutex, MutexGuard, Notify, Receiver, Sender};
 use crate::worker::{Command, Worker};
-use crossbeam_channel::{Receiver, Sender};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::Notify;
+use std::sync::{Arc, PoisonError};
 
 /// What became of a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +41,13 @@ impl Client {
     /// # Errors
     /// The system has no thread or no file descriptor left.
     pub fn start(config: Config, listener: Box<dyn Listener>) -> io::Result<Arc<Self>> {
-        let (sender, commands) = crossbeam_channel::unbounded();
+        let client = Self::new(config);
+        Worker::start(Arc::clone(&client), listener)?;
+        Ok(client)
+    }
+
+    pub(crate) fn new(config: Config) -> Arc<Self> {
+        let (sender, commands) = sync::unbounded();
         let wake = Arc::new(Notify::new());
         let mut news = News::default();
         let spool = config.spool.as_ref().and_then(|options| {
@@ -55,7 +60,7 @@ impl Client {
                 }
             }
         });
-        let client = Arc::new(Self {
+        Arc::new(Self {
             spool: spool.as_ref().map(|(spool, _)| Arc::clone(spool)),
             state: Mutex::new(State::new(&config, Store::new(spool))),
             config,
@@ -65,9 +70,7 @@ impl Client {
             news: Mutex::new(news),
             told_replaced: AtomicBool::new(false),
             told_too_large: AtomicBool::new(false),
-        });
-        Worker::start(Arc::clone(&client), listener)?;
-        Ok(client)
+        })
     }
 
     /// Takes one event's JSON. Costs a short lock and a copy; waits for nothing else.

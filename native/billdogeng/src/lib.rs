@@ -25,6 +25,7 @@ mod queue;
 pub mod spool;
 mod state;
 mod store;
+mod sync;
 pub mod transport;
 mod waiters;
 mod worker;

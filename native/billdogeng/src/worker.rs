@@ -61,8 +61,10 @@ pub enum Command {
     Panic,
 }
 
+#[cfg(all(test, shuttle))]
+mod interleavings;
 mod spooling;
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests;
 
 type Attempt = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send>>;
@@ -129,12 +131,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub fn start(client: Arc<Client>, listener: Box<dyn Listener>) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(1)
-            .thread_keep_alive(Duration::from_secs(1))
-            .build()?;
+    fn new(client: Arc<Client>, listener: Box<dyn Listener>) -> Self {
         let key = client.config.api_key.as_bytes();
         let headers = ["x-api-key", "x-billdog-api-key"]
             .into_iter()
@@ -144,7 +141,7 @@ impl Worker {
             "{}/ingest-events",
             client.config.http.host.trim_end_matches('/')
         );
-        let mut worker = Self {
+        Self {
             client,
             listener,
             http: None,
@@ -166,7 +163,16 @@ impl Worker {
             wanted_until: None,
             drain_until: None,
             ended: false,
-        };
+        }
+    }
+
+    pub fn start(client: Arc<Client>, listener: Box<dyn Listener>) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .thread_keep_alive(Duration::from_secs(1))
+            .build()?;
+        let mut worker = Self::new(client, listener);
         let thread = std::thread::Builder::new().name("billdogeng-flush".into());
         thread.stack_size(1024 * 1024).spawn(move || {
             while !worker.ended {

@@ -19,6 +19,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A run of events as they were appended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,12 +62,43 @@ pub struct Log {
     segments: VecDeque<Segment>,
     next_id: u64,
     next: u64,
-    /// The last segment, while it is being written.
-    file: Option<File>,
+    /// The last segment, while it is being written; shared with a sync of it.
+    file: Option<Arc<File>>,
+    /// What was written, made or deleted since the last [`Log::unsynced`].
+    unsynced: Unsynced,
     segment_bytes: u64,
     front: Vec<u8>,
     cursor: Option<Cursor>,
     ages: Ages,
+}
+
+/// What a sync has to bring to the disk. It takes as long as the disk does, and needs no lock.
+#[derive(Default)]
+pub struct Unsynced {
+    files: Vec<Arc<File>>,
+    dir: Option<PathBuf>,
+}
+
+impl Unsynced {
+    fn note(&mut self, file: &Arc<File>) {
+        if !self
+            .files
+            .last()
+            .is_some_and(|last| Arc::ptr_eq(last, file))
+        {
+            self.files.push(Arc::clone(file));
+        }
+    }
+
+    pub fn sync(self) -> io::Result<()> {
+        for file in self.files {
+            file.sync_data()?;
+        }
+        match self.dir {
+            Some(dir) => File::open(dir)?.sync_all(),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What was found in a directory.
@@ -106,6 +138,7 @@ impl Log {
                 next_id: ids.last().map_or(0, |id| id + 1),
                 next: 0,
                 file: None,
+                unsynced: Unsynced::default(),
                 segment_bytes,
                 front: Vec::new(),
                 cursor: None,
@@ -163,9 +196,11 @@ impl Log {
     }
 
     fn append(&mut self, front: &[u8], rest: &[u8]) -> io::Result<()> {
-        let (Some(file), Some(segment)) = (&mut self.file, self.segments.back_mut()) else {
+        let (Some(shared), Some(segment)) = (&self.file, self.segments.back_mut()) else {
             return Err(io::ErrorKind::NotFound.into());
         };
+        self.unsynced.note(shared);
+        let mut file: &File = shared;
         match file.write_all(front).and_then(|()| file.write_all(rest)) {
             Ok(()) => {
                 segment.size += (front.len() + rest.len()) as u64;
@@ -188,7 +223,7 @@ impl Log {
             if last.size < self.segment_bytes {
                 return Ok(last.id);
             }
-            self.seal()?;
+            self.seal();
         }
         self.dir.check()?;
         let id = self.next_id;
@@ -196,15 +231,13 @@ impl Log {
         let mut options = OpenOptions::new();
         options.create_new(true).append(true).mode(0o600);
         let mut file = options.open(&path)?;
-        let opened = file
-            .write_all(&record::opening(id))
-            .and_then(|()| self.sync_dir());
-        if let Err(error) = opened {
+        if let Err(error) = file.write_all(&record::opening(id)) {
             let _ = fs::remove_file(&path);
             return Err(error);
         }
+        self.unsynced.dir = Some(self.dir.path().into());
         self.next_id += 1;
-        self.file = Some(file);
+        self.file = Some(Arc::new(file));
         self.segments.push_back(Segment {
             id,
             size: SEGMENT_HEADER,
@@ -214,32 +247,38 @@ impl Log {
     }
 
     /// Ends the last segment; the next record opens another.
-    pub fn seal(&mut self) -> io::Result<()> {
-        let synced = self.sync();
+    pub fn seal(&mut self) {
         self.file = None;
-        synced
     }
 
-    /// Has everything that was appended on the disk when it returns.
-    pub fn sync(&mut self) -> io::Result<()> {
-        let Some(file) = &self.file else {
-            return Ok(());
-        };
-        file.sync_data()?;
-        // A removed file takes writes and syncs as if nothing were amiss.
-        if file.metadata()?.nlink() == 0 {
-            return Err(io::Error::new(
+    /// What is not known to be on the disk, for whoever is to bring it there.
+    pub fn unsynced(&mut self) -> Unsynced {
+        std::mem::take(&mut self.unsynced)
+    }
+
+    /// Whether the segment that is written to is still where it was made.
+    ///
+    /// # Errors
+    /// It was removed: such a file takes writes and syncs as if nothing were amiss.
+    pub fn check(&self) -> io::Result<()> {
+        match &self.file {
+            Some(file) if file.metadata()?.nlink() == 0 => Err(io::Error::new(
                 io::ErrorKind::NotFound,
                 "the directory was removed",
-            ));
+            )),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    pub fn is_synced(&self) -> bool {
+        self.unsynced.files.is_empty() && self.unsynced.dir.is_none()
     }
 
     /// After an error nothing is appended to the segment any more: what a failed sync has left of it in
     /// the system's cache can't be known.
     pub fn abandon(&mut self) {
         self.file = None;
+        self.unsynced = Unsynced::default();
     }
 
     /// Deletes segments from the front as long as all in them is below `floor`.
@@ -256,9 +295,9 @@ impl Log {
     }
 
     /// Deletes all segments.
-    pub fn wipe(&mut self) -> io::Result<()> {
+    pub fn wipe(&mut self) {
         if self.segments.is_empty() {
-            return Ok(());
+            return;
         }
         self.file = None;
         while !self.segments.is_empty() {
@@ -266,7 +305,10 @@ impl Log {
         }
         self.ages.forget_below(self.next);
         // Else a power cut could bring them back, and with them events that are delivered.
-        self.sync_dir()
+        self.unsynced = Unsynced {
+            files: Vec::new(),
+            dir: Some(self.dir.path().into()),
+        };
     }
 
     fn delete_front(&mut self) {
@@ -274,10 +316,6 @@ impl Log {
             // Not there is as good as deleted, and what can't be deleted is full of dead events.
             let _ = fs::remove_file(self.path(segment.id));
         }
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        File::open(self.dir.path())?.sync_all()
     }
 
     fn path(&self, id: u64) -> PathBuf {
@@ -297,7 +335,7 @@ impl Log {
             below = Some(segment.next);
         }
         if below.is_some_and(|below| below == self.next) {
-            let _ = self.seal();
+            self.seal();
         }
         below
     }

@@ -3,20 +3,21 @@
 //! ```text
 //! capture ─ append ─▶ pending ─┐  at most 25 ms          ┌▶ segments ─▶ the next start: fetch
 //!                     (memory) ├──▶ "billdogeng-spool" ──┤  (log.rs)
-//! 2xx, dropped ─ remove ───────┘   writes, then syncs    └▶ tidings ─▶ flush thread
+//! 2xx, dropped ─ remove ───────┘   writes; another syncs └▶ tidings ─▶ flush thread
 //! ```
 //!
 //! - **Threads.** [`Spool::append`] and [`Spool::remove`] take a short lock and never touch the disk. One
-//!   thread a spool does; it sleeps until there is something to do.
+//!   thread a spool writes; it sleeps until there is something to do. Another one syncs, for a disk may take
+//!   seconds over that, and what was written outlives the process before it is synced.
 //! - **Numbers.** An event has one, and they ascend. A client starts with [`Recovered::next`]; whatever
 //!   is alive below came from an earlier run, and is had by [`Spool::fetch`].
 //! - **Accounts.** [`Spool::remove`] answers how many events it ended, so each is counted once, whoever
 //!   ends it. What has to go for lack of room or for its age is proposed ([`Spool::excess`]); it is the
 //!   client that removes it.
-//! - **When.** An event is synced at most 100 ms after `append`, unless the disk itself takes longer
-//!   than 35 ms for a sync. One that is removed within 25 ms is never written. A removal is with the
-//!   system as soon as the thread is free, which a kill of the process can't undo, and synced 25 ms
-//!   later at most.
+//! - **When.** An event is with the system, where a kill of the process can't undo it, 25 ms after `append`, and
+//!   synced at most 100 ms after it, unless the disk itself takes longer than 35 ms for a sync. One that is
+//!   removed within 25 ms is never written. A removal is with the system at once, and synced 25 ms later at
+//!   most.
 //! - **On failure** (a full disk, a removed directory) events are in memory alone, it is told once, and
 //!   tried again after 1, 2, 4 … 60 s while events come.
 //!
@@ -40,6 +41,7 @@ use dir::Dir;
 use live::{Live, Ranges};
 use log::Log;
 use std::collections::VecDeque;
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -150,6 +152,8 @@ struct Inner {
     off_until: Option<Instant>,
     syncs_asked: u64,
     syncs_done: u64,
+    /// The sync that was under way has ended.
+    synced: Option<io::Result<()>>,
     fetch: Option<Fetch>,
     expired_below: u64,
     full_below: u64,

@@ -1,11 +1,12 @@
 //! The spool's thread: gathers, writes, syncs, tidies up.
 
-use super::log::{Log, Page};
+use super::log::{Log, Page, Unsynced};
 use super::{now_ms, Fetch, Fetched, Inner, Problem, Shared, SPARE};
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 const GATHER: Duration = Duration::from_millis(25);
 /// Between attempts to write, doubled from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The threads' stacks.
+const STACK: usize = 512 * 1024;
 
 struct Thread {
     shared: Arc<Shared>,
@@ -22,14 +25,26 @@ struct Thread {
     max_age: u64,
     /// Removals that could not be recorded yet.
     removed: Vec<Range<u64>>,
-    /// Removals were written, and not synced.
-    unsynced: bool,
     /// No event that waits came before.
     taken_at: Instant,
+    syncs: Sender<Unsynced>,
+    /// What the sync under way is of.
+    syncing: Option<Mark>,
     synced_at: Instant,
     failures: u32,
     /// After a failure nothing is written before.
     retry_at: Option<Instant>,
+}
+
+/// How far things had come when a sync began.
+#[derive(Clone, Copy)]
+struct Mark {
+    /// Events below were written.
+    next: u64,
+    /// Syncs asked for up to this one are done with it.
+    asked: u64,
+    /// There were events among what was written.
+    events: bool,
 }
 
 /// What is to be done in one go.
@@ -37,33 +52,46 @@ struct Job {
     pages: VecDeque<Page>,
     /// Live events of the pages, in runs.
     runs: Vec<(usize, Range<u64>)>,
-    next: u64,
     /// All below is dead.
     floor: u64,
     /// Nothing is alive.
     empty: bool,
-    syncs: u64,
+    mark: Mark,
     sync: bool,
+    synced: Option<io::Result<()>>,
     fetch: Option<(Fetch, Option<Range<u64>>)>,
     closing: bool,
 }
 
 pub fn start(shared: Arc<Shared>, log: Log, max_bytes: u64, max_age: u64) -> io::Result<()> {
     let now = Instant::now();
+    let (syncs, unsynced) = mpsc::channel();
     let mut thread = Thread {
-        shared,
+        shared: Arc::clone(&shared),
         log,
         max_bytes,
         max_age,
         removed: Vec::new(),
-        unsynced: false,
         taken_at: now,
+        syncs,
+        syncing: None,
         synced_at: now,
         failures: 0,
         retry_at: None,
     };
+    // A disk may take seconds for a sync. What is written meanwhile outlives the process all the same.
+    let syncer = std::thread::Builder::new().name("billdogeng-sync".into());
+    syncer.stack_size(STACK).spawn(move || {
+        while let Ok(unsynced) = unsynced.recv() {
+            let synced = unsynced.sync();
+            let mut inner = shared.lock();
+            inner.synced = Some(synced);
+            inner.idle = false;
+            shared.work.notify_one();
+        }
+    })?;
     let builder = std::thread::Builder::new().name("billdogeng-spool".into());
-    builder.stack_size(512 * 1024).spawn(move || {
+    builder.stack_size(STACK).spawn(move || {
         let run = catch_unwind(AssertUnwindSafe(|| thread.run()));
         let Thread { shared, log, .. } = thread;
         // The directory is let go of before anyone hears of the end.
@@ -104,6 +132,7 @@ impl Thread {
             let tell = self.publish(job, failed, fetched);
             self.tidy(floor, tell);
             if closing {
+                self.last_sync();
                 return;
             }
         }
@@ -129,11 +158,15 @@ impl Thread {
             }
             let events = gathering.then(|| self.taken_at + GATHER);
             let retry = self.retry_at.filter(|_| !self.removed.is_empty());
-            let sync = retry.or(self.unsynced.then(|| self.synced_at + GATHER));
+            let unsynced = self.syncing.is_none() && !self.log.is_synced();
+            let sync = retry.or(unsynced.then(|| self.synced_at + GATHER));
             let expiry = self.expiry(&inner).map(|wait| now + wait);
-            let asked = inner.syncs_asked > inner.syncs_done || inner.closing;
+            let unheard = self.syncing.map_or(inner.syncs_done, |mark| mark.asked);
+            let asked = inner.syncs_asked > unheard && self.syncing.is_none();
+            let asked = asked || inner.closing;
             let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-            if asked || due(events) || due(sync) || due(expiry) || inner.fetch.is_some() {
+            let other = due(expiry) || inner.fetch.is_some() || inner.synced.is_some();
+            if asked || due(events) || due(sync) || other {
                 let events = asked || due(events);
                 let sync = asked || due(sync);
                 return self.take(inner, now, events, sync);
@@ -201,13 +234,17 @@ impl Thread {
             (fetch, run.into_iter().next())
         });
         Job {
+            mark: Mark {
+                next: inner.taken,
+                asked: inner.syncs_asked,
+                events: !runs.is_empty(),
+            },
             sync: sync || !runs.is_empty(),
+            synced: inner.synced.take(),
             pages,
             runs,
-            next: inner.taken,
             floor: inner.live.floor(),
             empty: inner.live.is_empty(),
-            syncs: inner.syncs_asked,
             fetch,
             closing: inner.closing,
         }
@@ -217,16 +254,15 @@ impl Thread {
         if job.empty {
             // No record is as good as no file, and nothing is left lying about.
             self.removed.clear();
-            self.unsynced = false;
-            return self.log.wipe();
+            self.log.wipe();
+            return Ok(());
         }
-        if self.retry_at.is_some_and(|at| at > Instant::now()) && !job.closing {
+        if self.is_paused() && !job.closing {
             return Ok(());
         }
         if !self.removed.is_empty() {
             self.log.write_removed(&self.removed)?;
             self.removed.clear();
-            self.unsynced = true;
         }
         let time = now_ms();
         for (at, run) in &job.runs {
@@ -234,38 +270,33 @@ impl Thread {
             let (lens, bytes) = part(page, run);
             self.log.write_events(run.start, time, lens, bytes)?;
         }
-        if job.sync {
-            self.log.sync()?;
-            self.unsynced = false;
-            self.synced_at = Instant::now();
-        }
         Ok(())
     }
 
-    /// Makes known what was done. Answers whether somebody wants to hear of it.
+    fn is_paused(&self) -> bool {
+        self.retry_at.is_some_and(|at| at > Instant::now())
+    }
+
+    /// Makes known what was done, and begins the next sync. Answers whether somebody wants to hear of it.
     fn publish(&mut self, job: Job, failed: Option<io::Error>, fetched: Option<Fetched>) -> bool {
         let shared = Arc::clone(&self.shared);
         let mut inner = shared.lock();
         let mut pages = job.pages;
-        let mut tell = fetched.is_some() || inner.syncs_done < job.syncs;
-        inner.syncs_done = job.syncs;
+        let mut tell = fetched.is_some();
         if fetched.is_some() {
             inner.tidings.fetched = fetched;
         }
-        match failed {
-            None => {
-                inner.stored = job.next;
-                if self.failures > 0 && !job.runs.is_empty() {
-                    self.failures = 0;
-                    self.retry_at = None;
-                    inner.tidings.problems.push(Problem::Resumed);
-                    tell = true;
-                }
+        if let Some(result) = job.synced {
+            if let Some(mark) = self.syncing.take() {
+                tell |= self.synced(&mut inner, result, mark);
             }
-            Some(error) => {
-                tell |= self.failures == 0;
-                pages.extend(self.failed(&mut inner, &job.runs, &error));
-            }
+        }
+        if let Some(error) = failed {
+            tell |= self.failures == 0 || inner.syncs_done < job.mark.asked;
+            inner.syncs_done = inner.syncs_done.max(job.mark.asked);
+            pages.extend(self.failed(&mut inner, &error));
+        } else if job.sync && self.syncing.is_none() {
+            tell |= self.begin_sync(&mut inner, job.mark);
         }
         tell |= inner.slow > 0;
         while inner.spare.len() < SPARE {
@@ -276,16 +307,49 @@ impl Thread {
         tell
     }
 
-    /// Nothing is written for a while. Whether events of the job made it is not known, so they are
-    /// taken not to have.
-    fn failed(
-        &mut self,
-        inner: &mut Inner,
-        runs: &[(usize, Range<u64>)],
-        error: &io::Error,
-    ) -> VecDeque<Page> {
+    fn begin_sync(&mut self, inner: &mut Inner, mark: Mark) -> bool {
+        self.synced_at = Instant::now();
+        if self.log.is_synced() {
+            return self.synced(inner, Ok(()), mark);
+        }
+        self.syncing = Some(mark);
+        // Its thread ends after this one.
+        let _ = self.syncs.send(self.log.unsynced());
+        false
+    }
+
+    /// A sync has ended.
+    fn synced(&mut self, inner: &mut Inner, result: io::Result<()>, mark: Mark) -> bool {
+        let mut tell = inner.syncs_done < mark.asked;
+        inner.syncs_done = inner.syncs_done.max(mark.asked);
+        match result.and_then(|()| self.log.check()) {
+            Ok(()) => {
+                inner.stored = inner.stored.max(mark.next);
+                if self.failures > 0 && mark.events {
+                    self.failures = 0;
+                    self.retry_at = None;
+                    inner.tidings.problems.push(Problem::Resumed);
+                    tell = true;
+                }
+            }
+            Err(error) => {
+                tell |= self.failures == 0;
+                for page in self.failed(inner, &error) {
+                    inner.reuse(page);
+                }
+            }
+        }
+        tell
+    }
+
+    /// Nothing is written for a while. Whether what is not known to be on disk has made it there can't be
+    /// known, so it is taken not to have.
+    fn failed(&mut self, inner: &mut Inner, error: &io::Error) -> VecDeque<Page> {
         self.log.abandon();
-        self.unsynced = false;
+        if let Some(mark) = &mut self.syncing {
+            // Of what it will have synced, nothing counts any more.
+            (mark.next, mark.events) = (0, false);
+        }
         if self.failures == 0 {
             let problem = Problem::Failed(error.to_string());
             inner.tidings.problems.push(problem);
@@ -296,13 +360,33 @@ impl Thread {
         inner.off_until = self.retry_at;
         let waiting = std::mem::take(&mut inner.pending);
         inner.pending_bytes = 0;
-        let unwritten = runs.iter().map(|(_, run)| run.clone());
-        for hole in unwritten.chain(waiting.iter().map(Page::numbers)) {
-            inner.holes.insert(hole);
-        }
         inner.taken = inner.live.next();
+        inner.holes.insert(inner.stored..inner.taken);
         inner.stored = inner.taken;
         waiting
+    }
+
+    /// What was written last is on the disk before the directory is let go of.
+    fn last_sync(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut inner = shared.lock();
+        while let Some(mark) = self.syncing {
+            if let Some(result) = inner.synced.take() {
+                self.syncing = None;
+                self.synced(&mut inner, result, mark);
+                break;
+            }
+            let woken = shared.work.wait(inner);
+            inner = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        let mark = Mark {
+            next: inner.taken,
+            asked: inner.syncs_asked,
+            events: false,
+        };
+        drop(inner);
+        let result = self.log.unsynced().sync();
+        self.synced(&mut shared.lock(), result, mark);
     }
 
     /// Deletes what is dead, and proposes what has to go.

@@ -1,0 +1,312 @@
+//! Callers, owner and flush thread in one order after the other, by a scheduler of the test's (shuttle): whatever
+//! the order, no event is lost, doubled or overtaken, and nobody is left waiting.
+//!
+//! The worker is the real one but for its sleep: its loop is here, and the ingest answers at random.
+//!
+//! ```sh
+//! RUSTFLAGS="--cfg shuttle" cargo test --lib interleavings
+//! ```
+
+use super::{Attempt, Command, Worker};
+use crate::answer::{Answer, Failure, Kind};
+use crate::client::{Capture, Client};
+use crate::config::{Config, HttpConfig, Proxy};
+use crate::error::Error;
+use crate::news::{LastWords, Listener, Reply};
+use crate::sync::{Mutex, Notify};
+use shuttle::rand::{thread_rng, Rng};
+use shuttle::thread;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Orders tried by each test.
+const ORDERS: usize = 2_000;
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn config(flush_at: usize, max_queue_size: usize) -> Config {
+    Config {
+        api_key: "key".into(),
+        http: HttpConfig {
+            host: "http://127.0.0.1:9".into(),
+            request_timeout: HOUR,
+            gzip: false,
+            max_retries: 0,
+            proxy: Proxy::None,
+            cacertfile: None,
+        },
+        flush_at,
+        flush_interval: HOUR,
+        max_queue_size,
+        max_queue_bytes: usize::MAX,
+        max_batch_size: 3,
+        max_batch_bytes: usize::MAX,
+        max_event_bytes: usize::MAX,
+        shutdown_timeout: HOUR,
+        suspension: HOUR,
+        spool: None,
+        spool_sync: false,
+        external_sleep: false,
+    }
+}
+
+/// The owner's process: woken by the flush thread, it fetches the tidings.
+#[derive(Default)]
+struct Owner {
+    woken: Notify,
+    ended: Mutex<Option<LastWords>>,
+    answers: Mutex<BTreeMap<u64, Reply>>,
+    answered: Notify,
+}
+
+impl Listener for Arc<Owner> {
+    fn news(&self) {
+        self.woken.notify_one();
+    }
+
+    fn ended(&self, last: LastWords) {
+        *self.ended.lock().expect("no panic") = Some(last);
+        self.woken.notify_one();
+    }
+}
+
+impl Owner {
+    fn run(&self, client: &Client) {
+        while self.ended.lock().expect("no panic").is_none() {
+            self.woken.wait();
+            for reply in client.tidings().replies {
+                let (Reply::Flushed(id, _) | Reply::Settled(id, _) | Reply::Purged(id)) = reply;
+                self.answers.lock().expect("no panic").insert(id, reply);
+                self.answered.notify_one();
+            }
+        }
+    }
+
+    /// Deadlocks, which shuttle tells of, where no answer comes. For one caller at a time.
+    fn answer(&self, id: u64) -> Reply {
+        loop {
+            if let Some(reply) = self.answers.lock().expect("no panic").remove(&id) {
+                return reply;
+            }
+            self.answered.wait();
+        }
+    }
+}
+
+/// What the ingest has stored, and how it answers.
+#[derive(Default)]
+struct Ingest {
+    stored: Mutex<Vec<u64>>,
+    /// One attempt in so many fails; 0 is none.
+    fails: u32,
+    /// This event is refused.
+    bad: Option<u64>,
+}
+
+impl Ingest {
+    fn answer(&self, worker: &Worker) -> Result<Answer, Failure> {
+        let flush = worker.flush.as_ref().expect("a flush");
+        let part = flush.batch.as_ref().and_then(|parts| parts.next());
+        let mut json = Vec::new();
+        part.expect("a part").write_to(&mut json);
+        let json = String::from_utf8(json).expect("text");
+        let events: Vec<u64> = json
+            .split(',')
+            .map(|n| n.parse().expect("a number"))
+            .collect();
+        if self.fails > 0 && thread_rng().gen_range(0..self.fails) == 0 {
+            return Err(Failure::network("down", false));
+        }
+        if self.bad.is_some_and(|bad| events.contains(&bad)) {
+            return Err(Failure {
+                error: Error::network("refused"),
+                kind: Kind::Refused,
+                retry_after: None,
+            });
+        }
+        self.stored.lock().expect("no panic").extend(events);
+        Ok(Answer {
+            data: serde_json::Value::Null,
+            quota_limited: false,
+        })
+    }
+}
+
+/// As `Worker::run`, but that it sleeps by the test's primitives, that no wait takes any time, and that an answer
+/// comes when the scheduler has it come.
+fn drive(mut worker: Worker, ingest: &Ingest) {
+    let client = Arc::clone(&worker.client);
+    let mut attempt: Option<Attempt> = None;
+    loop {
+        worker.obey();
+        worker.step(&mut attempt);
+        worker.tell();
+        if worker.ended {
+            return;
+        }
+        let waits = worker.flush.as_mut().and_then(|flush| flush.wait.take());
+        if waits.is_some() {
+            // The time has passed.
+            client.wake.try_take();
+        } else if attempt.is_none() {
+            client.wake.wait();
+        } else if thread_rng().gen_bool(0.5) {
+            thread::yield_now();
+            client.wake.try_take();
+        } else {
+            attempt = None;
+            let result = ingest.answer(&worker);
+            worker.attempted(result);
+        }
+    }
+}
+
+struct Play {
+    client: Arc<Client>,
+    owner: Arc<Owner>,
+    ingest: Arc<Ingest>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Play {
+    fn begin(config: Config, ingest: Ingest) -> Self {
+        let client = Client::new(config);
+        let (owner, ingest) = (Arc::new(Owner::default()), Arc::new(ingest));
+        let worker = Worker::new(Arc::clone(&client), Box::new(Arc::clone(&owner)));
+        let flush = {
+            let ingest = Arc::clone(&ingest);
+            thread::spawn(move || drive(worker, &ingest))
+        };
+        let fetch = {
+            let (owner, client) = (Arc::clone(&owner), Arc::clone(&client));
+            thread::spawn(move || owner.run(&client))
+        };
+        Self {
+            client,
+            owner,
+            ingest,
+            threads: vec![flush, fetch],
+        }
+    }
+
+    /// A caller that captures these, one after the other.
+    fn capture(
+        &self,
+        events: impl Iterator<Item = u64> + Send + 'static,
+    ) -> thread::JoinHandle<u64> {
+        let client = Arc::clone(&self.client);
+        thread::spawn(move || {
+            let taken =
+                |event: &u64| client.capture(event.to_string().as_bytes(), 0) == Capture::Taken;
+            events.filter(taken).count() as u64
+        })
+    }
+
+    /// The owner ends; then the accounts must be exact, and the ingest's those that they say.
+    fn end(self, taken: u64) -> (LastWords, Vec<u64>) {
+        self.client.command(Command::Drain);
+        for thread in self.threads {
+            thread.join().expect("no panic");
+        }
+        let last = self
+            .owner
+            .ended
+            .lock()
+            .expect("no panic")
+            .take()
+            .expect("last words");
+        let stored = std::mem::take(&mut *self.ingest.stored.lock().expect("no panic"));
+        let stats = &last.stats;
+        assert_eq!(stats.captured, taken);
+        assert_eq!(
+            stats.captured,
+            stats.delivered + stats.dropped.iter().sum::<u64>()
+        );
+        assert_eq!((stats.queued, stats.in_flight), (0, 0));
+        assert_eq!(stats.delivered, stored.len() as u64);
+        let mut once = stored.clone();
+        once.sort_unstable();
+        once.dedup();
+        assert_eq!(once.len(), stored.len(), "doubled: {stored:?}");
+        for caller in 0..10 {
+            let own = stored.iter().filter(|event| **event / 100 == caller);
+            assert!(own.is_sorted(), "overtaken: {stored:?}");
+        }
+        (last, stored)
+    }
+}
+
+fn check(play: impl Fn() + Send + Sync + 'static) {
+    shuttle::check_random(play, ORDERS);
+}
+
+#[test]
+fn what_is_captured_while_the_owner_ends_is_delivered_or_was_not_taken() {
+    check(|| {
+        let play = Play::begin(config(2, usize::MAX), Ingest::default());
+        let callers = [play.capture(100..105), play.capture(200..205)];
+        play.client.command(Command::Drain);
+        let taken = callers
+            .into_iter()
+            .map(|caller| caller.join().expect("no panic"));
+        let taken = taken.sum();
+        let (last, stored) = play.end(taken);
+        assert_eq!((last.stopped, stored.len() as u64), (0, taken));
+    });
+}
+
+#[test]
+fn a_flush_has_delivered_what_its_caller_captured_before() {
+    check(|| {
+        let play = Play::begin(config(3, usize::MAX), Ingest::default());
+        let caller = play.capture(100..107);
+        for event in 200..204 {
+            play.client.capture(i32::to_string(&event).as_bytes(), 0);
+        }
+        play.client.command(Command::Flush(1));
+        assert_eq!(play.owner.answer(1), Reply::Flushed(1, Ok(())));
+        let stored = play.ingest.stored.lock().expect("no panic").clone();
+        assert!(
+            (200..204).all(|event| stored.contains(&event)),
+            "{stored:?}"
+        );
+        let taken = 4 + caller.join().expect("no panic");
+        play.end(taken);
+    });
+}
+
+#[test]
+fn a_flush_is_answered_whatever_the_ingest_answers() {
+    check(|| {
+        let ingest = Ingest {
+            fails: 2,
+            bad: Some(201),
+            ..Ingest::default()
+        };
+        let play = Play::begin(config(2, 4), ingest);
+        let caller = play.capture(100..106);
+        for event in 200..203 {
+            play.client.capture(i32::to_string(&event).as_bytes(), 0);
+        }
+        play.client.command(Command::Settle(1));
+        play.client.command(Command::Flush(2));
+        assert!(matches!(play.owner.answer(1), Reply::Settled(1, _)));
+        assert!(matches!(play.owner.answer(2), Reply::Flushed(2, _)));
+        play.client.command(Command::Shutdown(3));
+        assert!(matches!(play.owner.answer(3), Reply::Flushed(3, _)));
+        let taken = 3 + caller.join().expect("no panic");
+        play.end(taken);
+    });
+}
+
+#[test]
+fn a_purge_gives_up_what_was_captured_before_once() {
+    check(|| {
+        let play = Play::begin(config(2, usize::MAX), Ingest::default());
+        let caller = play.capture(100..106);
+        play.client.command(Command::Purge(1));
+        assert_eq!(play.owner.answer(1), Reply::Purged(1));
+        let taken = caller.join().expect("no panic");
+        play.end(taken);
+    });
+}
