@@ -28,7 +28,7 @@ defmodule BilldogEng.Line do
       {:ok, own} = :inet.port(listener)
       line = self()
       spawn_link(fn -> accept(listener, line, port) end)
-      %{url: "http://#{:inet.ntoa(ip)}:#{own}", fault: :none, connections: 0}
+      %{url: "http://#{:inet.ntoa(ip)}:#{own}", fault: :none, pids: []}
     end)
   end
 
@@ -38,14 +38,16 @@ defmodule BilldogEng.Line do
   @doc "What goes wrong from now on; `:none` for nothing."
   def fault(line, fault), do: Agent.update(line, &%{&1 | fault: fault})
 
-  @doc "How many connections it has taken."
-  def connections(line), do: Agent.get(line, & &1.connections)
+  @doc "Cuts all connections, and with them what goes wrong on them."
+  def cut(line), do: for(pid <- Agent.get(line, & &1.pids), do: Process.exit(pid, :cut))
 
-  # Linked to the line, with which all connections end.
+  @doc "How many connections it has taken."
+  def connections(line), do: Agent.get(line, &length(&1.pids))
+
   defp accept(listener, line, port) do
     {:ok, socket} = :gen_tcp.accept(listener)
-    Agent.update(line, &%{&1 | connections: &1.connections + 1})
-    pid = spawn_link(fn -> receive(do: (:go -> serve(socket, line, port))) end)
+    pid = spawn(fn -> receive(do: (:go -> serve(socket, line, port))) end)
+    Agent.update(line, &%{&1 | pids: [pid | &1.pids]})
     :ok = :gen_tcp.controlling_process(socket, pid)
     send(pid, :go)
     accept(listener, line, port)
