@@ -15,10 +15,7 @@ defmodule BilldogEng.EndingTest do
 
   setup do
     eventually(fn -> Native.draining() == 0 end)
-    collector = start_collector()
-    # The first batch is accepted, the next is never answered.
-    Collector.respond(collector, [:ok, :hang])
-    %{collector: collector}
+    %{collector: start_collector()}
   end
 
   defp supervise(collector, opts) do
@@ -33,6 +30,14 @@ defmodule BilldogEng.EndingTest do
     supervisor = start_supervised!(Map.put(above, :start, start))
     [{_, client, _, _}] = Supervisor.which_children(supervisor)
     {supervisor, client}
+  end
+
+  # Of 35 events 10 are delivered; then nothing is answered any more.
+  defp hang_after_10(client, collector) do
+    for n <- 1..10, do: Analytics.capture(client, "u", "e#{n}")
+    assert Analytics.flush(client) == :ok
+    Collector.respond(collector, :hang)
+    for n <- 11..35, do: Analytics.capture(client, "u", "e#{n}")
   end
 
   defp drained do
@@ -53,7 +58,7 @@ defmodule BilldogEng.EndingTest do
   for {how, ending} <- endings do
     test "#{how}: what the ingest had no answer for is counted in one line", %{collector: collector} do
       {supervisor, client} = supervise(collector, [])
-      for n <- 1..35, do: Analytics.capture(client, "u", "e#{n}")
+      hang_after_10(client, collector)
 
       log =
         capture_log(fn ->
@@ -70,7 +75,7 @@ defmodule BilldogEng.EndingTest do
 
     test "#{how}, in the middle of a flush/1: the same", %{collector: collector} do
       {supervisor, client} = supervise(collector, [])
-      for n <- 1..35, do: Analytics.capture(client, "u", "e#{n}")
+      hang_after_10(client, collector)
       caller = spawn(fn -> Analytics.flush(client) end)
       ref = Process.monitor(caller)
       eventually(fn -> Collector.request_count(collector) == 2 end)
@@ -91,7 +96,7 @@ defmodule BilldogEng.EndingTest do
       %{collector: collector, tmp_dir: tmp} = context
       dir = Path.join(tmp, "spool")
       {supervisor, client} = supervise(collector, spool_dir: dir)
-      for n <- 1..35, do: Analytics.capture(client, "u", "e#{n}")
+      hang_after_10(client, collector)
 
       log =
         capture_log(fn ->
