@@ -460,7 +460,8 @@ defmodule BilldogEng.MixProject do
       files:
         ~w(lib native/billdogeng*/Cargo.toml native/billdogeng*/build.rs native/billdogeng*/src) ++
           ~w(Cargo.toml Cargo.lock .cargo/config.toml) ++
-          ~w(mix.exs .formatter.exs README.md CHANGELOG.md ARCHITECTURE.md SECURITY.md LICENSE)
+          ~w(mix.exs .formatter.exs README.md CHANGELOG.md ARCHITECTURE.md SECURITY.md) ++
+          ~w(LICENSE THIRD-PARTY-LICENSES)
     ]
   end
 

@@ -10,7 +10,8 @@ defmodule BilldogEng.VMTest do
     use Application
 
     def start(_type, _args) do
-      opts = [api_key: "key", host: System.fetch_env!("HOST"), name: Shop.Analytics, shutdown_timeout: 500]
+      timeout = String.to_integer(System.get_env("TIMEOUT", "500"))
+      opts = [api_key: "key", host: System.fetch_env!("HOST"), name: Shop.Analytics, shutdown_timeout: timeout]
       Supervisor.start_link([{BilldogEng.Analytics, opts}], strategy: :one_for_one)
     end
 
@@ -87,6 +88,34 @@ defmodule BilldogEng.VMTest do
 
     assert {_, 0} = run(script, collector, dir)
     assert Collector.count(collector) == 250
+  end
+
+  test "an app that is stopped while a flush is in flight has its events sent" do
+    collector = start_collector()
+    gate(collector)
+
+    script = """
+    Shop.boot()
+    Shop.capture(250)
+    spawn(fn -> BilldogEng.Analytics.flush(Shop.Analytics) end)
+    IO.puts("flushing")
+    IO.gets("")
+    Application.stop(:shop)
+    IO.puts("stopped")
+    Application.stop(:billdogeng)
+    System.halt(0)
+    """
+
+    env = [HOST: Collector.url(collector), TIMEOUT: "30000"]
+    vm = BilldogEng.VM.start(script: @app <> script, env: env)
+    BilldogEng.VM.await(vm, "flushing")
+    {handle, _} = at_gate()
+    BilldogEng.VM.go(vm)
+    BilldogEng.VM.await(vm, "stopped")
+    Collector.respond(collector, :ok)
+    Collector.release(handle)
+    assert {_, 0} = BilldogEng.VM.ended(vm)
+    assert names(collector) == for(n <- 1..250, do: "e#{n}")
   end
 
   test "System.halt ends at once, in the middle of everything", %{tmp_dir: dir} do

@@ -1,0 +1,46 @@
+defmodule BilldogEng.Watch do
+  @moduledoc "Whether a scheduler of this VM is held."
+
+  # Far above what a busy machine does to anybody's turn: giving 200 MB back to the system alone has been
+  # seen to take 100 ms.
+  @long 500
+
+  @doc """
+  Runs `prepare`, then, watched, `run` with what it gave, in a process of their own. Answers the turns of it
+  that were too long, as the monitor saw them, which is another process: the VM says nothing of the monitor
+  itself.
+  """
+  def long_schedules(prepare \\ fn -> nil end, run) do
+    test = self()
+
+    {pid, ref} =
+      spawn_monitor(fn ->
+        made = prepare.()
+        :erlang.garbage_collect()
+        send(test, :made)
+        receive do: (:go -> run.(made))
+      end)
+
+    receive do: (:made -> :ok)
+
+    monitor =
+      spawn_link(fn ->
+        :erlang.system_monitor(self(), long_schedule: @long)
+        send(pid, :go)
+        collect([])
+      end)
+
+    receive do: ({:DOWN, ^ref, :process, ^pid, reason} -> :normal = reason)
+    # The VM tells of a turn after it, perhaps after the end of the process: nothing says when.
+    Process.sleep(50)
+    send(monitor, {:seen, test, pid})
+    receive do: ({:seen, seen} -> seen)
+  end
+
+  defp collect(seen) do
+    receive do
+      {:monitor, pid, :long_schedule, info} -> collect([{pid, info} | seen])
+      {:seen, from, pid} -> send(from, {:seen, for({^pid, info} <- seen, do: info)})
+    end
+  end
+end
