@@ -70,14 +70,15 @@ defmodule BilldogEng.Hooks do
     kind, _ -> {:failed, "ended by #{kind}#{at(__STACKTRACE__)}"}
   end
 
+  @doc false
   # The place alone: a frame may hold arguments, and a message may quote the event.
-  defp at([{module, function, arity, location} | _]) do
+  def at([{module, function, arity, location} | _]) do
     arity = if is_list(arity), do: length(arity), else: arity
     line = if location[:line], do: " (#{location[:file]}:#{location[:line]})", else: ""
     " in #{Exception.format_mfa(module, function, arity)}#{line}"
   end
 
-  defp at(_), do: ""
+  def at(_), do: ""
 
   # ── the process's context ──
 

@@ -1,0 +1,111 @@
+defmodule BilldogEng.Telemetry do
+  @moduledoc """
+  Captures from the app's [`:telemetry`](https://hexdocs.pm/telemetry) events.
+
+      # in the application's start/2, before the Endpoint
+      BilldogEng.Telemetry.attach(MyApp.Analytics, [:my_app, :order, :placed],
+        event: "order_placed",
+        distinct_id: fn _measurements, metadata -> metadata.user_id end,
+        properties: fn measurements, _metadata -> %{total: measurements.total} end
+      )
+
+  ## Handlers
+
+  Each `attach` function takes the client (its name, so that handlers outlive a restart of its process), and
+  options. All of them take:
+
+    * `:distinct_id` - whose the event is: a function, or a value. By default whose the request is
+      (`BilldogEng.Plug`), else that of the process's `BilldogEng.Context`. Where it is nil or `""` nothing is
+      captured; the first time that is logged at info
+    * `:properties` - properties of the event: a function, a map or a keyword list
+    * `:groups` - its groups, the same
+    * `:filter` - a function; only where it answers something true is the event captured
+    * `:sample_rate` - the share of users whose events are captured, 0 to 1: a distinct id is in or out, as a
+      whole and everywhere
+    * `:id` - a name for the handler, by which `detach/1` finds it
+
+  A function is given the event's measurements and metadata, or its name before them if it takes three. It had
+  better be of the form `&MyApp.Analytics.user/2`: a function without a name is gone once its module has been
+  reloaded twice.
+
+  Handlers run in the process in which the event happens, and take a microsecond or two beside the capture. One
+  that fails costs that event alone: it stays attached (what raises into `:telemetry` is detached for good), its
+  first failure is logged, and all are counted in `handlers/0`.
+  """
+
+  alias BilldogEng.Analytics
+  alias BilldogEng.Telemetry.{Custom, Handler}
+
+  @typedoc "The name of a `:telemetry` event."
+  @type event :: [atom(), ...]
+
+  @doc """
+  Captures an event each time that one of `:telemetry`'s happens.
+
+  Options, beside those of every handler:
+
+    * `:event` - the name to capture it by, or a function that answers one, or nil for nothing to be captured; by
+      default the name of the `:telemetry` event, its parts joined by dots
+    * `:id` - by default `{BilldogEng.Telemetry, client, event_or_events}`
+
+  Nothing of the metadata is captured but what `:properties` says. Answers `{:error, :already_exists}` where the
+  id is taken; raises `ArgumentError` for an option that it can't use, and where the app has no `:telemetry`.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.Telemetry.attach(client, [:docs, :order, :placed], id: "orders", distinct_id: "user-1")
+      :ok
+      iex> BilldogEng.Telemetry.attach(client, [:docs, :order, :placed], id: "orders")
+      {:error, :already_exists}
+      iex> :telemetry.execute([:docs, :order, :placed], %{total: 12})
+      iex> Enum.find(BilldogEng.Telemetry.handlers(), & &1.id == "orders").captured
+      1
+      iex> BilldogEng.Telemetry.detach("orders")
+      :ok
+  """
+  @spec attach(Analytics.server(), event() | [event(), ...], keyword()) :: :ok | {:error, :already_exists}
+  def attach(client, event_or_events, opts \\ []) do
+    {name, opts} = Keyword.pop(opts, :event)
+
+    Handler.attach(
+      client,
+      event_or_events,
+      Custom.events(event_or_events),
+      {Custom, Custom.options(name)},
+      opts
+    )
+  end
+
+  @doc """
+  Detaches the handler of that id; `{:error, :not_found}` where this module has attached none.
+
+      iex> BilldogEng.Telemetry.detach("another")
+      {:error, :not_found}
+  """
+  @spec detach(term()) :: :ok | {:error, :not_found}
+  def detach(id), do: Handler.detach(id)
+
+  @doc """
+  The handlers that are attached, with what they came to: events that were `captured`, that had no distinct id
+  (`without_id`), and in which the handler `failed`. What was filtered or sampled out is in none of them.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.Telemetry.attach(client, [:docs, :signed_up], id: :signed_up, properties: fn _, _ -> 1 / 0 end)
+      iex> :telemetry.execute([:docs, :signed_up], %{})
+      iex> handler = Enum.find(BilldogEng.Telemetry.handlers(), & &1.id == :signed_up)
+      iex> Map.take(handler, [:events, :captured, :without_id, :failed])
+      %{events: [[:docs, :signed_up]], captured: 0, without_id: 1, failed: 0}
+      iex> BilldogEng.Telemetry.detach(:signed_up)
+      :ok
+  """
+  @spec handlers() :: [
+          %{
+            id: term(),
+            client: Analytics.server(),
+            events: [event(), ...],
+            captured: non_neg_integer(),
+            without_id: non_neg_integer(),
+            failed: non_neg_integer()
+          }
+        ]
+  def handlers, do: Handler.list()
+end
