@@ -34,7 +34,7 @@ defmodule BilldogEng.Telemetry do
   """
 
   alias BilldogEng.Analytics
-  alias BilldogEng.Telemetry.{Custom, Handler}
+  alias BilldogEng.Telemetry.{Custom, Handler, Phoenix}
 
   @typedoc "The name of a `:telemetry` event."
   @type event :: [atom(), ...]
@@ -74,6 +74,40 @@ defmodule BilldogEng.Telemetry do
       opts
     )
   end
+
+  @doc """
+  Captures what Phoenix and LiveView tell, as at most one event for each thing that happened:
+
+  | event | when | properties |
+  |---|---|---|
+  | `page_viewed` | a GET that the router dispatched was answered with 2xx and isn't JSON; a LiveView was navigated to, or patched to another path | `route`, `via` (`"request"`, `"navigate"`, `"patch"`), `controller` or `view`, `action`, `duration_ms` |
+  | `request_failed` | an error page of 400 or more was rendered | `status`, `method`, `route`, `error` (the exception's module) |
+  | `live_event` | a LiveView or component handled an event of the browser's | `event`, `view`, `component`, `route`, `duration_ms` |
+  | `live_view_failed` | a connected LiveView raised | `callback`, `event`, `view`, `component`, `route`, `error` |
+  | `channel_joined` | a channel of the app's was joined | `channel`, `topic` (what is after its `:` as `*`), `duration_ms` |
+
+  Parameters, queries, headers, bodies, addresses and the messages of exceptions are in none of them; `route` is
+  the router's pattern, such as `/users/:id`. A LiveView's page is counted where it is shown: by its request, and
+  not again when its socket connects, or connects anew; a view within a view, or a change of the query alone, is
+  no page. One without `mount/3`, without `handle_params/3` and without an `on_mount` tells nothing when it is
+  navigated to.
+
+  Options, beside those of every handler:
+
+    * `:events` - names to capture them by, or false for what isn't wanted:
+      `[page_viewed: "$pageview", live_event: false]`
+    * `:path` - whether the path itself, which may hold what is private, is in `path`; false
+    * `:form_changes` - whether events of forms that change are captured, one at each key, not only of those that
+      are submitted; false
+    * `:id` - by default `{BilldogEng.Telemetry, client, :phoenix}`
+
+      iex> BilldogEng.Telemetry.attach_phoenix(MyApp.Analytics, events: [channel_joined: false], sample_rate: 0.1)
+      :ok
+      iex> BilldogEng.Telemetry.detach({BilldogEng.Telemetry, MyApp.Analytics, :phoenix})
+      :ok
+  """
+  @spec attach_phoenix(Analytics.server(), keyword()) :: :ok | {:error, :already_exists}
+  def attach_phoenix(client, opts \\ []), do: Phoenix.attach(client, opts)
 
   @doc """
   Detaches the handler of that id; `{:error, :not_found}` where this module has attached none.

@@ -11,6 +11,7 @@ defmodule BilldogEng.Telemetry.Handler do
   # stands for in a `:persistent_term`, which is read without a copy.
 
   alias BilldogEng.{Analytics, Context, Hooks, Warning}
+  alias BilldogEng.Context.Table
   require Logger
 
   @compile {:no_warn_undefined, :telemetry}
@@ -114,7 +115,7 @@ defmodule BilldogEng.Telemetry.Handler do
         Enum.each(opts, &check_one/1)
 
       unknown ->
-        raise ArgumentError, "unknown options of a handler: #{Enum.map_join(unknown, ", ", &inspect/1)}"
+        raise ArgumentError, "unknown options of a handler: #{listed(unknown)}"
     end
   end
 
@@ -141,6 +142,28 @@ defmodule BilldogEng.Telemetry.Handler do
   end
 
   defp check_one({:id, _any}), do: :ok
+
+  @doc false
+  # The names to capture each of a source's kinds of events by; nil for one that isn't wanted.
+  def names(given, kinds) do
+    given = given || []
+    must(:events, map?(given) or Keyword.keyword?(given), "a map or keyword list of names")
+
+    case Enum.map(given, &elem(&1, 0)) -- kinds do
+      [] -> Map.new(kinds, fn kind -> {kind, name(given[kind], kind)} end)
+      unknown -> raise ArgumentError, "the option :events knows #{listed(kinds)}, and not #{listed(unknown)}"
+    end
+  end
+
+  defp name(given, kind) when given in [nil, true], do: Atom.to_string(kind)
+  defp name(false, _kind), do: nil
+  defp name(name, _kind) when is_binary(name) or is_atom(name), do: name
+
+  defp name(_other, kind) do
+    raise ArgumentError, "the option :events takes a name for #{inspect(kind)}, or false for none"
+  end
+
+  defp listed(kinds), do: Enum.map_join(kinds, ", ", &inspect/1)
 
   @doc false
   def must(_option, true, _accepted), do: :ok
@@ -204,6 +227,14 @@ defmodule BilldogEng.Telemetry.Handler do
     case private do
       %{billdogeng_context: %{distinct_id: id}} -> id
       _ -> nil
+    end
+  end
+
+  # A LiveView within another has what that one has.
+  def of_context(%{socket: %{parent_pid: parent, root_pid: root}}) when is_pid(root) do
+    case Context.get() || Table.of_first([parent, root]) do
+      %{distinct_id: id} -> id
+      nil -> nil
     end
   end
 
