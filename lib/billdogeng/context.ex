@@ -109,6 +109,19 @@ defmodule BilldogEng.Context do
     Table.clear(self())
   end
 
+  @doc false
+  # Runs a handler's capture in the context of what it tells of, which may no longer be, or never was, that of
+  # the process. Nothing of it is for tasks.
+  def within(context, fun) do
+    own = Process.put(@key, context || :none)
+
+    try do
+      fun.()
+    after
+      if own, do: Process.put(@key, own), else: Process.delete(@key)
+    end
+  end
+
   defp checked(context) when is_list(context) or (is_map(context) and not is_struct(context)) do
     given = Map.new(context)
 

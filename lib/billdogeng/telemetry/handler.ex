@@ -190,12 +190,13 @@ defmodule BilldogEng.Telemetry.Handler do
   defp run(handler, event, measurements, metadata) do
     with {name, properties} <- handler.source.read(event, measurements, metadata, handler.options),
          true <- wanted?(handler.filter, event, measurements, metadata),
-         {:ok, id} <- whose(handler, event, measurements, metadata),
+         context = context(metadata),
+         {:ok, id} <- whose(handler, context, event, measurements, metadata),
          true <- handler.sampled == nil or :erlang.phash2(id) < handler.sampled do
       properties = merged(properties, handler.properties, event, measurements, metadata)
       groups = valued(handler.groups, event, measurements, metadata) || %{}
       :atomics.add(handler.counts, @captured, 1)
-      Analytics.capture(handler.client, id, name, properties, groups)
+      Context.within(context, fn -> Analytics.capture(handler.client, id, name, properties, groups) end)
     end
 
     :ok
@@ -211,34 +212,25 @@ defmodule BilldogEng.Telemetry.Handler do
     if call(filter, event, measurements, metadata), do: true, else: false
   end
 
-  defp whose(handler, event, measurements, metadata) do
+  defp whose(handler, context, event, measurements, metadata) do
     id =
       case handler.distinct_id do
-        nil -> of_context(metadata)
+        nil -> if context, do: context.distinct_id
         given -> valued(given, event, measurements, metadata)
       end
 
     if id in [nil, ""], do: without_id(handler, event), else: {:ok, id}
   end
 
-  @doc false
   # Of a request its own alone: its process may have served another one before.
-  def of_context(%{conn: %{private: private}}) do
-    case private do
-      %{billdogeng_context: %{distinct_id: id}} -> id
-      _ -> nil
-    end
-  end
+  defp context(%{conn: %{private: private}}), do: Map.get(private, :billdogeng_context)
 
   # A LiveView within another has what that one has.
-  def of_context(%{socket: %{parent_pid: parent, root_pid: root}}) when is_pid(root) do
-    case Context.get() || Table.of_first([parent, root]) do
-      %{distinct_id: id} -> id
-      nil -> nil
-    end
+  defp context(%{socket: %{parent_pid: parent, root_pid: root}}) when is_pid(root) do
+    Context.get() || Table.of_first([parent, root])
   end
 
-  def of_context(_metadata), do: Context.distinct_id()
+  defp context(_metadata), do: Context.get()
 
   defp merged(properties, nil, _event, _measurements, _metadata), do: properties
 
