@@ -34,7 +34,7 @@ defmodule BilldogEng.Telemetry do
   """
 
   alias BilldogEng.Analytics
-  alias BilldogEng.Telemetry.{Custom, Handler, Phoenix}
+  alias BilldogEng.Telemetry.{Custom, Ecto, Handler, Oban, Phoenix}
 
   @typedoc "The name of a `:telemetry` event."
   @type event :: [atom(), ...]
@@ -108,6 +108,51 @@ defmodule BilldogEng.Telemetry do
   """
   @spec attach_phoenix(Analytics.server(), keyword()) :: :ok | {:error, :already_exists}
   def attach_phoenix(client, opts \\ []), do: Phoenix.attach(client, opts)
+
+  @doc """
+  Captures the queries of an Ecto repo that take longer than `:slower_than` ms, from the queue for a connection to
+  the decoded result, as `slow_query`.
+
+  Properties: `source` (the table), `command` (such as `SELECT`), `repo`, `result` (`"ok"`, `"error"`),
+  `duration_ms`, and what of it were `queue_ms`, `query_ms` and `decode_ms`. The statement is not among them, nor
+  are its parameters. Queries without a source, migrations and those of Oban's tables are left out.
+
+  Options, beside those of every handler:
+
+    * `:slower_than` - ms, a number; required
+    * `:event` - another name to capture them by
+    * `:id` - by default `{BilldogEng.Telemetry, client, {:ecto, repo}}`
+
+      iex> BilldogEng.Telemetry.attach_ecto(MyApp.Analytics, MyApp.Repo, slower_than: 500)
+      :ok
+      iex> BilldogEng.Telemetry.detach({BilldogEng.Telemetry, MyApp.Analytics, {:ecto, MyApp.Repo}})
+      :ok
+  """
+  @spec attach_ecto(Analytics.server(), module(), keyword()) :: :ok | {:error, :already_exists}
+  def attach_ecto(client, repo, opts), do: Ecto.attach(client, repo, opts)
+
+  @doc """
+  Captures Oban's jobs: `job_completed` for each that has succeeded, `job_failed` for each attempt that has failed.
+  Jobs that were cancelled, discarded or snoozed are neither.
+
+  Properties: `worker`, `queue`, `attempt`, `max_attempts`, `duration_ms`, `queue_ms` (from when it was due), and
+  of failures `state` (`"failure"`, or `"discard"` after the last attempt) and `error`, the exception's module. The
+  arguments are not among them.
+
+  Whose a job is stands in its `meta`: `MyApp.Mailer.new(args, meta: %{distinct_id: user.id})`.
+
+  Options, beside those of every handler:
+
+    * `:events` - names to capture them by, or false for what isn't wanted: `[job_completed: false]`
+    * `:id` - by default `{BilldogEng.Telemetry, client, :oban}`
+
+      iex> BilldogEng.Telemetry.attach_oban(MyApp.Analytics, events: [job_failed: "mail_failed"])
+      :ok
+      iex> BilldogEng.Telemetry.detach({BilldogEng.Telemetry, MyApp.Analytics, :oban})
+      :ok
+  """
+  @spec attach_oban(Analytics.server(), keyword()) :: :ok | {:error, :already_exists}
+  def attach_oban(client, opts \\ []), do: Oban.attach(client, opts)
 
   @doc """
   Detaches the handler of that id; `{:error, :not_found}` where this module has attached none.

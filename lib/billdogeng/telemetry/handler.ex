@@ -259,6 +259,14 @@ defmodule BilldogEng.Telemetry.Handler do
   # Native time units as ms, to the microsecond.
   def ms(native), do: System.convert_time_unit(native, :native, :microsecond) / 1000
 
+  @doc false
+  # What a span ended by: of an exception its module alone, for what it says may quote anything.
+  def error(%{kind: :error, reason: reason} = metadata) do
+    inspect(Exception.normalize(:error, reason, metadata[:stacktrace] || []).__struct__)
+  end
+
+  def error(%{kind: kind}), do: to_string(kind)
+
   # ── what is told ──
 
   defp without_id(handler, event) do

@@ -74,7 +74,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
 
   def read(@error, _measurements, %{status: status, conn: conn} = metadata, options) when status >= 400 do
     properties =
-      %{status: status, method: conn.method, error: error(metadata)}
+      %{status: status, method: conn.method, error: Handler.error(metadata)}
       |> put(:route, route(conn))
       |> with_path(conn.request_path, options)
 
@@ -97,7 +97,11 @@ defmodule BilldogEng.Telemetry.Phoenix do
   # A view that has failed ends; before that, a component's failure to update comes again as its view's to render.
   def read([:phoenix, _, callback, :exception], _measurements, %{socket: socket} = metadata, options) do
     unless told_by_request?(metadata) or Process.put({__MODULE__, :failed, options.key}, true) do
-      properties = %{view: inspect(socket.view), callback: Atom.to_string(callback), error: error(metadata)}
+      properties = %{
+        view: inspect(socket.view),
+        callback: Atom.to_string(callback),
+        error: Handler.error(metadata)
+      }
 
       properties =
         properties
@@ -257,13 +261,6 @@ defmodule BilldogEng.Telemetry.Phoenix do
   defp told_by_request?(_metadata), do: false
 
   # ── properties ──
-
-  # Its module alone: what it says may quote anything.
-  defp error(%{kind: :error, reason: reason} = metadata) do
-    inspect(Exception.normalize(:error, reason, metadata[:stacktrace] || []).__struct__)
-  end
-
-  defp error(%{kind: kind}), do: to_string(kind)
 
   defp with_component(properties, %{component: component}),
     do: Map.put(properties, :component, inspect(component))
