@@ -67,10 +67,10 @@ defmodule BilldogEng.ContextTest do
         Context.put(distinct_id: "b")
         inner = Task.await(Task.async(&Context.get/0))
         Context.clear()
-        {inner, Context.get()}
+        {inner, Context.get(), Task.await(Task.async(&Context.get/0))}
       end
 
-      assert Task.await(Task.async(own)) == {context("b"), nil}
+      assert Task.await(Task.async(own)) == {context("b"), nil, nil}
       assert Context.get() == context("a")
     end
 

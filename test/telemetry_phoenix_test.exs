@@ -79,6 +79,20 @@ defmodule BilldogEng.TelemetryPhoenixTest do
       assert [_] = routes(context)
     end
 
+    test "once by each of two requests that one process serves, LiveViews though they are of", context do
+      attach(context.client)
+
+      second =
+        for {event, measured, about} <- context.steps[:live_request], do: {event, measured, elsewhere(about)}
+
+      steps = [live_request: context.steps[:live_request], elsewhere: second]
+      tell(%{steps: steps}, [:live_request, :elsewhere, :live_request])
+      assert [{"request", _}, {"request", _}, {"request", _}] = routes(context)
+    end
+
+    defp elsewhere(%{uri: _} = about), do: %{about | uri: "http://localhost/list/9"}
+    defp elsewhere(about), do: about
+
     test "by a patch to another path, and not by one of the query alone", context do
       attach(context.client)
       tell(context, [:live_socket, :patch_query])
