@@ -312,19 +312,29 @@ defmodule BilldogEng.TelemetryPhoenixTest do
   end
 
   test "addresses are taken apart as LiveView takes them" do
-    alias BilldogEng.Telemetry.Phoenix, as: Routes
+    alias BilldogEng.Telemetry.Address
 
     for {uri, expected} <- [
           {"http://localhost/list/5?a=/b#c", {"localhost", "/list/5"}},
           {"https://u:p@shop.example:8443/", {"shop.example", "/"}},
+          {"https://shop.example:8443/a", {"shop.example", "/a"}},
           {"https://shop.example", {"shop.example", "/"}},
           {"https://shop.example?a=1", {"shop.example", "/"}},
-          {"http://[::1]:4000/a/b", {"[::1]", "/a/b"}}
+          {"https://shop.example#/b", {"shop.example", "/"}},
+          {"http://[::1]:4000/a/b", {"::1", "/a/b"}},
+          {"ws://localhost/a?b", {"localhost", "/a"}},
+          {"/a/b", {nil, "/a/b"}}
         ] do
-      assert Routes.split(uri) == expected
+      assert uri |> Address.without_query() |> Address.split() == expected
+      assert %{host: host, path: path} = URI.parse(uri)
+      assert {host, path || "/"} == expected
     end
 
+    assert Address.segments("//a/%C3%BC%2F/b/") == ["a", "ü/", "b"]
+    assert Address.segments("/") == []
+
     socket = %{router: ShopWeb.Router, endpoint: ShopWeb.Endpoint}
+    alias BilldogEng.Telemetry.Phoenix, as: Routes
     assert Routes.live_route(socket, "localhost", "/tea%20%E2%98%95/1/") == "/tea ☕/:id"
     assert Routes.live_route(socket, "localhost", "/%zz") == nil
     assert Routes.live_route(%{socket | router: nil}, "localhost", "/") == nil

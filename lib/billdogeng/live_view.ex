@@ -15,6 +15,7 @@ defmodule BilldogEng.LiveView do
   """
 
   alias BilldogEng.{Context, Plug}
+  alias BilldogEng.Telemetry.{Address, Handler}
   alias BilldogEng.Telemetry.Phoenix, as: Routes
 
   @compile {:no_warn_undefined, Phoenix.LiveView}
@@ -24,7 +25,7 @@ defmodule BilldogEng.LiveView do
 
   def on_mount(opts, params, _session, %{transport_pid: pid} = socket) when is_pid(pid) do
     opts = Plug.options(opts, "BilldogEng.LiveView")
-    Context.put(Plug.context(socket, %{view: inspect(socket.view)}, opts))
+    Context.put(Plug.context(socket, %{view: Handler.name_of(socket.view)}, opts))
     {:cont, if(at_router?(params, socket), do: follow(socket), else: socket)}
   end
 
@@ -43,7 +44,7 @@ defmodule BilldogEng.LiveView do
   @doc false
   def handle_params(_params, uri, socket) do
     with %{properties: properties} = context <- Context.get(), true <- is_binary(uri) do
-      {host, path} = Routes.split(uri)
+      {host, path} = uri |> Address.without_query() |> Address.split()
       Context.put(%{context | properties: Map.put(properties, :route, Routes.live_route(socket, host, path))})
     end
 

@@ -28,7 +28,7 @@ defmodule BilldogEng.Telemetry do
   better be of the form `&MyApp.Analytics.user/2`: a function without a name is gone once its module has been
   reloaded twice.
 
-  Handlers run in the process in which the event happens, and take a microsecond or two beside the capture. One
+  Handlers run in the process in which the event happens, and take one to three microseconds beside the capture. One
   that fails costs that event alone: it stays attached (what raises into `:telemetry` is detached for good), its
   first failure is logged, and all are counted in `handlers/0`.
   """

@@ -29,7 +29,7 @@ defmodule BilldogEng.Telemetry.Ecto do
     unless of_a_library?(source, metadata[:options] || []) do
       properties = %{
         source: source,
-        repo: inspect(metadata[:repo]),
+        repo: Handler.name_of(metadata[:repo]),
         command: command(metadata[:query]),
         result: result(metadata[:result]),
         duration_ms: Handler.ms(total)

@@ -9,10 +9,10 @@ defmodule BilldogEng.Telemetry.Phoenix do
   #     patch     handle_params in a LiveView that runs, for another path than its last
   #     –         a mount again, after the connection was lost: nothing
   #
-  # The last path is kept in the LiveView's process. LiveView leaves out the telemetry of callbacks that a view
+  # The last address is kept in the LiveView's process. LiveView leaves out the telemetry of callbacks that a view
   # hasn't, so both mount's and handle_params' are heard, and whichever comes first is the mount.
 
-  alias BilldogEng.Telemetry.Handler
+  alias BilldogEng.Telemetry.{Address, Handler}
 
   @compile {:no_warn_undefined, [Phoenix.Router, Plug.Exception]}
 
@@ -85,7 +85,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
     if options.form_changes or not match?(%{params: %{"_target" => _}}, metadata) do
       properties = %{
         event: metadata.event,
-        view: inspect(socket.view),
+        view: Handler.name_of(socket.view),
         duration_ms: Handler.ms(measurements.duration)
       }
 
@@ -98,7 +98,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
   def read([:phoenix, _, callback, :exception], _measurements, %{socket: socket} = metadata, options) do
     unless told_by_request?(metadata) or Process.put({__MODULE__, :failed, options.key}, true) do
       properties = %{
-        view: inspect(socket.view),
+        view: Handler.name_of(socket.view),
         callback: Atom.to_string(callback),
         error: Handler.error(metadata)
       }
@@ -119,7 +119,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
 
       {options.names.channel_joined,
        %{
-         channel: inspect(socket.channel),
+         channel: Handler.name_of(socket.channel),
          topic: if(rest == [], do: topic, else: topic <> ":*"),
          duration_ms: Handler.ms(measurements.duration)
        }}
@@ -132,6 +132,8 @@ defmodule BilldogEng.Telemetry.Phoenix do
 
   defp json?(conn) do
     case List.keyfind(conn.resp_headers, "content-type", 0) do
+      # What nearly all pages are; the search takes as long as the capture.
+      {_, "text/html" <> _} -> false
       {_, type} -> String.contains?(type, "json")
       nil -> false
     end
@@ -142,10 +144,10 @@ defmodule BilldogEng.Telemetry.Phoenix do
   defp forwarded?(_metadata), do: false
 
   defp target(%{phoenix_live_view: {view, action, _, _}}),
-    do: put(%{view: inspect(view)}, :action, action(action))
+    do: put(%{view: Handler.name_of(view)}, :action, action(action))
 
   defp target(%{plug: plug} = metadata) when is_atom(plug) do
-    put(%{controller: inspect(plug)}, :action, action(metadata[:plug_opts]))
+    put(%{controller: Handler.name_of(plug)}, :action, action(metadata[:plug_opts]))
   end
 
   defp target(_metadata), do: %{}
@@ -173,18 +175,18 @@ defmodule BilldogEng.Telemetry.Phoenix do
   # Only the view at the router has an address; those within it, and beside it, have not.
   defp page(measurements, %{uri: uri, socket: %{transport_pid: pid} = socket}, options)
        when is_binary(uri) and is_pid(pid) do
-    {host, path} = split(uri)
     key = {__MODULE__, :page, options.key}
-    mounting = Map.get(socket.private, :connect_params)
+    address = Address.without_query(uri)
 
     case Process.get(key) do
-      {^path, _route} ->
+      {^address, _route} ->
         nil
 
       last ->
+        {host, path} = Address.split(address)
         route = live_route(socket, host, path)
-        Process.put(key, {path, route})
-        via = via(last, mounting)
+        Process.put(key, {address, route})
+        via = via(last, Map.get(socket.private, :connect_params))
         if via, do: viewed(measurements, socket, route, path, via, options)
     end
   end
@@ -200,7 +202,11 @@ defmodule BilldogEng.Telemetry.Phoenix do
   defp via(_, _), do: nil
 
   defp viewed(measurements, socket, route, path, via, options) do
-    properties = %{view: inspect(socket.view), via: via, duration_ms: Handler.ms(measurements.duration)}
+    properties = %{
+      view: Handler.name_of(socket.view),
+      via: via,
+      duration_ms: Handler.ms(measurements.duration)
+    }
 
     properties =
       properties
@@ -214,8 +220,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
   @doc false
   # As LiveView itself finds the route of an address.
   def live_route(%{router: router, endpoint: endpoint}, host, path) when is_atom(router) and router != nil do
-    segments = for segment <- String.split(path, "/"), segment != "", do: URI.decode(segment)
-    segments = without(endpoint.script_name(), segments)
+    segments = without(endpoint.script_name(), Address.segments(path))
 
     with %{route: route} <- Phoenix.Router.route_info(router, "GET", segments, host),
          do: route,
@@ -229,23 +234,9 @@ defmodule BilldogEng.Telemetry.Phoenix do
   defp without([same | prefix], [same | segments]), do: without(prefix, segments)
   defp without(_prefix, segments), do: segments
 
-  @doc false
-  # The host and the path of an address, for less than `URI.parse/1` takes.
-  def split(uri) do
-    rest = uri |> :binary.split("://") |> List.last()
-    [rest | _] = :binary.split(rest, ["?", "#"])
-
-    case :binary.split(rest, "/") do
-      [authority, path] -> {host(authority), "/" <> path}
-      [authority] -> {host(authority), "/"}
-    end
-  end
-
-  defp host(authority), do: authority |> String.split("@") |> List.last() |> String.replace(~r/:\d+$/, "")
-
   defp current_route(options) do
     case Process.get({__MODULE__, :page, options.key}) do
-      {_path, route} -> route
+      {_address, route} -> route
       nil -> nil
     end
   end
@@ -263,7 +254,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
   # ── properties ──
 
   defp with_component(properties, %{component: component}),
-    do: Map.put(properties, :component, inspect(component))
+    do: Map.put(properties, :component, Handler.name_of(component))
 
   defp with_component(properties, _metadata), do: properties
 
