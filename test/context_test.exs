@@ -127,6 +127,19 @@ defmodule BilldogEng.ContextTest do
     eventually(fn -> :ets.lookup(Table, server) == [] end)
   end
 
+  test "where the library's application isn't running a process has its own, and its tasks none" do
+    script = """
+    BilldogEng.Context.put(distinct_id: "a")
+    "a" = BilldogEng.Context.distinct_id()
+    nil = Task.await(Task.async(&BilldogEng.Context.get/0))
+    BilldogEng.Context.clear()
+    nil = BilldogEng.Context.get()
+    """
+
+    args = ["-pa", Application.app_dir(:billdogeng, "ebin"), "-e", script]
+    assert System.cmd("elixir", args, stderr_to_stdout: true) == {"", 0}
+  end
+
   describe "a client with context: true" do
     test "has its properties in each capture, beneath the capture's own and above the global ones" do
       collector = start_collector()
