@@ -38,6 +38,11 @@ defmodule BilldogEng.Native do
   def drain_all, do: no_library()
   def draining, do: no_library()
 
+  # ── telemetry ──
+  def report(_owner, _label), do: no_library()
+  def report_flushes_to_me, do: no_library()
+  def take_reports, do: no_library()
+
   # ── requests ──
   def has_roots, do: no_library()
   def request(_http, _path, _headers, _body, _marker, _id), do: no_library()

@@ -30,6 +30,14 @@ impl Error {
         )
     }
 
+    /// The client has ended, and what it had begun to send with it.
+    pub fn out_of_time() -> Self {
+        Self::without_answer(
+            "TIMEOUT",
+            "the time to send after the client's end was over",
+        )
+    }
+
     /// The ingest stores nothing for now: the project's quota is used up.
     pub fn quota_limited() -> Self {
         Self {

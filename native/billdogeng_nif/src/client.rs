@@ -6,9 +6,11 @@
 
 use crate::encode::GroupIndex;
 use crate::registry::{self, Entry, Hooks};
+use crate::reports::Label;
 use crate::value;
 use billdogeng::{
-    Client, Command, Config, HttpConfig, LastWords, Listener, Notice, Proxy, Reason, Reply, Stats,
+    Client, Command, Config, HttpConfig, LastWords, Listener, Notice, Proxy, Reason, Reply, Report,
+    Stats,
 };
 use rustler::env::OwnedEnv;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
@@ -109,11 +111,16 @@ static REPORTER: Mutex<Option<LocalPid>> = Mutex::new(None);
 /// Messages of one flush thread.
 struct Messages {
     owner: LocalPid,
+    label: Label,
 }
 
 impl Listener for Messages {
     fn news(&self) {
         let _ = OwnedEnv::new().send_and_clear(&self.owner, |_| billdogeng_news());
+    }
+
+    fn report(&self, report: Report) {
+        self.label.report(report);
     }
 
     fn ended(&self, last: LastWords) {
@@ -154,7 +161,12 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>) -> Term<'a> 
         suspension: billdogeng::SUSPENSION,
         external_sleep: options.external_sleep,
     };
-    let client = match Client::start(config, Box::new(Messages { owner })) {
+    let label = Label::default();
+    let messages = Messages {
+        owner,
+        label: label.clone(),
+    };
+    let client = match Client::start(config, Box::new(messages)) {
         Ok(client) => client,
         Err(failed) => return (error(), failed.to_string()).encode(env),
     };
@@ -164,6 +176,7 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>) -> Term<'a> 
         groups,
         insert_ids,
         hooks,
+        label,
         draining: AtomicBool::new(false),
     });
     let handle = ResourceArc::new(Handle {
@@ -285,7 +298,7 @@ fn reply_to_term<'a>(env: Env<'a>, reply: &Reply) -> Term<'a> {
     }
 }
 
-fn reason_to_atom(reason: Reason) -> Atom {
+pub fn reason_to_atom(reason: Reason) -> Atom {
     match reason {
         Reason::QueueFull => queue_full(),
         Reason::TooLarge => too_large(),
