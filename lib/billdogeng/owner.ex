@@ -8,6 +8,7 @@ defmodule BilldogEng.Owner do
   use GenServer
 
   alias BilldogEng.{Analytics, Error, Native, Options, Reporter, Warning}
+  alias BilldogEng.Telemetry.Emitter
   require Logger
 
   @drop_summary_interval :timer.minutes(1)
@@ -33,7 +34,8 @@ defmodule BilldogEng.Owner do
   def init({:ok, %Options{} = options}) do
     with nil <- Native.load_error(),
          :ok <- Reporter.ensure_started(),
-         {:ok, handle} <- start(options) do
+         {:ok, handle} <- start(options),
+         :ok <- Emitter.watch(options.name) do
       {:ok,
        %__MODULE__{
          handle: handle,
