@@ -4,6 +4,8 @@ defmodule BilldogEng.EmitterTest do
 
   @moduletag :capture_log
 
+  doctest BilldogEng.Telemetry
+
   alias BilldogEng.Telemetry
   alias BilldogEng.Telemetry.Emitter
 
@@ -300,15 +302,19 @@ defmodule BilldogEng.EmitterTest do
     end
   end
 
-  test "a process of the emitter's that is killed is replaced, and flushes are told again" do
+  test "a process of handlers that is killed is replaced, and what it has left is told" do
     collector = start_collector()
     client = start_client(collector)
-    killed = Process.whereis(Emitter)
-    Process.exit(killed, :kill)
-    eventually(fn -> Process.whereis(Emitter) not in [nil, killed] end)
+    held = listen(&__MODULE__.hold/4, {@start, self()})
     Analytics.capture(client, "u", "e")
     assert Analytics.flush(client) == :ok
-    assert {%{events: 1}, _} = stop(client)
+    assert_receive {:held, emitter}, 5_000
+    Analytics.capture(client, "u", "e")
+    assert Analytics.flush(client) == :ok
+    :telemetry.detach(held)
+    Process.exit(emitter, :kill)
+    assert_receive {@start, _, %{client: ^client}}, 5_000
+    assert_receive {@stop, %{events: 1}, %{client: ^client}}, 5_000
   end
 
   describe "measure/1" do
