@@ -276,6 +276,7 @@ mod tests {
         report.attempt(1);
         report.attempted(&Err(Failure::network("reset", false)));
         assert_eq!(error_of(&mut report, true), Some(Error::network("first")));
+        assert_eq!(error_of(&mut report, true), Some(Error::out_of_time()));
     }
 
     #[test]
