@@ -97,6 +97,10 @@ defmodule BilldogEng do
   @spec shutdown(Analytics.server()) :: :ok | {:error, Error.t()}
   defdelegate shutdown(client), to: Analytics
 
+  @doc "See `BilldogEng.Analytics.purge/1`."
+  @spec purge(Analytics.server()) :: :ok
+  defdelegate purge(client), to: Analytics
+
   @doc "See `BilldogEng.Analytics.stats/1`."
   @spec stats(Analytics.server()) :: Analytics.stats()
   defdelegate stats(client), to: Analytics

@@ -139,6 +139,21 @@ defmodule BilldogEng.EmitterTest do
       refute_received {_, _, %{client: ^client}}
     end
 
+    @tag :tmp_dir
+    test "of events that were on disk is told as any other", %{tmp_dir: dir} do
+      collector = start_collector()
+      spool = [spool_dir: dir, shutdown_timeout: 0]
+      {:ok, first} = Analytics.start_link([api_key: "key", host: nobody(), flush_at: :infinity] ++ spool)
+      for n <- 1..3, do: Analytics.capture(first, "u", "e#{n}")
+      GenServer.stop(first)
+      eventually(fn -> BilldogEng.Native.draining() == 0 end)
+      client = start_client(collector, spool_dir: dir)
+      assert Analytics.flush(client) == :ok
+      assert {%{events: 3, attempts: 1} = stopped, %{result: :ok}} = stop(client)
+      [request] = Collector.requests(collector)
+      assert stopped.bytes == request.bytes - 2 - byte_size(~s({"api_key":"key","events":[]}))
+    end
+
     test "with retries is one span, and counts their requests and bytes" do
       collector = start_collector()
       Collector.respond(collector, [{:status, 503}, {:status, 429}, :ok])
@@ -206,6 +221,22 @@ defmodule BilldogEng.EmitterTest do
       assert_receive {:DOWN, ^ref, _, _, _}
       assert {%{events: 0}, %{result: :error, error: %Error{code: "TIMEOUT"}}} = stop(client)
       assert_receive {@dropped, %{count: 3}, %{client: ^client, reason: :stopped}}, 5_000
+    end
+
+    test "for a purge is an :error, and its events are told as dropped" do
+      collector = start_collector()
+      gate(collector)
+      client = start_client(collector, flush_at: 2)
+      for n <- 1..2, do: Analytics.capture(client, "u", "e#{n}")
+      {handle, _} = at_gate()
+      assert Analytics.purge(client) == :ok
+      Collector.release(handle)
+      assert {%{events: 0, attempts: 1}, %{result: :error, error: %Error{code: "PURGED"}}} = stop(client)
+      assert_receive {@dropped, %{count: 2}, %{client: ^client, reason: :purged}}, 5_000
+      Collector.respond(collector, :ok)
+      Analytics.capture(client, "u", "e3")
+      assert Analytics.flush(client) == :ok
+      assert {%{events: 1}, %{result: :ok}} = stop(client)
     end
 
     test "by a panic is an exception in place of its end" do

@@ -28,8 +28,9 @@ defmodule BilldogEng.Telemetry do
     * `trigger` - what began the flush: `:size` (`:flush_at` was reached), `:interval` (the timer), `:call`
       (`flush/2`), `:shutdown` (`shutdown/1`, or the client's process has ended), `:retry` (the pause after a
       failed flush was over)
-    * `result`, `error` - `:ok` and nil; or `:error` and a `BilldogEng.Error` where the flush failed, or the
-      ingest refused an event of it. Its `body` is nil: an answer may quote events
+    * `result`, `error` - `:ok` and nil; or `:error` and a `BilldogEng.Error` where the flush failed, the ingest
+      refused an event of it, or `BilldogEng.Analytics.purge/1` ended it. Its `body` is nil: an answer may quote
+      events
     * `status` - of the last answer; 0 where none came
     * `kind`, `reason`, `stacktrace` - `:error`, a `BilldogEng.Error`, `[]`: the flush thread panicked, a defect
       of this library's. It goes on, and the events are kept

@@ -75,14 +75,12 @@ defmodule BilldogEng.Telemetry.Emitter do
   end
 
   @doc false
-  # Has the calling owner's client report, under `name` where it has one.
-  def watch(name) do
+  # What the calling owner's client is to be called in its reports; nil where nobody could listen.
+  def label(name) do
     if telemetry() != false do
       if Process.whereis(__MODULE__) == nil, do: GenServer.start(__MODULE__, [], name: __MODULE__)
-      Native.report(self(), name || self())
+      name || self()
     end
-
-    :ok
   end
 
   # ── reports ──

@@ -38,6 +38,11 @@ impl Error {
         )
     }
 
+    /// The app has purged the client in the middle of a flush.
+    pub fn purged() -> Self {
+        Self::without_answer("PURGED", "the client was purged")
+    }
+
     /// The ingest stores nothing for now: the project's quota is used up.
     pub fn quota_limited() -> Self {
         Self {

@@ -26,6 +26,7 @@ mod queue;
 mod reports;
 pub mod spool;
 mod state;
+mod store;
 pub mod transport;
 mod waiters;
 mod worker;

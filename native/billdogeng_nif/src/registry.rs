@@ -3,7 +3,6 @@
 //! Readers load a snapshot and wait for nobody; a start or an end replaces it.
 
 use crate::encode::GroupIndex;
-use crate::reports::Label;
 use crate::word::WordHasher;
 use arc_swap::ArcSwap;
 use billdogeng::Client;
@@ -22,8 +21,6 @@ pub struct Entry {
     pub insert_ids: bool,
     /// What the app has done to its events in Elixir, before they come here for good.
     pub hooks: Option<Hooks>,
-    /// For telemetry.
-    pub label: Label,
     /// Its owner has ended.
     pub draining: AtomicBool,
 }

@@ -1,25 +1,24 @@
 //! The NIFs of telemetry: what flush threads report, for the one process of the VM that emits it.
 //!
-//! A client whose owner never asked for it reports nothing. The reports outlive their owner, so that a
+//! A client that was started without a label reports nothing. The reports outlive their owner, so that a
 //! drain's are told too.
 
 use crate::client::reason_to_atom;
-use crate::{registry, value, vm};
+use crate::{value, vm};
 use billdogeng::{Report, Reports, Trigger};
 use rustler::env::OwnedEnv;
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 rustler::atoms! {
-    ok, no_client, billdogeng_reports,
+    ok, billdogeng_reports,
     started, stopped, panicked,
     size, interval, call, shutdown, retry,
 }
 
-/// What a client is called in its reports, in the external format; empty until its owner wants them.
-#[derive(Clone, Default)]
-pub struct Label(Arc<OnceLock<Arc<[u8]>>>);
+/// What a client is called in its reports, in the external format.
+pub struct Label(Arc<[u8]>);
 
 static REPORTS: Mutex<Reports<Arc<[u8]>>> = Mutex::new(Reports::new());
 /// Who emits them.
@@ -30,10 +29,13 @@ fn reports() -> MutexGuard<'static, Reports<Arc<[u8]>>> {
 }
 
 impl Label {
+    pub fn new(term: Term) -> Self {
+        Self(term.to_binary().as_slice().into())
+    }
+
     /// Takes a report, on a flush thread.
     pub fn report(&self, report: Report) {
-        let Some(label) = self.0.get() else { return };
-        if !reports().add(Arc::clone(label), report) {
+        if !reports().add(Arc::clone(&self.0), report) {
             return;
         }
         let emitter = *EMITTER.lock().unwrap_or_else(PoisonError::into_inner);
@@ -41,15 +43,6 @@ impl Label {
             let _ = OwnedEnv::new().send_and_clear(&emitter, |_| billdogeng_reports());
         }
     }
-}
-
-/// From now on `owner`'s client reports, and is called `label`.
-#[rustler::nif]
-fn report(owner: Term, label: Term) -> Atom {
-    registry::with(owner, |entry| {
-        let _ = entry.label.0.set(label.to_binary().as_slice().into());
-    })
-    .map_or_else(no_client, |()| ok())
 }
 
 /// From now on the calling process is woken by `:billdogeng_reports`, once until it has fetched them.

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Between attempts to lock a directory that another process holds.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
 /// Asks a holder for its directory.
 pub type Ask = Arc<dyn Fn() + Send + Sync>;
 
@@ -31,7 +34,7 @@ pub struct Dir {
 
 impl Dir {
     /// Makes the directory where there is none, and holds it; where another client of this process does,
-    /// that one is asked, and waited for.
+    /// that one is asked, and waited for; another process is waited for alone.
     pub fn hold(path: &Path, ask: Ask, patience: Duration) -> Result<Self, OpenError> {
         let failed = |what| move |error: io::Error| OpenError::io(what, path, &error);
         if !path.is_dir() {
@@ -50,27 +53,34 @@ impl Dir {
             return Err(OpenError::Exposed(path));
         }
         let id = (meta.dev(), meta.ino());
-        register(id, ask, patience).map_err(|()| OpenError::InUse(path.clone()))?;
+        let until = Instant::now() + patience;
+        register(id, ask, until).map_err(|()| OpenError::InUse(path.clone()))?;
         // From here on letting go is the drop's.
         let mut dir = Self {
             path,
             id,
             lock: None,
         };
-        dir.lock = Some(dir.lock_file()?);
+        dir.lock = Some(dir.lock_file(until)?);
         Ok(dir)
     }
 
-    fn lock_file(&self) -> Result<File, OpenError> {
+    /// A process that is about to end, and one that is about to run another program, have it for a moment.
+    fn lock_file(&self, until: Instant) -> Result<File, OpenError> {
         let path = self.path.join("lock");
         let failed = |error: io::Error| OpenError::io("lock", &path, &error);
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(0o600);
         let file = options.open(&path).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => Err(OpenError::Held(self.path.clone())),
-            Err(TryLockError::Error(error)) => Err(failed(error)),
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => return Err(OpenError::Held(self.path.clone())),
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
         }
     }
 
@@ -126,8 +136,7 @@ fn is_ours(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-fn register(id: Id, ask: Ask, patience: Duration) -> Result<(), ()> {
-    let until = Instant::now() + patience;
+fn register(id: Id, ask: Ask, until: Instant) -> Result<(), ()> {
     let mut asked: Option<Ask> = None;
     let mut holders = HOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
     loop {

@@ -46,7 +46,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long [`Spool::open`] waits for another client of this process to let go.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of events that go into one record; a larger event gets one of its own.
 const CHUNK: usize = 64 * 1024;
 /// Chunks kept for use again while events come.
@@ -85,6 +85,17 @@ pub enum Excess {
     Full(u64),
     /// All below this number, for they are older than `max_age`.
     Expired(u64),
+}
+
+/// Where an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// On disk, synced.
+    Disk,
+    /// It will be on disk in a moment, if nothing fails.
+    Pending,
+    /// The disk could not take it: who appended it has it alone.
+    Memory,
 }
 
 /// What a [`Spool::fetch`] found.
@@ -255,10 +266,21 @@ impl Spool {
         self.shared.lock().live.count(&range)
     }
 
-    /// Whether every live event of a range is on disk: those need not be held in memory.
-    pub fn stored(&self, range: Range<u64>) -> bool {
+    /// The number of the oldest live event, or that of the next one.
+    pub fn floor(&self) -> u64 {
+        self.shared.lock().live.floor()
+    }
+
+    /// Whether a live event is on disk: such a one need not be held in memory.
+    pub fn whereabouts(&self, number: u64) -> Whereabouts {
         let inner = self.shared.lock();
-        range.end <= inner.stored && inner.holes.overlap(&range) == 0
+        if inner.holes.overlap(&(number..number + 1)) > 0 {
+            Whereabouts::Memory
+        } else if number < inner.stored {
+            Whereabouts::Disk
+        } else {
+            Whereabouts::Pending
+        }
     }
 
     /// What has to go for lack of room or for its age, as long as it has not gone.
