@@ -8,6 +8,7 @@ defmodule BilldogEng.Owner do
   use GenServer
 
   alias BilldogEng.{Analytics, Error, Native, Options, Reporter, Warning}
+  alias BilldogEng.Telemetry.Emitter
   require Logger
 
   @drop_summary_interval :timer.minutes(1)
@@ -48,7 +49,7 @@ defmodule BilldogEng.Owner do
 
   # An exception would carry the arguments, and with them the key, into crash reports.
   defp start(options) do
-    Native.start(options.native, options.hooks)
+    Native.start(options.native, options.hooks, Emitter.label(options.name))
   rescue
     ArgumentError -> {:error, "an option has a value that can't be handed to the native library"}
   end
