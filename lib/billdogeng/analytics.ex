@@ -101,6 +101,8 @@ defmodule BilldogEng.Analytics do
       raises or answers anything else drops its event
     * `:global_properties` - properties of every `capture/6`, which its own stand above: a map, or a function
       of no arguments or `{module, function, args}` that answers one
+    * `:context` - whether every `capture/6` has the properties of its process's `BilldogEng.Context`, which
+      its own stand above; false
     * `:insert_ids` - whether each event's properties get an `$insert_id`, a UUIDv7, the same in every retry,
       for an ingest that can tell repeats by it; false
     * `:proxy` - the address of an HTTP proxy, or `:environment` for what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`
@@ -258,7 +260,8 @@ defmodule BilldogEng.Analytics do
 
     case whereis(server) do
       pid when is_pid(pid) and node(pid) == node() ->
-        with :no_client <- Native.stats(pid), do: no_client(server)
+        # A name is known before its client is: a process that is about to start one answers once it has.
+        with :no_client <- Native.stats(pid), do: GenServer.call(pid, :stats, :infinity)
 
       nil ->
         no_client(server)

@@ -7,6 +7,7 @@ defmodule BilldogEng.Application do
 
   @impl true
   def start(_type, _args) do
-    Supervisor.start_link([BilldogEng.Reporter], strategy: :one_for_one, name: BilldogEng.Supervisor)
+    children = [BilldogEng.Context.Table, BilldogEng.Telemetry.Emitter, BilldogEng.Reporter]
+    Supervisor.start_link(children, strategy: :one_for_one, name: BilldogEng.Supervisor)
   end
 end

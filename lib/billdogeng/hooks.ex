@@ -1,18 +1,21 @@
 defmodule BilldogEng.Hooks do
   @moduledoc false
-  # What the app has done to its events in Elixir before they are encoded: `:global_properties`,
-  # `:before_send`. Clients without either never come here.
+  # What the app has done to its events in Elixir before they are encoded: `:global_properties`, `:context`,
+  # `:before_send`. Clients without any of them never come here.
 
-  defstruct [:before_send, :global_properties, :group_type_index]
+  alias BilldogEng.Context
+
+  defstruct [:before_send, :global_properties, :group_type_index, :context]
 
   @doc false
   # nil where there is nothing to do.
-  def new(before_send, global_properties, group_type_index) do
-    if before_send || global_properties do
+  def new(before_send, global_properties, group_type_index, context \\ false) do
+    if before_send || global_properties || context do
       %__MODULE__{
         before_send: before_send,
         global_properties: global_properties,
-        group_type_index: group_type_index
+        group_type_index: group_type_index,
+        context: context
       }
     end
   end
@@ -28,7 +31,10 @@ defmodule BilldogEng.Hooks do
   end
 
   defp apply_to(hooks, {id, name, properties, groups, timestamp}, kind) do
-    properties = if kind == :with_groups, do: with_globals(properties, hooks), else: properties
+    properties =
+      if kind == :with_groups,
+        do: properties |> with_context(hooks) |> with_globals(hooks),
+        else: properties
 
     if hooks.before_send do
       properties = if kind == :with_groups, do: with_groups(properties, groups, hooks), else: properties
@@ -64,14 +70,26 @@ defmodule BilldogEng.Hooks do
     kind, _ -> {:failed, "ended by #{kind}#{at(__STACKTRACE__)}"}
   end
 
+  @doc false
   # The place alone: a frame may hold arguments, and a message may quote the event.
-  defp at([{module, function, arity, location} | _]) do
+  def at([{module, function, arity, location} | _]) do
     arity = if is_list(arity), do: length(arity), else: arity
     line = if location[:line], do: " (#{location[:file]}:#{location[:line]})", else: ""
     " in #{Exception.format_mfa(module, function, arity)}#{line}"
   end
 
-  defp at(_), do: ""
+  def at(_), do: ""
+
+  # ── the process's context ──
+
+  defp with_context(properties, %{context: true}) do
+    case Context.get() do
+      %{properties: context} when map_size(context) > 0 -> beneath(context, properties)
+      _ -> properties
+    end
+  end
+
+  defp with_context(properties, _hooks), do: properties
 
   # ── global properties ──
 

@@ -28,7 +28,7 @@ defmodule BilldogEng.Native do
   def max_event_bytes(_owner), do: no_library()
 
   # ── the owner ──
-  def start(_options, _hooks), do: no_library()
+  def start(_options, _hooks, _label), do: no_library()
   def command(_owner, _name, _id), do: no_library()
   def tidings(_owner), do: no_library()
   def stats(_owner), do: no_library()
@@ -37,6 +37,10 @@ defmodule BilldogEng.Native do
   def report_to_me, do: no_library()
   def drain_all, do: no_library()
   def draining, do: no_library()
+
+  # ── telemetry ──
+  def report_flushes_to_me, do: no_library()
+  def take_reports, do: no_library()
 
   # ── requests ──
   def has_roots, do: no_library()

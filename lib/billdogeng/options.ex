@@ -39,6 +39,7 @@ defmodule BilldogEng.Options do
     shutdown_timeout: 5_000,
     before_send: nil,
     global_properties: nil,
+    context: false,
     insert_ids: false,
     spool_dir: nil,
     max_spool_bytes: 256 * 1024 * 1024,
@@ -79,7 +80,13 @@ defmodule BilldogEng.Options do
          name: given[:name],
          enable_logging: get(given, :enable_logging) == true,
          transport: Map.put(transport, :enable_logging, get(given, :enable_logging) == true),
-         hooks: Hooks.new(given[:before_send], given[:global_properties], given[:group_type_index]),
+         hooks:
+           Hooks.new(
+             given[:before_send],
+             given[:global_properties],
+             given[:group_type_index],
+             get(given, :context)
+           ),
          native: native(given, transport, api_key, interval)
        }}
     end
@@ -274,6 +281,7 @@ defmodule BilldogEng.Options do
     must(:global_properties, value, valid, "a map, a function of no arguments, or {module, function, args}")
   end
 
+  defp check({:context, value}), do: must(:context, value, is_boolean(value), "true or false")
   defp check({:insert_ids, value}), do: must(:insert_ids, value, is_boolean(value), "true or false")
 
   defp check({:name, value}) do

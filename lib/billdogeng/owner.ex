@@ -8,6 +8,7 @@ defmodule BilldogEng.Owner do
   use GenServer
 
   alias BilldogEng.{Analytics, Error, Native, Options, Reporter, Warning}
+  alias BilldogEng.Telemetry.Emitter
   require Logger
 
   @drop_summary_interval :timer.minutes(1)
@@ -48,7 +49,7 @@ defmodule BilldogEng.Owner do
 
   # An exception would carry the arguments, and with them the key, into crash reports.
   defp start(options) do
-    Native.start(options.native, options.hooks)
+    Native.start(options.native, options.hooks, Emitter.label(options.name))
   rescue
     ArgumentError -> {:error, "an option has a value that can't be handed to the native library"}
   end
@@ -73,6 +74,7 @@ defmodule BilldogEng.Owner do
   def handle_call(:queue_length, from, state), do: {:noreply, command(:settle, from, state)}
   def handle_call(:shutdown, from, state), do: {:noreply, command(:shutdown, from, state)}
   def handle_call(:purge, from, state), do: {:noreply, command(:purge, from, state)}
+  def handle_call(:stats, _from, state), do: {:reply, Native.stats(self()), state}
   def handle_call(_other, _from, state), do: {:noreply, state}
 
   @impl true

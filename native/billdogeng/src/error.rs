@@ -30,6 +30,19 @@ impl Error {
         )
     }
 
+    /// The client has ended, and what it had begun to send with it.
+    pub fn out_of_time() -> Self {
+        Self::without_answer(
+            "TIMEOUT",
+            "the time to send after the client's end was over",
+        )
+    }
+
+    /// The app has purged the client in the middle of a flush.
+    pub fn purged() -> Self {
+        Self::without_answer("PURGED", "the client was purged")
+    }
+
     /// The ingest stores nothing for now: the project's quota is used up.
     pub fn quota_limited() -> Self {
         Self {

@@ -4,6 +4,7 @@
 //! neither memory nor the flush thread's time. Replies are bounded by the calls that wait for them.
 
 use crate::error::Error;
+use crate::flush_report::Report;
 use crate::place::Place;
 use crate::spool::{OpenError, Problem};
 use crate::state::{Reason, Stats};
@@ -118,12 +119,14 @@ pub struct LastWords {
     pub stats: Stats,
 }
 
-/// Who is told. Both are called on the flush thread alone.
+/// Who is told. All are called on the flush thread alone.
 pub trait Listener: Send {
     /// There are tidings to take.
     fn news(&self);
     /// The client has ended.
     fn ended(&self, last: LastWords);
+    /// For telemetry, if anybody wants it.
+    fn report(&self, _report: Report) {}
 }
 
 #[cfg(test)]

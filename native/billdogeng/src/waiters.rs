@@ -63,6 +63,11 @@ impl Waiters {
         self.flushes.is_empty()
     }
 
+    /// Whether one of them is a `shutdown`.
+    pub fn want_shutdown(&self) -> bool {
+        self.flushes.iter().any(|waiter| waiter.shutdown)
+    }
+
     /// The number below which somebody waits for all events.
     pub fn target(&self) -> u64 {
         let targets = self.flushes.iter().map(|waiter| waiter.target);

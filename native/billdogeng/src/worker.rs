@@ -16,6 +16,7 @@
 use crate::answer::{Answer, Failure, Kind};
 use crate::client::Client;
 use crate::error::Error;
+use crate::flush_report::{FlushReport, Report, Trigger};
 use crate::http::Http;
 use crate::news::{LastWords, Listener, Notice, Reply};
 use crate::parts::{Parts, Standing};
@@ -108,6 +109,7 @@ pub(crate) struct Worker {
     headers: Result<HeaderMap, String>,
     url: String,
     flush: Option<Flush>,
+    report: FlushReport,
     waiters: Waiters,
     started: Instant,
     /// The next tick of the timer, while it runs and there is something to look for.
@@ -148,6 +150,7 @@ impl Worker {
             headers,
             url,
             flush: None,
+            report: FlushReport::default(),
             waiters: Waiters::default(),
             started: Instant::now(),
             tick: None,
@@ -232,7 +235,9 @@ impl Worker {
                     }
                 }
                 Command::Purge(id) => self.purge(id),
-                Command::Tick if self.flush.is_none() => self.begin_flush(self.attempts()),
+                Command::Tick if self.flush.is_none() => {
+                    self.begin_flush(self.attempts(), Trigger::Interval);
+                }
                 Command::Tick => {}
                 Command::Drain => {
                     let timeout = self.client.config.shutdown_timeout;
@@ -278,7 +283,8 @@ impl Worker {
         }
     }
 
-    fn begin_flush(&mut self, attempts_left: u32) {
+    fn begin_flush(&mut self, attempts_left: u32, trigger: Trigger) {
+        self.report.due(trigger);
         let target = self.client.state().begin_flush();
         self.paused_until = None;
         self.flush = Some(Flush {
@@ -360,11 +366,11 @@ impl Worker {
             (state.is_due(), state.is_empty())
         };
         if !self.waiters.want_no_flush() || (self.drain_until.is_some() && !empty) {
-            self.begin_flush(if self.drain_until.is_some() {
-                u32::MAX
-            } else {
-                0
-            });
+            let (attempts, trigger) = match self.drain_until {
+                Some(_) => (u32::MAX, Trigger::Shutdown),
+                None => (0, self.called()),
+            };
+            self.begin_flush(attempts, trigger);
             return true;
         }
         if let Some(until) = self.paused_until {
@@ -373,16 +379,30 @@ impl Worker {
             }
             self.paused_until = None;
             if due || (!self.timer_stopped && !empty) {
-                self.begin_flush(self.attempts());
+                self.begin_flush(self.attempts(), Trigger::Retry);
                 return true;
             }
         }
         let ticked = self.ticked(now);
         if due || (ticked && !empty) {
-            self.begin_flush(self.attempts());
+            let trigger = if due {
+                Trigger::Size
+            } else {
+                Trigger::Interval
+            };
+            self.begin_flush(self.attempts(), trigger);
             return true;
         }
         false
+    }
+
+    /// Why callers' flush begins.
+    fn called(&self) -> Trigger {
+        if self.waiters.want_shutdown() {
+            Trigger::Shutdown
+        } else {
+            Trigger::Call
+        }
     }
 
     /// Moves the timer on; answers whether it has fired. An empty queue stops it, a capture starts it
@@ -436,6 +456,7 @@ impl Worker {
     }
 
     fn attempt(&mut self) -> Result<Attempt, Failure> {
+        self.report.begun(&*self.listener);
         let http = match &self.http {
             Some(http) => Arc::clone(http),
             None => Arc::clone(
@@ -456,6 +477,7 @@ impl Worker {
         };
         let payload = flush.get_or_insert_with(|| Payload::of_batch(&self.client.config, part));
         let (body, described) = payload.parts();
+        self.report.attempt(body.len());
         headers.extend(described);
         let url = self.url.clone();
         Ok(Box::pin(async move {
@@ -467,7 +489,9 @@ impl Worker {
         let Some(parts) = self.flush.as_mut().and_then(|flush| flush.batch.as_mut()) else {
             return;
         };
-        match result.map_err(|failure| failure.hiding(&self.client.config.api_key)) {
+        let result = result.map_err(|failure| failure.hiding(&self.client.config.api_key));
+        self.report.attempted(&result);
+        match result {
             Ok(answer) if answer.quota_limited => self.quota_used_up(),
             Ok(_) => {
                 let accepted = parts.accepted();
@@ -489,6 +513,7 @@ impl Worker {
         let Some(flush) = &mut self.flush else { return };
         if let Some(events) = events {
             flush.delivered += events.len() as u64;
+            self.report.accepted(&events);
             self.client.state().delivered(&events);
         }
         self.failures = 0;
@@ -500,6 +525,7 @@ impl Worker {
     fn refused(&mut self, too_large: Option<Batch>, failure: Failure) {
         if let Some(event) = too_large {
             self.waiters.gave_up(&event, &failure.error);
+            self.report.gave_up(&failure.error);
             self.client
                 .state()
                 .give_up_in_flight(&event, Reason::TooLarge);
@@ -521,6 +547,7 @@ impl Worker {
         for event in rejected {
             if let Some(failure) = &flush.refusal {
                 self.waiters.gave_up(&event, &failure.error);
+                self.report.gave_up(&failure.error);
             }
             self.client
                 .state()
@@ -637,7 +664,7 @@ impl Worker {
         drop(news);
         self.reply(replies);
         if more {
-            self.begin_flush(flush.attempts_left);
+            self.begin_flush(flush.attempts_left, self.called());
             self.take_batch();
             if let Some(begun) = &mut self.flush {
                 begun.failed = flush.failed;
@@ -664,6 +691,7 @@ impl Worker {
     /// What every end of a flush has to do and to tell, before its own.
     fn conclude(&mut self, delivered: u64, failed: bool) {
         self.client.state().end_flush(failed);
+        self.report.ended(failed, &*self.listener);
         self.tell_drops();
         if delivered > 0 {
             self.client.news().notice(Notice::Flushed(delivered));
@@ -713,9 +741,9 @@ impl Worker {
     /// Drops are gathered; before a reply they are told whatever the time.
     fn tell_drops(&mut self) {
         let untold: Vec<_> = self.client.state().take_untold().collect();
-        let mut news = self.client.news();
         for (reason, count) in untold {
-            news.notice(Notice::Dropped(reason, count));
+            self.client.news().notice(Notice::Dropped(reason, count));
+            self.listener.report(Report::Dropped(reason, count));
         }
     }
 
@@ -744,6 +772,8 @@ impl Worker {
             let mut state = self.client.state();
             (state.give_up_rest(), state.stats())
         };
+        self.report.ended(true, &*self.listener);
+        self.tell_drops();
         self.listener.ended(LastWords { stopped, stats });
     }
 
@@ -751,6 +781,7 @@ impl Worker {
     fn recover(&mut self) {
         let replies = self.waiters.end_all(&Error::panicked());
         self.http = None;
+        self.report.panicked(&*self.listener);
         self.client.news().notice(Notice::Panicked);
         self.flush_failed(Error::panicked(), &[], false, None);
         self.reply(replies);

@@ -6,10 +6,12 @@
 
 use crate::encode::GroupIndex;
 use crate::registry::{self, Entry, Hooks};
+use crate::reports::Label;
 use crate::value;
 use billdogeng::spool::{self, Problem};
 use billdogeng::{
-    Client, Command, Config, HttpConfig, LastWords, Listener, Notice, Proxy, Reason, Reply, Stats,
+    Client, Command, Config, HttpConfig, LastWords, Listener, Notice, Proxy, Reason, Reply, Report,
+    Stats,
 };
 use rustler::env::OwnedEnv;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
@@ -122,11 +124,18 @@ static REPORTER: Mutex<Option<LocalPid>> = Mutex::new(None);
 /// Messages of one flush thread.
 struct Messages {
     owner: LocalPid,
+    label: Option<Label>,
 }
 
 impl Listener for Messages {
     fn news(&self) {
         let _ = OwnedEnv::new().send_and_clear(&self.owner, |_| billdogeng_news());
+    }
+
+    fn report(&self, report: Report) {
+        if let Some(label) = &self.label {
+            label.report(report);
+        }
     }
 
     fn ended(&self, last: LastWords) {
@@ -145,9 +154,11 @@ impl Listener for Messages {
 }
 
 /// Starts the calling process's client. The handle is for the process to keep; `hooks` is what its captures
-/// are to pass through in Elixir, or nil. With a spool this reads the disk, and may wait for the directory.
+/// are to pass through in Elixir, or nil; `label` what telemetry calls it, or nil where nobody could listen. It
+/// is told here, for a client may have something to send at once. With a spool this reads the disk, and may wait
+/// for the directory.
 #[rustler::nif(schedule = "DirtyIo")]
-fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>) -> Term<'a> {
+fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<'a>) -> Term<'a> {
     let owner = env.pid();
     let limit = |bound: Option<u64>| bound.map_or(usize::MAX, |bound| bound as usize);
     let groups = GroupIndex::new(options.group_index);
@@ -173,7 +184,9 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>) -> Term<'a> 
         }),
         external_sleep: options.external_sleep,
     };
-    let client = match Client::start(config, Box::new(Messages { owner })) {
+    let label = (nil() != label).then(|| Label::new(label));
+    let messages = Messages { owner, label };
+    let client = match Client::start(config, Box::new(messages)) {
         Ok(client) => client,
         Err(failed) => return (error(), failed.to_string()).encode(env),
     };
@@ -309,7 +322,7 @@ fn reply_to_term<'a>(env: Env<'a>, reply: &Reply) -> Term<'a> {
     }
 }
 
-fn reason_to_atom(reason: Reason) -> Atom {
+pub fn reason_to_atom(reason: Reason) -> Atom {
     match reason {
         Reason::QueueFull => queue_full(),
         Reason::TooLarge => too_large(),

@@ -7,6 +7,7 @@
 //! | `names.rs` | atoms as JSON, kept |
 //! | `client.rs` | the NIFs of the owner: start, commands, tidings, accounts |
 //! | `registry.rs` | from an owner's pid to its client |
+//! | `reports.rs` | the NIFs of telemetry: what flush threads report |
 //! | `request.rs` | the NIF of `Transport.request/2` |
 //! | `value.rs` | JSON values and errors as terms |
 //! | `word.rs` | a hash for terms that are one word |
@@ -17,6 +18,7 @@ mod client;
 mod encode;
 mod names;
 mod registry;
+mod reports;
 mod request;
 mod value;
 mod vm;

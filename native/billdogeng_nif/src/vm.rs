@@ -45,6 +45,12 @@ fn system_time_ns() -> i64 {
     }
 }
 
+/// Erlang's monotonic time in nanoseconds. On schedulers alone: other threads are told none.
+pub fn monotonic_time_ns() -> i64 {
+    // SAFETY: it takes a plain enum and touches no memory of ours.
+    unsafe { enif_monotonic_time(ErlNifTimeUnit::ERL_NIF_NSEC) }
+}
+
 /// The elements of a tuple. rustler copies all of them first, and of ten million only some are looked at.
 pub fn elements<'a>(term: Term<'a>) -> Option<impl ExactSizeIterator<Item = Term<'a>> + Clone> {
     let env = term.get_env();

@@ -1,6 +1,7 @@
 //! What the flush thread has to do with the spool: hear it, wait for it, let go of it.
 
 use super::Worker;
+use crate::error::Error;
 use crate::news::{Notice, Reply};
 use crate::spool::{Excess, Fetched, Spool};
 use crate::state::Reason;
@@ -93,6 +94,7 @@ impl Worker {
             }
             drop(state);
             self.abandoned = true;
+            self.report.gave_up(&Error::purged());
             self.conclude(flush.delivered, false);
         }
         self.client.state().give_up_queued(Reason::Purged);

@@ -3,6 +3,7 @@
 use crate::client::{Capture, Client};
 use crate::config::{Config, HttpConfig, Proxy};
 use crate::error::Error;
+use crate::flush_report::Report;
 use crate::news::{LastWords, Listener, Notice, Reply};
 use crate::state::Reason;
 use crate::worker::Command;
@@ -21,6 +22,23 @@ enum Told {
 }
 
 struct Teller(Sender<Told>);
+
+/// Tells of reports too.
+struct Reporter(Teller, Sender<Report>);
+
+impl Listener for Reporter {
+    fn news(&self) {
+        self.0.news();
+    }
+
+    fn ended(&self, last: LastWords) {
+        self.0.ended(last);
+    }
+
+    fn report(&self, report: Report) {
+        let _ = self.1.send(report);
+    }
+}
 
 impl Listener for Teller {
     fn news(&self) {
@@ -161,6 +179,25 @@ fn a_panic_during_an_attempt_strands_no_caller_and_loses_no_event() {
     drop(gate);
     // The first connection is gone with the panic, and the ingest with the gate: what counts is the answer.
     assert!(reply(&client, &told, 2).1.is_err());
+}
+
+#[test]
+fn a_panic_during_an_attempt_is_reported_as_the_flushs_end() {
+    let (host, bodies, _gate) = ingest();
+    let (sender, told) = channel();
+    let (reporter, reports) = channel();
+    let listener = Reporter(Teller(sender), reporter);
+    let client = Client::start(config(&host), Box::new(listener)).expect("a thread");
+    client.capture(b"1", 0);
+    client.command(Command::Flush(1));
+    bodies.recv_timeout(PATIENCE).expect("an attempt");
+    client.command(Command::Panic);
+    assert_eq!(reply(&client, &told, 1).1, Err(Error::panicked()));
+    let reports: Vec<_> = reports.try_iter().collect();
+    let [Report::Started(began), Report::Panicked(ended, _)] = reports[..] else {
+        panic!("{reports:?}")
+    };
+    assert_eq!(began, ended);
 }
 
 #[test]

@@ -1,0 +1,70 @@
+defmodule BilldogEng.Context.Table do
+  @moduledoc false
+  # Contexts by the pid of their process, for its tasks to find: no process is ever asked for its own.
+  #
+  # A row is `{pid, whose, context}`. Its context is false once it was taken out, and its whose `@several` once
+  # the process has served another user too: from then on a task that is late can't be told from one of now.
+  # The process here does no more than to own the table and to drop the rows of processes that have died.
+
+  use GenServer
+
+  @several :"$several"
+
+  def start_link(_opts), do: GenServer.start_link(__MODULE__, [], name: __MODULE__)
+
+  def put(pid, %{distinct_id: id} = context) do
+    if :ets.insert_new(__MODULE__, {pid, id, context}) do
+      GenServer.cast(__MODULE__, {:watch, pid})
+    else
+      case :ets.lookup_element(__MODULE__, pid, 2) do
+        ^id -> :ets.insert(__MODULE__, {pid, id, context})
+        _ -> :ets.insert(__MODULE__, {pid, @several, false})
+      end
+    end
+
+    :ok
+  rescue
+    # Where the library's application isn't running there is no table, and tasks find nothing.
+    ArgumentError -> :ok
+  end
+
+  def clear(pid) do
+    :ets.update_element(__MODULE__, pid, {3, false})
+    :ok
+  rescue
+    ArgumentError -> :ok
+  end
+
+  # The nearest caller that has, or had, one; nil where that is none or has none now.
+  def of_first([pid | callers]) do
+    case :ets.lookup(__MODULE__, pid) do
+      [{_, _, %{} = context}] -> context
+      [_] -> nil
+      [] -> of_first(callers)
+    end
+  rescue
+    ArgumentError -> nil
+  end
+
+  def of_first(_none), do: nil
+
+  @impl true
+  def init([]) do
+    :ets.new(__MODULE__, [:named_table, :public, read_concurrency: true, write_concurrency: true])
+    {:ok, nil}
+  end
+
+  @impl true
+  def handle_cast({:watch, pid}, state) do
+    Process.monitor(pid)
+    {:noreply, state}
+  end
+
+  @impl true
+  def handle_info({:DOWN, _ref, :process, pid, _reason}, state) do
+    :ets.delete(__MODULE__, pid)
+    {:noreply, state}
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
+end

@@ -1,0 +1,53 @@
+defmodule BilldogEng.LiveView do
+  @moduledoc """
+  An `on_mount` hook that puts the `BilldogEng.Context` of a LiveView: whose it is, and the route that it shows.
+
+      # in the router, after what finds the user
+      live_session :default, on_mount: [{MyAppWeb.UserAuth, :mount_current_scope}, BilldogEng.LiveView] do
+        live "/orders/:id", MyAppWeb.OrderLive
+      end
+
+  or, with options, `{BilldogEng.LiveView, distinct_id: &MyAppWeb.Analytics.visitor/1}`. They are those of
+  `BilldogEng.Plug`, their functions being given the socket.
+
+  It does so once the LiveView is connected; for the request that comes before there is `BilldogEng.Plug`. In what
+  handlers capture, views within such a view have its context; for captures of their own they take `on_mount` too.
+  """
+
+  alias BilldogEng.{Context, Plug}
+  alias BilldogEng.Telemetry.{Address, Handler}
+  alias BilldogEng.Telemetry.Phoenix, as: Routes
+
+  @compile {:no_warn_undefined, Phoenix.LiveView}
+
+  @doc false
+  def on_mount(:default, params, session, socket), do: on_mount([], params, session, socket)
+
+  def on_mount(opts, params, _session, %{transport_pid: pid} = socket) when is_pid(pid) do
+    opts = Plug.options(opts, "BilldogEng.LiveView")
+    Context.put(Plug.context(socket, %{view: Handler.name_of(socket.view)}, opts))
+    {:cont, if(at_router?(params, socket), do: follow(socket), else: socket)}
+  end
+
+  def on_mount(_opts, _params, _session, socket), do: {:cont, socket}
+
+  # Only there is an address, and a hook for it allowed.
+  defp at_router?(params, socket), do: is_map(params) and socket.parent_pid == nil and socket.router != nil
+
+  # The hook may be there already, from a second on_mount.
+  defp follow(socket) do
+    socket
+    |> Phoenix.LiveView.detach_hook(__MODULE__, :handle_params)
+    |> Phoenix.LiveView.attach_hook(__MODULE__, :handle_params, &__MODULE__.handle_params/3)
+  end
+
+  @doc false
+  def handle_params(_params, uri, socket) do
+    with %{properties: properties} = context <- Context.get(), true <- is_binary(uri) do
+      {host, path} = uri |> Address.without_query() |> Address.split()
+      Context.put(%{context | properties: Map.put(properties, :route, Routes.live_route(socket, host, path))})
+    end
+
+    {:cont, socket}
+  end
+end

@@ -1,0 +1,59 @@
+defmodule BilldogEng.Telemetry.Metrics do
+  @moduledoc false
+  # The list of `BilldogEng.Telemetry.metrics/0`. The functions of `Telemetry.Metrics` are called by name at
+  # run time: this library doesn't bring it.
+
+  alias Telemetry.Metrics
+
+  @compile {:no_warn_undefined, Metrics}
+
+  @doc false
+  def list do
+    unless Code.ensure_loaded?(Metrics) do
+      raise "BilldogEng.Telemetry.metrics/0 needs the package telemetry_metrics: " <>
+              ~s(add {:telemetry_metrics, "~> 1.0"} to the app's deps)
+    end
+
+    [
+      Metrics.summary("billdogeng.flush.stop.duration",
+        unit: {:native, :millisecond},
+        tags: [:client, :result],
+        tag_values: &__MODULE__.tag_values/1,
+        description: "How long flushes take, retries included"
+      ),
+      Metrics.counter("billdogeng.flush.stop.duration",
+        tags: [:client, :trigger, :result],
+        tag_values: &__MODULE__.tag_values/1,
+        description: "Flushes, by what began them and how they ended"
+      ),
+      sum("billdogeng.flush.stop.events", "Events that the ingest accepted"),
+      sum("billdogeng.flush.stop.attempts", "Requests"),
+      sum("billdogeng.flush.stop.wire_bytes", "Bytes of the requests' bodies", unit: :byte),
+      sum("billdogeng.flush.missed.count", "Flushes that were told to no handler"),
+      sum("billdogeng.event.dropped.count", "Events given up", tags: [:client, :reason]),
+      Metrics.counter("billdogeng.flush.exception.duration",
+        tags: [:client],
+        tag_values: &__MODULE__.tag_values/1,
+        description: "Flushes that ended in a panic"
+      ),
+      last_value("billdogeng.queue.queued", "Events not yet delivered"),
+      last_value("billdogeng.queue.queued_bytes", "Bytes of their JSON", unit: :byte),
+      last_value("billdogeng.queue.in_flight", "Events of the batch that is being sent")
+    ]
+  end
+
+  @doc false
+  # Reporters make text of tags, and of a pid or a tuple they can't.
+  def tag_values(%{client: client} = metadata) when not is_atom(client) do
+    %{metadata | client: inspect(client)}
+  end
+
+  def tag_values(metadata), do: metadata
+
+  defp sum(name, description, opts \\ []), do: Metrics.sum(name, common(description, opts))
+  defp last_value(name, description, opts \\ []), do: Metrics.last_value(name, common(description, opts))
+
+  defp common(description, opts) do
+    Keyword.merge([tags: [:client], tag_values: &__MODULE__.tag_values/1, description: description], opts)
+  end
+end

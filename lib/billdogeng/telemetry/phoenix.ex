@@ -1,0 +1,266 @@
+defmodule BilldogEng.Telemetry.Phoenix do
+  @moduledoc false
+  # What Phoenix and LiveView tell, as at most one event for each thing that happened.
+  #
+  # A page of a LiveView comes to its user in one of four ways:
+  #
+  #     request   a GET that the router dispatches. Its LiveView's first mount over the socket is no other view
+  #     navigate  a mount over the socket for which the browser tells where it comes from
+  #     patch     handle_params in a LiveView that runs, for another path than its last
+  #     –         a mount again, after the connection was lost: nothing
+  #
+  # The last address is kept in the LiveView's process. LiveView leaves out the telemetry of callbacks that a view
+  # hasn't, so both mount's and handle_params' are heard, and whichever comes first is the mount.
+
+  alias BilldogEng.Telemetry.{Address, Handler}
+
+  @compile {:no_warn_undefined, [Phoenix.Router, Plug.Exception]}
+
+  @dispatched [:phoenix, :router_dispatch, :stop]
+  @error [:phoenix, :error_rendered]
+  @mounted [:phoenix, :live_view, :mount, :stop]
+  @params [:phoenix, :live_view, :handle_params, :stop]
+  @view_event [:phoenix, :live_view, :handle_event, :stop]
+  @component_event [:phoenix, :live_component, :handle_event, :stop]
+  @joined [:phoenix, :channel_joined]
+
+  @failures for {kind, callbacks} <- [
+                  live_view: [:mount, :handle_params, :handle_event, :render],
+                  live_component: [:handle_event, :update]
+                ],
+                callback <- callbacks,
+                do: [:phoenix, kind, callback, :exception]
+
+  # Which of `:telemetry`'s events tell of each of ours.
+  @sources [
+    page_viewed: [@dispatched, @mounted, @params],
+    request_failed: [@error],
+    live_event: [@view_event, @component_event],
+    live_view_failed: @failures,
+    channel_joined: [@joined]
+  ]
+
+  # Channels of the libraries' own.
+  @not_the_apps ["lv:", "lvu:", "phoenix:"]
+
+  @doc false
+  def attach(client, opts) do
+    {own, opts} = Keyword.split(opts, [:events, :path, :form_changes])
+    names = Handler.names(own[:events], Keyword.keys(@sources))
+
+    for option <- [:path, :form_changes] do
+      Handler.must(option, own[option] in [nil, true, false], "true or false")
+    end
+
+    events = Enum.flat_map(@sources, fn {kind, events} -> if names[kind], do: events, else: [] end)
+    options = %{names: names, path: own[:path] == true, form_changes: own[:form_changes] == true}
+    Handler.attach(client, :phoenix, events, {__MODULE__, options}, opts)
+  end
+
+  @doc false
+  def read(@dispatched, measurements, metadata, options) do
+    conn = metadata.conn
+
+    if conn.method == "GET" and conn.status in 200..299 and not json?(conn) and not forwarded?(metadata) do
+      properties = %{route: metadata[:route], via: "request", duration_ms: Handler.ms(measurements.duration)}
+
+      {options.names.page_viewed,
+       properties |> Map.merge(target(metadata)) |> with_path(conn.request_path, options)}
+    end
+  end
+
+  def read(@mounted, measurements, metadata, options), do: page(measurements, metadata, options)
+  def read(@params, measurements, metadata, options), do: page(measurements, metadata, options)
+
+  def read(@error, _measurements, %{status: status, conn: conn} = metadata, options) when status >= 400 do
+    properties =
+      %{status: status, method: conn.method, error: Handler.error(metadata)}
+      |> put(:route, route(conn))
+      |> with_path(conn.request_path, options)
+
+    {options.names.request_failed, properties}
+  end
+
+  def read([:phoenix, _, :handle_event, :stop], measurements, %{socket: socket} = metadata, options) do
+    if options.form_changes or not match?(%{params: %{"_target" => _}}, metadata) do
+      properties = %{
+        event: metadata.event,
+        view: Handler.name_of(socket.view),
+        duration_ms: Handler.ms(measurements.duration)
+      }
+
+      {options.names.live_event,
+       properties |> with_component(metadata) |> put(:route, current_route(options))}
+    end
+  end
+
+  # A view that has failed ends; before that, a component's failure to update comes again as its view's to render.
+  def read([:phoenix, _, callback, :exception], _measurements, %{socket: socket} = metadata, options) do
+    unless told_by_request?(metadata) or Process.put({__MODULE__, :failed, options.key}, true) do
+      properties = %{
+        view: Handler.name_of(socket.view),
+        callback: Atom.to_string(callback),
+        error: Handler.error(metadata)
+      }
+
+      properties =
+        properties
+        |> with_component(metadata)
+        |> put(:event, metadata[:event])
+        |> put(:route, current_route(options))
+
+      {options.names.live_view_failed, properties}
+    end
+  end
+
+  def read(@joined, measurements, %{result: :ok, socket: socket}, options) do
+    unless String.starts_with?(socket.topic, @not_the_apps) do
+      [topic | rest] = String.split(socket.topic, ":", parts: 2)
+
+      {options.names.channel_joined,
+       %{
+         channel: Handler.name_of(socket.channel),
+         topic: if(rest == [], do: topic, else: topic <> ":*"),
+         duration_ms: Handler.ms(measurements.duration)
+       }}
+    end
+  end
+
+  def read(_other, _measurements, _metadata, _options), do: nil
+
+  # ── requests ──
+
+  defp json?(conn) do
+    case List.keyfind(conn.resp_headers, "content-type", 0) do
+      # What nearly all pages are; the search takes as long as the capture.
+      {_, "text/html" <> _} -> false
+      {_, type} -> String.contains?(type, "json")
+      nil -> false
+    end
+  end
+
+  # A router to which another one forwards tells of the request itself.
+  defp forwarded?(%{plug: plug}) when is_atom(plug), do: function_exported?(plug, :__match_route__, 3)
+  defp forwarded?(_metadata), do: false
+
+  defp target(%{phoenix_live_view: {view, action, _, _}}),
+    do: put(%{view: Handler.name_of(view)}, :action, action(action))
+
+  defp target(%{plug: plug} = metadata) when is_atom(plug) do
+    put(%{controller: Handler.name_of(plug)}, :action, action(metadata[:plug_opts]))
+  end
+
+  defp target(_metadata), do: %{}
+
+  defp action(action) when is_atom(action) and action != nil, do: Atom.to_string(action)
+  defp action(_options), do: nil
+
+  @doc false
+  # The pattern of the route that a request has taken, or is about to take.
+  def route(%{private: %{phoenix_router: router}} = conn) do
+    path = Enum.map(conn.path_info, &URI.decode/1)
+
+    with %{route: route} <- Phoenix.Router.route_info(router, conn.method, path, conn.host),
+         do: route,
+         else: (_ -> nil)
+  rescue
+    # No router of Phoenix's after all, or a path that can't be decoded.
+    _ -> nil
+  end
+
+  def route(_conn), do: nil
+
+  # ── LiveViews ──
+
+  # Only the view at the router has an address; those within it, and beside it, have not.
+  defp page(measurements, %{uri: uri, socket: %{transport_pid: pid} = socket}, options)
+       when is_binary(uri) and is_pid(pid) do
+    key = {__MODULE__, :page, options.key}
+    address = Address.without_query(uri)
+
+    case Process.get(key) do
+      {^address, _route} ->
+        nil
+
+      last ->
+        {host, path} = Address.split(address)
+        route = live_route(socket, host, path)
+        Process.put(key, {address, route})
+        via = via(last, Map.get(socket.private, :connect_params))
+        if via, do: viewed(measurements, socket, route, path, via, options)
+    end
+  end
+
+  defp page(_measurements, _metadata, _options), do: nil
+
+  defp via(nil, %{"_live_referer" => referer} = params) when is_binary(referer) do
+    if Map.get(params, "_mounts", 0) == 0, do: "navigate"
+  end
+
+  # A path before, and the mount is over.
+  defp via({_, _}, nil), do: "patch"
+  defp via(_, _), do: nil
+
+  defp viewed(measurements, socket, route, path, via, options) do
+    properties = %{
+      view: Handler.name_of(socket.view),
+      via: via,
+      duration_ms: Handler.ms(measurements.duration)
+    }
+
+    properties =
+      properties
+      |> put(:route, route)
+      |> put(:action, action(socket.assigns[:live_action]))
+      |> with_path(path, options)
+
+    {options.names.page_viewed, properties}
+  end
+
+  @doc false
+  # As LiveView itself finds the route of an address.
+  def live_route(%{router: router, endpoint: endpoint}, host, path) when is_atom(router) and router != nil do
+    segments = without(endpoint.script_name(), Address.segments(path))
+
+    with %{route: route} <- Phoenix.Router.route_info(router, "GET", segments, host),
+         do: route,
+         else: (_ -> nil)
+  rescue
+    _ -> nil
+  end
+
+  def live_route(_socket, _host, _path), do: nil
+
+  defp without([same | prefix], [same | segments]), do: without(prefix, segments)
+  defp without(_prefix, segments), do: segments
+
+  defp current_route(options) do
+    case Process.get({__MODULE__, :page, options.key}) do
+      {_address, route} -> route
+      nil -> nil
+    end
+  end
+
+  # Without a connection to the browser it is the request that fails. A mount that is the client's own fault
+  # (4xx) has the browser load the page anew, and so comes to a request that fails.
+  defp told_by_request?(%{socket: %{transport_pid: nil}}), do: true
+
+  defp told_by_request?(%{socket: %{private: %{connect_params: _}}, kind: :error, reason: reason}) do
+    is_exception(reason) and Plug.Exception.status(reason) in 400..499
+  end
+
+  defp told_by_request?(_metadata), do: false
+
+  # ── properties ──
+
+  defp with_component(properties, %{component: component}),
+    do: Map.put(properties, :component, Handler.name_of(component))
+
+  defp with_component(properties, _metadata), do: properties
+
+  defp with_path(properties, path, %{path: true}), do: Map.put(properties, :path, path)
+  defp with_path(properties, _path, _options), do: properties
+
+  defp put(properties, _key, nil), do: properties
+  defp put(properties, key, value), do: Map.put(properties, key, value)
+end

@@ -1,0 +1,120 @@
+//! The NIFs of telemetry: what flush threads report, for the one process of the VM that emits it.
+//!
+//! A client that was started without a label reports nothing. The reports outlive their owner, so that a
+//! drain's are told too.
+
+use crate::client::reason_to_atom;
+use crate::{value, vm};
+use billdogeng::{Report, Reports, Trigger};
+use rustler::env::OwnedEnv;
+use rustler::{Atom, Encoder, Env, LocalPid, Term};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+rustler::atoms! {
+    ok, billdogeng_reports,
+    started, stopped, panicked,
+    size, interval, call, shutdown, retry,
+}
+
+/// What a client is called in its reports, in the external format.
+pub struct Label(Arc<[u8]>);
+
+static REPORTS: Mutex<Reports<Arc<[u8]>>> = Mutex::new(Reports::new());
+/// Who emits them.
+static EMITTER: Mutex<Option<LocalPid>> = Mutex::new(None);
+
+fn reports() -> MutexGuard<'static, Reports<Arc<[u8]>>> {
+    REPORTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Label {
+    pub fn new(term: Term) -> Self {
+        Self(term.to_binary().as_slice().into())
+    }
+
+    /// Takes a report, on a flush thread.
+    pub fn report(&self, report: Report) {
+        if !reports().add(Arc::clone(&self.0), report) {
+            return;
+        }
+        let emitter = *EMITTER.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(emitter) = emitter {
+            let _ = OwnedEnv::new().send_and_clear(&emitter, |_| billdogeng_reports());
+        }
+    }
+}
+
+/// From now on the calling process is woken by `:billdogeng_reports`, once until it has fetched them.
+#[rustler::nif]
+fn report_flushes_to_me(env: Env<'_>) -> Atom {
+    *EMITTER.lock().unwrap_or_else(PoisonError::into_inner) = Some(env.pid());
+    ok()
+}
+
+/// `{spans, dropped, missed}`: all that has come up since the last call. Times are in ns, a span's beginning
+/// in Erlang's monotonic time.
+#[rustler::nif]
+fn take_reports(env: Env<'_>) -> Term<'_> {
+    let told = reports().take();
+    let now = (Instant::now(), vm::monotonic_time_ns());
+    let spans = told
+        .spans
+        .iter()
+        .filter_map(|(label, report)| Some((client(env, label)?, span_to_term(env, now, report)?)));
+    let dropped = told.dropped.iter().filter_map(|(label, reason, count)| {
+        Some((client(env, label)?, reason_to_atom(*reason), *count))
+    });
+    let missed = told
+        .missed
+        .iter()
+        .filter_map(|(label, count)| Some((client(env, label)?, *count)));
+    (
+        spans.collect::<Vec<_>>(),
+        dropped.collect::<Vec<_>>(),
+        missed.collect::<Vec<_>>(),
+    )
+        .encode(env)
+}
+
+fn client<'a>(env: Env<'a>, label: &[u8]) -> Option<Term<'a>> {
+    env.binary_to_term(label).map(|(term, _)| term)
+}
+
+fn span_to_term<'a>(
+    env: Env<'a>,
+    (now, now_ns): (Instant, i64),
+    report: &Report,
+) -> Option<Term<'a>> {
+    let (kind, span, rest) = match report {
+        Report::Started(span) => (started(), span, ().encode(env)),
+        Report::Stopped(span, took, outcome) => {
+            let error = outcome.error.as_ref();
+            let rest = (
+                took.as_nanos() as u64,
+                outcome.events,
+                outcome.bytes,
+                outcome.wire_bytes,
+                outcome.attempts,
+                outcome.status,
+                error.map(|error| value::error_to_term(env, error)),
+            );
+            (stopped(), span, rest.encode(env))
+        }
+        Report::Panicked(span, took) => (panicked(), span, (took.as_nanos() as u64,).encode(env)),
+        Report::Dropped(..) => return None,
+    };
+    let ago = now.saturating_duration_since(span.began).as_nanos() as i64;
+    let trigger = trigger_to_atom(span.trigger);
+    Some((kind, span.id, trigger, now_ns - ago, rest).encode(env))
+}
+
+fn trigger_to_atom(trigger: Trigger) -> Atom {
+    match trigger {
+        Trigger::Size => size(),
+        Trigger::Interval => interval(),
+        Trigger::Call => call(),
+        Trigger::Shutdown => shutdown(),
+        Trigger::Retry => retry(),
+    }
+}
