@@ -36,6 +36,7 @@ defmodule BilldogEng.Analytics do
   """
 
   alias BilldogEng.{Error, Hooks, Native, Normaliser, Options, Owner, Warning}
+  alias BilldogEng.Test.Store
 
   @typedoc "A client: its pid, its name, or the struct of `BilldogEng.new/2`."
   @type server :: GenServer.server() | BilldogEng.t()
@@ -279,7 +280,10 @@ defmodule BilldogEng.Analytics do
   @doc false
   # Of an event that came by message: to the client of this very process, or nowhere.
   def enqueue(owner, distinct_id, event, properties, groups, kind) do
-    native(owner, distinct_id, event, properties, groups, nil, kind)
+    with {:event, event} <- native(owner, distinct_id, event, properties, groups, nil, kind) do
+      Store.file(owner, event)
+    end
+
     :ok
   catch
     _, _ -> :ok
@@ -308,7 +312,7 @@ defmodule BilldogEng.Analytics do
     case native(pid, distinct_id, event, properties, groups, timestamp, kind) do
       :ok -> :ok
       :no_client -> message(pid, distinct_id, event, properties, groups, kind)
-      {:event, _event} -> :ok
+      {:event, event} -> Store.file(pid, event)
     end
   catch
     _, _ -> :ok

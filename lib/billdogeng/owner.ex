@@ -8,6 +8,7 @@ defmodule BilldogEng.Owner do
   use GenServer
 
   alias BilldogEng.{Analytics, Error, Native, Options, Reporter, Warning}
+  alias BilldogEng.Test.Store
   require Logger
 
   @drop_summary_interval :timer.minutes(1)
@@ -34,6 +35,7 @@ defmodule BilldogEng.Owner do
   def init({:ok, %Options{} = options}) do
     with nil <- Native.load_error(),
          :ok <- Reporter.ensure_started(),
+         :ok <- if(options.mode == :test, do: Store.ensure_started(), else: :ok),
          {:ok, handle} <- start(options) do
       {:ok,
        %__MODULE__{
