@@ -13,6 +13,8 @@ pub const LONGEST_BODY: usize = 1024 * 1024;
 pub struct Answer {
     /// The body, unwrapped from `{"success": true, "data": …}`.
     pub data: Value,
+    /// 2xx.
+    pub status: u16,
     /// The top level has a list `quota_limited` with something in it: what was sent is not stored.
     pub quota_limited: bool,
 }
@@ -106,6 +108,7 @@ pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Answer, Fail
     };
     Ok(Answer {
         data,
+        status,
         quota_limited,
     })
 }
@@ -193,6 +196,7 @@ mod tests {
                 read(200, "application/json", body.as_bytes()),
                 Ok(Answer {
                     data,
+                    status: 200,
                     quota_limited: false
                 }),
                 "{body}"
