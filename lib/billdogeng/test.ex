@@ -82,7 +82,7 @@ defmodule BilldogEng.Test do
       iex> Agent.get(server, fn _ -> BilldogEng.Analytics.capture(client, "user-1", "signed_up") end)
       iex> [%{"event_name" => "signed_up"}] = BilldogEng.Test.captured(client)
   """
-  @spec allow(BilldogEng.Analytics.server(), pid(), GenServer.server() | (() -> pid() | [pid()] | nil)) :: :ok
+  @spec allow(BilldogEng.Analytics.server(), pid(), GenServer.server() | fun()) :: :ok
   def allow(client, owner, process) when is_pid(owner) do
     client = testing!(client)
     process = if is_function(process, 0), do: process, else: process!(process)
