@@ -1,12 +1,39 @@
 defmodule BilldogEng do
   @moduledoc """
-  A client in a struct, for code that passes one along instead of naming it.
+  A client as a module of the app's own, or in a struct.
+
+  ## A module
+
+      defmodule MyApp.Analytics do
+        use BilldogEng, otp_app: :my_app
+      end
+
+  has all functions of `BilldogEng.Analytics` without their first argument, and is a child of a supervisor:
+
+      children = [MyApp.Analytics, MyAppWeb.Endpoint]
+
+      MyApp.Analytics.capture("user-1", "signed_up", %{plan: "pro"})
+
+  Its options are those of `BilldogEng.Analytics.start_link/1`, read from the app's configuration when it is
+  started. What the child spec gives (`{MyApp.Analytics, flush_at: 1}`) stands above it, and
+  `config :billdogeng, …`, the defaults of all clients, beneath. The client has the module's name, so
+  `:name` isn't among them.
+
+      config :my_app, MyApp.Analytics, api_key: "…", flush_at: 50
+
+  The module is a place for an app's own events, too:
+
+      def order_completed(order), do: capture(order.user_id, "order_completed", %{revenue: order.total})
+
+  ## A struct
+
+  For code that passes a client along instead of naming it:
 
       {:ok, client} = BilldogEng.new("key")
       BilldogEng.capture(client, "user-1", "signed_up", %{plan: "pro"})
 
   The functions are those of `BilldogEng.Analytics`, which also says what they do; they take the struct,
-  a pid or a name. Under a supervisor, start `BilldogEng.Analytics` by its child spec.
+  a pid or a name.
   """
 
   alias BilldogEng.{Analytics, Error, Options, Owner, Transport}
@@ -66,6 +93,23 @@ defmodule BilldogEng do
       {:error, error} -> raise error
     end
   end
+
+  @doc false
+  defmacro __using__(opts) do
+    quote do
+      use BilldogEng.Using, unquote(opts)
+    end
+  end
+
+  @doc """
+  That of `BilldogEng.Analytics.child_spec/1`: `{BilldogEng, opts}` and `{BilldogEng.Analytics, opts}` are one
+  child.
+
+      iex> BilldogEng.child_spec(name: MyApp.Analytics).start |> elem(0)
+      BilldogEng.Analytics
+  """
+  @spec child_spec(keyword()) :: Supervisor.child_spec()
+  defdelegate child_spec(opts), to: Analytics
 
   defp invalid(message), do: {:error, Error.new(message, 0, "INVALID_OPTION")}
 

@@ -284,8 +284,8 @@ defmodule BilldogEng.AnalyticsTest do
 
     test "a wrong one of the original's is the answer of start_link" do
       Process.flag(:trap_exit, true)
-      assert {:error, %ArgumentError{message: message}} = Analytics.start_link([])
-      assert message =~ ":api_key is missing"
+      assert {:error, %ArgumentError{message: message}} = Analytics.start_link(api_key: 1)
+      assert message =~ ":api_key takes the project's key"
 
       assert {:error, %ArgumentError{message: message}} =
                Analytics.start_link(api_key: "key", flush_interval: -1)

@@ -94,7 +94,7 @@ defmodule BilldogEng.OwnerTest do
     name = __MODULE__.Starting
 
     starting =
-      spawn_link(fn ->
+      :proc_lib.spawn_link(fn ->
         Process.register(self(), name)
         {:ok, options} = receive do: (:start -> Options.parse(api_key: "key", name: name))
         {:ok, state} = Owner.init({:ok, options})

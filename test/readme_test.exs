@@ -24,7 +24,7 @@ defmodule BilldogEng.ReadmeTest do
 
     for {option, default} <- BilldogEng.Options.defaults() do
       case option do
-        :api_key -> assert rows.api_key == "required"
+        :api_key -> assert rows.api_key == "none"
         :name -> assert rows.name == "none"
         _ -> assert rows[option] |> Code.eval_string() |> elem(0) == default, "#{option}"
       end

@@ -1,3 +1,6 @@
+# Not compiled with the app, which has no :ssl.
+Code.require_file("support/tls_ingest.exs", __DIR__)
+
 defmodule BilldogEng.SecurityTest do
   @moduledoc """
   Who is trusted, by which way requests go, and what is said of it.
@@ -7,70 +10,12 @@ defmodule BilldogEng.SecurityTest do
 
   import ExUnit.CaptureLog
 
-  # They are on the code path only from `setup_all` on.
-  @compile {:no_warn_undefined, [:ssl, :public_key]}
+  alias BilldogEng.TlsIngest
 
-  # An ingest by TLS that accepts everything, its certificate for `localhost`, and the authority's PEM file.
-  defp tls_ingest do
-    key = [digest: :sha256, key: {:rsa, 2048, 65_537}]
-    name = {:Extension, {2, 5, 29, 17}, false, [dNSName: ~c"localhost"]}
-
-    %{server_config: server, client_config: client} =
-      :public_key.pkix_test_data(%{
-        server_chain: %{root: key, intermediates: [], peer: [extensions: [name]] ++ key},
-        client_chain: %{root: key, intermediates: [], peer: key}
-      })
-
-    {:ok, listener} =
-      :ssl.listen(
-        0,
-        [ip: {127, 0, 0, 1}, active: false, mode: :binary, packet: :http_bin, reuseaddr: true] ++ server
-      )
-
-    {:ok, {_, port}} = :ssl.sockname(listener)
-    test = self()
-    start_supervised!({Task, fn -> accept(listener, test) end}, id: make_ref())
-    {"https://localhost:#{port}", authorities(client[:cacerts])}
-  end
-
-  defp authorities(certificates) do
-    pem = :public_key.pem_encode(for der <- certificates, do: {:Certificate, der, :not_encrypted})
-    path = Path.join(System.tmp_dir!(), "billdogeng_#{System.unique_integer([:positive])}.pem")
-    File.write!(path, pem)
-    on_exit(fn -> File.rm(path) end)
-    path
-  end
-
-  defp accept(listener, test) do
-    {:ok, socket} = :ssl.transport_accept(listener)
-
-    with {:ok, socket} <- :ssl.handshake(socket, 5_000),
-         :ok <- read_head(socket) do
-      send(test, :request)
-      :ssl.send(socket, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-      :ssl.close(socket)
-    end
-
-    accept(listener, test)
-  end
-
-  defp read_head(socket) do
-    case :ssl.recv(socket, 0, 5_000) do
-      {:ok, :http_eoh} -> :ok
-      {:ok, _} -> read_head(socket)
-      error -> error
-    end
-  end
-
-  setup_all do
-    # Since 1.15 Mix takes off the code path what the project doesn't list, and this library needs no :ssl.
-    if function_exported?(Mix, :ensure_application!, 1), do: apply(Mix, :ensure_application!, [:ssl])
-    {:ok, _} = Application.ensure_all_started(:ssl)
-    :ok
-  end
+  setup_all do: TlsIngest.start_ssl()
 
   test "an ingest whose authority :cacertfile names is trusted" do
-    {host, cacertfile} = tls_ingest()
+    {host, cacertfile} = TlsIngest.start()
     client = start_client(host, cacertfile: cacertfile)
     Analytics.capture(client, "u", "e")
     assert Analytics.flush(client) == :ok
@@ -78,7 +23,7 @@ defmodule BilldogEng.SecurityTest do
   end
 
   test "an ingest of an unknown authority, or of another name, is sent nothing" do
-    {host, cacertfile} = tls_ingest()
+    {host, cacertfile} = TlsIngest.start()
 
     for {host, opts} <- [
           {host, []},

@@ -36,6 +36,7 @@ defmodule BilldogEng.Analytics do
   """
 
   alias BilldogEng.{Error, Hooks, Native, Normaliser, Options, Owner, Warning}
+  alias BilldogEng.Test.Store
 
   @typedoc "A client: its pid, its name, or the struct of `BilldogEng.new/2`."
   @type server :: GenServer.server() | BilldogEng.t()
@@ -43,7 +44,7 @@ defmodule BilldogEng.Analytics do
   @typedoc """
   The accounts of a client: `captured = delivered + dropped + queued`.
 
-    * `:mode` - `:live`
+    * `:mode` - `:live`, or `:test` or `:disabled`, in which nothing is sent
     * `:captured`, `:delivered` - events handed in, and accepted by the ingest; what a spool held at the start
       counts as captured
     * `:queued`, `:queued_bytes` - events not yet delivered, those in flight among them, and the bytes of
@@ -52,10 +53,11 @@ defmodule BilldogEng.Analytics do
     * `:retries` - attempts after the first of a batch
     * `:replaced` - values written in another form than their own
     * `:dropped` - events given up, by reason: `:queue_full`, `:too_large`, `:rejected`, `:quota`,
-      `:before_send`, `:stopped`, `:purged`, and of a spool `:spool_full`, `:expired`, `:spool_lost`
+      `:before_send`, `:stopped`, `:purged`, and of a spool `:spool_full`, `:expired`, `:spool_lost`; of a
+      client that sends nothing `:disabled`, and `:unowned` (see `BilldogEng.Test`)
   """
   @type stats :: %{
-          mode: :live,
+          mode: :live | :test | :disabled,
           captured: non_neg_integer(),
           delivered: non_neg_integer(),
           queued: non_neg_integer(),
@@ -71,9 +73,12 @@ defmodule BilldogEng.Analytics do
   @doc """
   Starts a client, linked to the caller.
 
-  Options, of which only `:api_key` has no default:
+  Options. `config :billdogeng, …` gives any but `:name` another default, for all clients:
 
-    * `:api_key` - the project's key, a string
+    * `:api_key` - the project's key, a string. Without one, or with a blank one, the client is started with
+      `mode: :disabled`, and says so in one warning
+    * `:mode` - `:live`; `:test` keeps events in memory for `BilldogEng.Test`; `:disabled` counts them and
+      keeps none. Neither of these two needs a key, and neither has a thread, a socket or a file
     * `:name` - a name to register: an atom, `{:global, _}` or `{:via, _, _}`
     * `:host` - the ingest's address, `"https://api.billdog.io/v1"`
     * `:flush_at` - events that make a flush due, 20; or `:infinity`
@@ -131,11 +136,13 @@ defmodule BilldogEng.Analytics do
   """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(opts) do
-    # Supervisors put a child's arguments into their reports; a function shows nothing of what it holds.
-    hidden =
-      Keyword.replace_lazy(opts, :api_key, fn key -> if is_function(key), do: key, else: fn -> key end end)
+    %{id: Keyword.get(opts, :name) || __MODULE__, start: {__MODULE__, :start_link, [hide_key(opts)]}}
+  end
 
-    %{id: Keyword.get(opts, :name) || __MODULE__, start: {__MODULE__, :start_link, [hidden]}}
+  @doc false
+  # Supervisors put a child's arguments into their reports; a function shows nothing of what it holds.
+  def hide_key(opts) do
+    Keyword.replace_lazy(opts, :api_key, fn key -> if is_function(key), do: key, else: fn -> key end end)
   end
 
   # ── captures ──
@@ -276,7 +283,10 @@ defmodule BilldogEng.Analytics do
   @doc false
   # Of an event that came by message: to the client of this very process, or nowhere.
   def enqueue(owner, distinct_id, event, properties, groups, kind) do
-    native(owner, distinct_id, event, properties, groups, nil, kind)
+    with {:event, event} <- native(owner, distinct_id, event, properties, groups, nil, kind) do
+      Store.file(owner, event)
+    end
+
     :ok
   catch
     _, _ -> :ok
@@ -305,6 +315,7 @@ defmodule BilldogEng.Analytics do
     case native(pid, distinct_id, event, properties, groups, timestamp, kind) do
       :ok -> :ok
       :no_client -> message(pid, distinct_id, event, properties, groups, kind)
+      {:event, event} -> Store.file(pid, event)
     end
   catch
     _, _ -> :ok

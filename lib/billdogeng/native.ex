@@ -19,9 +19,10 @@ defmodule BilldogEng.Native do
   @doc false
   def load_error, do: :persistent_term.get({__MODULE__, :reason}, nil)
 
-  # ── captures: `:ok | :no_client | :dirty | :normalise | :hooks` ──
+  # ── captures: `:ok | :no_client | :dirty | :normalise | :hooks`, of a test's client `{:event, event}` ──
   def capture(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: no_library()
   def capture_dirty(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: no_library()
+  def disown(_owner), do: no_library()
   def give_up_too_large(_owner), do: no_library()
   def give_up_before_send(_owner), do: no_library()
   def hooks(_owner), do: no_library()

@@ -5,10 +5,12 @@ defmodule BilldogEng.Options do
   # The original's own options are taken as the original took them: by the order of terms an atom is more
   # than any number, so `:infinity`, and nil, are bounds without a limit. Options that it hadn't are
   # checked, and a wrong one raises.
+  #
+  # `config :billdogeng` has defaults for all clients; what a client is given stands above them.
 
   alias BilldogEng.{Hooks, Transport, Warning}
 
-  defstruct [:name, :native, :hooks, :transport, :enable_logging]
+  defstruct [:name, :mode, :native, :hooks, :transport, :enable_logging]
 
   @transport [
     host: "https://api.billdog.io/v1",
@@ -32,6 +34,7 @@ defmodule BilldogEng.Options do
 
   @added [
     name: nil,
+    mode: :live,
     max_queue_bytes: 64 * 1024 * 1024,
     max_batch_size: 1_000,
     max_batch_bytes: 1024 * 1024,
@@ -52,6 +55,9 @@ defmodule BilldogEng.Options do
   # Of the original's package, for parts that are not in this one.
   @elsewhere [:local_evaluation, :personal_api_key, :polling_interval]
 
+  # Of `config :billdogeng`, and no client's option.
+  @library [:in_app]
+
   @largest 0xFFFF_FFFF_FFFF_FFFF
 
   @doc false
@@ -65,19 +71,23 @@ defmodule BilldogEng.Options do
       raise ArgumentError, "expected the options of a client as a keyword list"
     end
 
-    # The first of repeated keys counts, as for `Keyword.get/2`.
-    given = opts |> Enum.reverse() |> Map.new()
+    given = to_map(opts)
+    defaults = configured()
+    Enum.each(defaults, &check/1)
     Enum.each(given, &check/1)
+    given = beneath(given, defaults)
     warn_of_unknown(given)
 
     with {:ok, api_key} <- api_key(given),
          {:ok, interval} <- flush_interval(given),
          {:ok, transport} <- transport(given) do
-      warn_of_plain_http(transport.host)
+      mode = mode(given, api_key)
+      if mode == :live, do: warn_of_plain_http(transport.host)
 
       {:ok,
        %__MODULE__{
          name: given[:name],
+         mode: mode,
          enable_logging: get(given, :enable_logging) == true,
          transport: Map.put(transport, :enable_logging, get(given, :enable_logging) == true),
          hooks:
@@ -87,15 +97,54 @@ defmodule BilldogEng.Options do
              given[:group_type_index],
              get(given, :context)
            ),
-         native: native(given, transport, api_key, interval)
+         native: native(given, transport, api_key, interval, mode)
        }}
     end
   end
 
-  defp native(given, transport, api_key, interval) do
+  # A name is one client's, so it is nobody's default.
+  defp configured do
+    :billdogeng |> Application.get_all_env() |> Keyword.drop([:name | @library]) |> Map.new()
+  end
+
+  @doc false
+  # The first of repeated keys counts, as for `Keyword.get/2`.
+  def to_map(opts), do: opts |> Enum.reverse() |> Map.new()
+
+  @doc false
+  # A whole `:transport` stands above the default of any part of it.
+  def beneath(%{transport: %{host: _} = transport} = given, defaults) do
+    {parts, rest} = Map.split(defaults, Keyword.keys(@transport))
+    Map.merge(rest, %{given | transport: Map.merge(parts, transport)})
+  end
+
+  def beneath(given, defaults), do: Map.merge(defaults, given)
+
+  # An unset variable must not keep an app from starting.
+  defp mode(given, api_key) do
+    case get(given, :mode) do
+      :live when api_key == nil ->
+        Warning.log(
+          ":api_key is missing or blank: nothing is sent, events are counted (disabled). " <>
+            "Set it, or set mode: :disabled to say so"
+        )
+
+        :disabled
+
+      mode ->
+        mode
+    end
+  end
+
+  # Only a live client connects anywhere: the others look for no certificates.
+  defp http(transport, :live), do: Transport.http(transport)
+  defp http(transport, _idle), do: Transport.http(%{transport | host: ""})
+
+  defp native(given, transport, api_key, interval, mode) do
     %{
-      api_key: api_key,
-      http: Transport.http(transport),
+      mode: mode,
+      api_key: api_key || "",
+      http: http(transport, mode),
       flush_at: given |> get(:flush_at) |> bound(&ceil/1, 1),
       flush_interval: interval,
       max_queue_size: given |> get(:max_queue_size) |> bound(&floor/1, 0),
@@ -104,7 +153,7 @@ defmodule BilldogEng.Options do
       max_batch_bytes: get(given, :max_batch_bytes),
       max_event_bytes: get(given, :max_event_bytes),
       shutdown_timeout: get(given, :shutdown_timeout),
-      spool: spool(given),
+      spool: if(mode == :live, do: spool(given)),
       external_sleep: transport.sleep_fn != (&Process.sleep/1),
       group_index: group_index(given[:group_type_index]),
       insert_ids: get(given, :insert_ids)
@@ -132,27 +181,20 @@ defmodule BilldogEng.Options do
       key when is_function(key, 0) ->
         api_key(%{api_key: key.()})
 
-      nil when not is_map_key(given, :api_key) ->
-        {:error, "the option :api_key is missing: it takes the project's key, a string"}
-
-      key when key in [nil, ""] ->
-        {:ok, keyless()}
+      nil ->
+        {:ok, nil}
 
       key when is_atom(key) ->
-        {:ok, Atom.to_string(key)}
+        {:ok, present(Atom.to_string(key))}
 
       key ->
         if text?(key),
-          do: {:ok, key},
+          do: {:ok, present(key)},
           else: {:error, "the option :api_key takes the project's key, a string of UTF-8"}
     end
   end
 
-  # An unset variable in a development environment must not keep the app from starting.
-  defp keyless do
-    Warning.log(":api_key is empty; the ingest will refuse all events")
-    ""
-  end
+  defp present(key), do: if(String.trim(key) != "", do: key)
 
   defp flush_interval(given) do
     case get(given, :flush_interval) do
@@ -282,6 +324,11 @@ defmodule BilldogEng.Options do
   end
 
   defp check({:context, value}), do: must(:context, value, is_boolean(value), "true or false")
+
+  defp check({:mode, value}) do
+    must(:mode, value, value in [:live, :test, :disabled], ":live, :test or :disabled")
+  end
+
   defp check({:insert_ids, value}), do: must(:insert_ids, value, is_boolean(value), "true or false")
 
   defp check({:name, value}) do

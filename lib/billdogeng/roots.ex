@@ -11,6 +11,25 @@ defmodule BilldogEng.Roots do
     if https?(host) and Native.load_error() == nil and not Native.has_roots(), do: castore()
   end
 
+  @doc false
+  # The same for people.
+  def describe(host, given) do
+    cond do
+      not https?(host) -> "not needed, the host is http"
+      given -> "those of :cacertfile, #{given}"
+      Native.has_roots() -> named_by_environment() || "the system's"
+      path = cacertfile(host) -> "CAStore's, #{path}"
+      true -> "none"
+    end
+  end
+
+  defp named_by_environment do
+    Enum.find_value(["SSL_CERT_FILE", "SSL_CERT_DIR"], fn variable ->
+      path = System.get_env(variable, "")
+      if path != "", do: "those of #{variable}, #{path}"
+    end)
+  end
+
   defp https?(host), do: is_binary(host) and host |> String.downcase() |> String.starts_with?("https:")
 
   # Said at the start: at the first flush nobody looks any more.

@@ -56,6 +56,12 @@ defmodule BilldogEng.Transport do
   """
   @spec request(config(), keyword()) :: {:ok, term()} | {:error, Error.t()}
   def request(config, opts) do
+    with {:ok, data, _status, _quota_limited} <- exchange(config, opts), do: {:ok, data}
+  end
+
+  @doc false
+  # As `request/2`, but `{:ok, data, status, quota_limited}`.
+  def exchange(config, opts) do
     http = Map.put(http(config), :gzip, Keyword.get(opts, :gzip, config.gzip) == true)
     headers = for {name, value} <- Keyword.get(opts, :headers, []), do: {to_string(name), to_string(value)}
     request = {http, Keyword.get(opts, :path, ""), headers, Keyword.get(opts, :body)}
@@ -86,7 +92,7 @@ defmodule BilldogEng.Transport do
     case send_request(http, path, headers, body, id) do
       :ok ->
         receive do
-          {:billdogeng_response, ^id, {:ok, data}} -> {:ok, data}
+          {:billdogeng_response, ^id, {:ok, _data, _status, _limited} = answer} -> answer
           {:billdogeng_response, ^id, {:error, error, retry}} -> failed(request, config, number, error, retry)
         end
 

@@ -73,6 +73,34 @@ impl Client {
         })
     }
 
+    /// A client that only keeps accounts: no thread, no disk, nothing is sent. Its captures are those of
+    /// [`Client::hand_back`] and [`Client::give_up`], and its commands nobody's: it is given none.
+    #[must_use]
+    pub fn idle(config: Config) -> Arc<Self> {
+        let (sender, commands) = crossbeam_channel::unbounded();
+        Arc::new(Self {
+            spool: None,
+            state: Mutex::new(State::new(&config, Store::new(None))),
+            config,
+            wake: Arc::default(),
+            commands,
+            sender,
+            news: Mutex::default(),
+            told_replaced: AtomicBool::new(false),
+            told_too_large: AtomicBool::new(false),
+        })
+    }
+
+    /// Counts an event that the caller itself keeps, as delivered.
+    pub fn hand_back(&self, replaced: u64) {
+        self.state().hand_back(replaced);
+    }
+
+    /// An event that was handed back turned out to be nobody's.
+    pub fn disown(&self) {
+        self.state().disown();
+    }
+
     /// Takes one event's JSON. Costs a short lock and a copy; waits for nothing else.
     pub fn capture(&self, event: &[u8], replaced: u64) -> Capture {
         let accepted = self.state().capture(event, replaced);

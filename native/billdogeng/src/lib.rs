@@ -32,7 +32,7 @@ pub mod transport;
 mod waiters;
 mod worker;
 
-pub use answer::Failure;
+pub use answer::{Answer, Failure};
 pub use client::{Capture, Client};
 pub use config::{Config, HttpConfig, Proxy};
 pub use error::Error;

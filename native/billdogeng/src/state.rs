@@ -30,11 +30,15 @@ pub enum Reason {
     SpoolLost,
     /// The app purged the client.
     Purged,
+    /// The client is a disabled one.
+    Disabled,
+    /// In tests: of a process that no test answers for.
+    Unowned,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 10] = [
+    pub const ALL: [Reason; 12] = [
         Reason::QueueFull,
         Reason::TooLarge,
         Reason::Rejected,
@@ -45,6 +49,8 @@ impl Reason {
         Reason::Expired,
         Reason::SpoolLost,
         Reason::Purged,
+        Reason::Disabled,
+        Reason::Unowned,
     ];
 }
 
@@ -170,6 +176,21 @@ impl State {
         self.captured += 1;
         self.count_dropped(reason, 1);
         Accepted::Notify
+    }
+
+    /// Counts an event that the caller itself keeps: of a client without flush thread, in tests.
+    pub fn hand_back(&mut self, replaced: u64) {
+        self.captured += 1;
+        self.replaced += replaced;
+        self.delivered += 1;
+    }
+
+    /// One of those was for nobody.
+    pub fn disown(&mut self) {
+        if self.delivered > 0 {
+            self.delivered -= 1;
+            self.count_dropped(Reason::Unowned, 1);
+        }
     }
 
     /// What is on disk leaves memory; what isn't is given up. Only bytes bind what is about to be on disk.

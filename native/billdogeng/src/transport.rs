@@ -8,7 +8,6 @@ use bytes::Bytes;
 use libdeflater::{CompressionLvl, Compressor};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::Method;
-use serde_json::Value;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver, UnboundedSender};
@@ -96,7 +95,7 @@ pub struct Request {
     /// JSON to POST; a GET without it.
     pub body: Option<Vec<u8>>,
     /// Called once, on the transport's thread.
-    pub answer: Box<dyn FnOnce(Result<Value, Failure>) + Send>,
+    pub answer: Box<dyn FnOnce(Result<Answer, Failure>) + Send>,
 }
 
 impl Request {
@@ -111,7 +110,7 @@ impl Request {
             headers.extend(self.headers);
             http.send(Method::POST, &url, headers, Some(body)).await
         };
-        (self.answer)(result.await.map(|answer: Answer| answer.data));
+        (self.answer)(result.await);
     }
 }
 

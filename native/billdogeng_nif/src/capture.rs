@@ -1,16 +1,17 @@
-//! The NIFs of a capture. Whatever they are handed, they answer with an atom and raise nothing.
+//! The NIFs of a capture. Whatever they are handed, they answer with an atom, or in a test's client with
+//! `{:event, event}`, and raise nothing.
 
 use crate::encode::{Encoder, Scratch, Stop};
-use crate::registry::{self, Entry};
-use crate::vm;
+use crate::registry::{self, Entry, Mode};
+use crate::{value, vm};
 use billdogeng::{Capture, Place, Reason};
-use rustler::{Atom, Term};
+use rustler::{Atom, Encoder as _, Term};
 use std::cell::Cell;
 
 /// A thread keeps its buffer between events, but no more of it than this.
 const KEPT_BUFFER: usize = 64 * 1024;
 
-rustler::atoms! { ok, no_client, dirty, normalise, hooks, nil }
+rustler::atoms! { ok, no_client, dirty, normalise, hooks, event, nil }
 
 thread_local! {
     static SCRATCH: Cell<Option<Scratch>> = const { Cell::new(None) };
@@ -29,9 +30,10 @@ fn capture<'a>(
     groups: Term<'a>,
     timestamp: Term<'a>,
     marker: Term<'a>,
-) -> Atom {
+) -> Term<'a> {
     let event = Event([distinct_id, name, properties, groups, timestamp]);
-    registry::with(owner, |entry| take(entry, event, marker, true)).unwrap_or_else(no_client)
+    registry::with(owner, |entry| take(entry, event, marker, true))
+        .unwrap_or_else(|| no_client().encode(owner.get_env()))
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
@@ -44,9 +46,10 @@ fn capture_dirty<'a>(
     groups: Term<'a>,
     timestamp: Term<'a>,
     marker: Term<'a>,
-) -> Atom {
+) -> Term<'a> {
     let event = Event([distinct_id, name, properties, groups, timestamp]);
-    registry::with(owner, |entry| take(entry, event, marker, false)).unwrap_or_else(no_client)
+    registry::with(owner, |entry| take(entry, event, marker, false))
+        .unwrap_or_else(|| no_client().encode(owner.get_env()))
 }
 
 /// Counts an event that its own `before_send` took out.
@@ -57,6 +60,12 @@ fn give_up_before_send<'a>(owner: Term<'a>) -> Atom {
     }))
 }
 
+/// An event that was handed back is of no test.
+#[rustler::nif]
+fn disown<'a>(owner: Term<'a>) -> Atom {
+    registry::with(owner, |entry| entry.client.disown()).map_or_else(no_client, |()| ok())
+}
+
 /// Counts an event that is too large to be normalised.
 #[rustler::nif]
 fn give_up_too_large<'a>(owner: Term<'a>) -> Atom {
@@ -65,10 +74,14 @@ fn give_up_too_large<'a>(owner: Term<'a>) -> Atom {
     }))
 }
 
-fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> Atom {
+fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> Term<'a> {
+    let env = marker.get_env();
     let max_bytes = entry.client.max_event_bytes();
+    if entry.mode == Mode::Disabled {
+        return answer(Some(entry.client.give_up(Reason::Disabled))).encode(env);
+    }
     if entry.hooks.is_some() && nil() == marker {
-        return hooks();
+        return hooks().encode(env);
     }
     let marker = marker.is_ref().then_some(marker);
     let scratch = SCRATCH.take().unwrap_or_default();
@@ -82,16 +95,22 @@ fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> 
             if let Some(at) = first_replaced {
                 entry.client.tell_replaced(|| Place::in_event(bytes, at));
             }
-            answer(Some(entry.client.capture(bytes, replaced)))
+            match entry.mode {
+                Mode::Test => {
+                    entry.client.hand_back(replaced);
+                    (self::event(), value::decode(env, bytes)).encode(env)
+                }
+                _ => answer(Some(entry.client.capture(bytes, replaced))).encode(env),
+            }
         }
         Ok(()) | Err(Stop::TooLarge) => {
             entry
                 .client
                 .tell_too_large(|| Place::in_event(bytes, bytes.len()));
-            answer(Some(entry.client.give_up(Reason::TooLarge)))
+            answer(Some(entry.client.give_up(Reason::TooLarge))).encode(env)
         }
-        Err(Stop::Dirty) => dirty(),
-        Err(Stop::Normalise) => normalise(),
+        Err(Stop::Dirty) => dirty().encode(env),
+        Err(Stop::Normalise) => normalise().encode(env),
     };
     scratch.out.clear();
     scratch.out.shrink_to(KEPT_BUFFER);

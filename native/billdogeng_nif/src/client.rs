@@ -5,7 +5,7 @@
 //! owner's end.
 
 use crate::encode::GroupIndex;
-use crate::registry::{self, Entry, Hooks};
+use crate::registry::{self, Entry, Hooks, Mode};
 use crate::reports::Label;
 use crate::value;
 use billdogeng::spool::{self, Problem};
@@ -26,7 +26,7 @@ rustler::atoms! {
     flushed, flush_failed, dropped, replaced_at, too_large_at, suspended, resumed, no_spool, spool_failed,
     spool_resumed, panicked, settled,
     queue_full, too_large, rejected, quota, before_send, stopped, spool_full, expired, spool_lost, purged,
-    nil, mode, live,
+    disabled, unowned, nil, mode, live, test,
     captured, delivered, queued, queued_bytes, in_flight, retries, replaced,
 }
 
@@ -63,6 +63,7 @@ impl From<HttpOptions> for HttpConfig {
 /// All of a client's options; nil is a bound without a limit.
 #[derive(NifMap)]
 struct ClientOptions {
+    mode: Atom,
     api_key: String,
     http: HttpOptions,
     flush_at: Option<u64>,
@@ -109,11 +110,15 @@ impl Drop for Handle {
 
 /// From here on the client is on its own. Only signals: this runs on schedulers.
 fn drain(key: registry::Key, entry: &Entry) {
-    if !entry.draining.swap(true, Ordering::AcqRel) {
-        DRAINING.fetch_add(1, Ordering::AcqRel);
-        registry::remove(key);
-        entry.client.command(Command::Drain);
+    if entry.draining.swap(true, Ordering::AcqRel) {
+        return;
     }
+    if entry.mode != Mode::Live {
+        return registry::remove(key);
+    }
+    DRAINING.fetch_add(1, Ordering::AcqRel);
+    registry::remove(key);
+    entry.client.command(Command::Drain);
 }
 
 /// Clients without owner that have not ended yet.
@@ -146,7 +151,7 @@ impl Listener for Messages {
                 (
                     billdogeng_ended(),
                     last.stopped,
-                    stats_to_term(env, &last.stats),
+                    stats_to_term(env, Mode::Live, &last.stats),
                 )
             });
         }
@@ -163,6 +168,7 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<
     let limit = |bound: Option<u64>| bound.map_or(usize::MAX, |bound| bound as usize);
     let groups = GroupIndex::new(options.group_index);
     let insert_ids = options.insert_ids;
+    let mode = mode_of(options.mode);
     let hooks = (nil() != hooks).then(|| Hooks::new(hooks));
     let config = Config {
         api_key: options.api_key,
@@ -184,15 +190,21 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<
         }),
         external_sleep: options.external_sleep,
     };
-    let label = (nil() != label).then(|| Label::new(label));
-    let messages = Messages { owner, label };
-    let client = match Client::start(config, Box::new(messages)) {
+    let client = match mode {
+        Mode::Live => {
+            let label = (nil() != label).then(|| Label::new(label));
+            Client::start(config, Box::new(Messages { owner, label }))
+        }
+        Mode::Test | Mode::Disabled => Ok(Client::idle(config)),
+    };
+    let client = match client {
         Ok(client) => client,
         Err(failed) => return (error(), failed.to_string()).encode(env),
     };
     let key = registry::key(owner.encode(env));
     let entry = Arc::new(Entry {
         client,
+        mode,
         groups,
         insert_ids,
         hooks,
@@ -221,7 +233,12 @@ fn command(owner: Term, name: Atom, id: u64) -> Atom {
         name if name == tick() => Command::Tick,
         _ => return error(),
     };
-    registry::with(owner, |entry| entry.client.command(command)).map_or_else(no_client, |()| ok())
+    registry::with(owner, |entry| match entry.mode {
+        Mode::Live => entry.client.command(command),
+        // Nobody would take it.
+        Mode::Test | Mode::Disabled => (),
+    })
+    .map_or_else(no_client, |()| ok())
 }
 
 /// `{notices, missed, sleep, replies}`: all that has come up since the last call.
@@ -249,8 +266,10 @@ fn tidings<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
 /// The accounts of `owner`'s client.
 #[rustler::nif]
 fn stats<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
-    registry::with(owner, |entry| stats_to_term(env, &entry.client.stats()))
-        .unwrap_or_else(|| no_client().encode(env))
+    registry::with(owner, |entry| {
+        stats_to_term(env, entry.mode, &entry.client.stats())
+    })
+    .unwrap_or_else(|| no_client().encode(env))
 }
 
 /// The bound of one event, 0 where there is no such client.
@@ -334,10 +353,28 @@ pub fn reason_to_atom(reason: Reason) -> Atom {
         Reason::Expired => expired(),
         Reason::SpoolLost => spool_lost(),
         Reason::Purged => purged(),
+        Reason::Disabled => disabled(),
+        Reason::Unowned => unowned(),
     }
 }
 
-fn stats_to_term<'a>(env: Env<'a>, stats: &Stats) -> Term<'a> {
+fn mode_of(name: Atom) -> Mode {
+    match name {
+        name if name == test() => Mode::Test,
+        name if name == disabled() => Mode::Disabled,
+        _ => Mode::Live,
+    }
+}
+
+fn mode_to_atom(mode: Mode) -> Atom {
+    match mode {
+        Mode::Live => live(),
+        Mode::Test => test(),
+        Mode::Disabled => disabled(),
+    }
+}
+
+fn stats_to_term<'a>(env: Env<'a>, kind: Mode, stats: &Stats) -> Term<'a> {
     let given_up = Reason::ALL
         .iter()
         .zip(stats.dropped)
@@ -355,7 +392,7 @@ fn stats_to_term<'a>(env: Env<'a>, stats: &Stats) -> Term<'a> {
         (replaced(), stats.replaced),
     ];
     let empty = Term::map_new(env).map_put(dropped(), given_up);
-    let empty = empty.and_then(|map| map.map_put(mode(), live()));
+    let empty = empty.and_then(|map| map.map_put(mode(), mode_to_atom(kind)));
     let empty = empty.unwrap_or_else(|_| Term::map_new(env));
     counts.iter().fold(empty, |map, (key, count)| {
         map.map_put(*key, *count).unwrap_or(map)

@@ -13,9 +13,22 @@ use std::hash::BuildHasherDefault;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
 
+/// What becomes of a client's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// They are sent.
+    Live,
+    /// They are encoded and handed back, for a test to look at.
+    Test,
+    /// They are counted.
+    Disabled,
+}
+
 /// A client and what its captures need beside it.
 pub struct Entry {
     pub client: Arc<Client>,
+    /// Only a live one has a flush thread.
+    pub mode: Mode,
     pub groups: GroupIndex,
     /// Whether each event is given an `$insert_id`.
     pub insert_ids: bool,

@@ -4,15 +4,14 @@ use crate::client::HttpOptions;
 use crate::encode::{Encoder, Scratch, Stop};
 use crate::value;
 use billdogeng::transport::{self, Request};
-use billdogeng::Failure;
+use billdogeng::{Answer, Failure};
 use rustler::env::OwnedEnv;
 use rustler::{Binary, Encoder as _, Env, LocalPid, Term};
-use serde_json::Value;
 
 rustler::atoms! { ok, error, normalise, nil, billdogeng_response }
 
-/// Sends `{:billdogeng_response, id, {:ok, data} | {:error, error, retryable}}` to the caller later;
-/// answers `:ok`, `:normalise`, or `{:error, message}`. On a dirty scheduler: bodies have any size.
+/// Sends `{:billdogeng_response, id, {:ok, data, status, quota_limited} | {:error, error, retryable}}` to the
+/// caller later; answers `:ok`, `:normalise`, or `{:error, message}`. On a dirty scheduler: bodies have any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn request<'a>(
     env: Env<'a>,
@@ -51,10 +50,13 @@ fn request<'a>(
 }
 
 /// On the transport's thread, which the VM doesn't know.
-fn reply(caller: LocalPid, id: u64, result: Result<Value, Failure>) {
+fn reply(caller: LocalPid, id: u64, result: Result<Answer, Failure>) {
     let _ = OwnedEnv::new().send_and_clear(&caller, |env| {
         let answer = match &result {
-            Ok(data) => (ok(), value::to_term(env, data)).encode(env),
+            Ok(answer) => {
+                let data = value::to_term(env, &answer.data);
+                (ok(), data, answer.status, answer.quota_limited).encode(env)
+            }
             Err(failure) => (
                 error(),
                 value::error_to_term(env, &failure.error),
