@@ -22,8 +22,9 @@ defmodule BilldogEng.Crash do
 
   def read(%{msg: {:report, %{label: {:proc_lib, :crash}, report: [info | _]}}}) when is_list(info) do
     case List.keyfind(info, :error_info, 0) do
+      {_, {:throw, value, stacktrace}} -> crash(:ended, {{:throw, value}, stacktrace})
+      {_, {:error, reason, stacktrace}} -> crash(:ended, error(reason, stacktrace))
       {_, {:exit, reason, stacktrace}} -> crash(:ended, ended_with(reason, stacktrace))
-      {_, {kind, reason, stacktrace}} -> crash(:ended, of_kind(kind, reason, stacktrace))
       _ -> nil
     end
   end
@@ -35,11 +36,8 @@ defmodule BilldogEng.Crash do
   def read(%{msg: {:report, %{label: {:gen_event, :terminate}, reason: reason}}}),
     do: crash(:other, ended_with(reason))
 
-  def read(%{msg: {:report, %{label: {:gen_statem, :terminate}, reason: {kind, reason, stacktrace}}}}) do
-    if kind == :exit,
-      do: crash(:terminating, ended_with(reason, stacktrace)),
-      else: crash(:terminating, of_kind(kind, reason, stacktrace))
-  end
+  def read(%{msg: {:report, %{label: {:gen_statem, :terminate}, reason: {_kind, reason, stacktrace}}}}),
+    do: crash(:terminating, ended_with(reason, stacktrace))
 
   def read(%{msg: {:report, %{label: {_behaviour, :terminate}, reason: reason}}}),
     do: crash(:terminating, ended_with(reason))
@@ -47,7 +45,7 @@ defmodule BilldogEng.Crash do
   # Of the emulator, which reports errors and uncaught throws, but no exits.
   def read(%{meta: %{error_logger: %{emulator: true}}, msg: {_format, [_ | _] = arguments}}) do
     case List.last(arguments) do
-      {reason, stacktrace} when is_list(stacktrace) -> crash(:other, of_kind(:error, reason, stacktrace))
+      {reason, stacktrace} when is_list(stacktrace) -> crash(:other, error(reason, stacktrace))
       _ -> nil
     end
   end
@@ -74,9 +72,10 @@ defmodule BilldogEng.Crash do
 
   defp ended_with(reason), do: {{:exit, reason}, []}
 
-  # As Elixir's own translation of these: what normalises to no particular exception was an exit.
-  defp ended_with(reason, stacktrace) when is_exception(reason), do: of_kind(:error, reason, stacktrace)
-  defp ended_with({:nocatch, _} = reason, stacktrace), do: of_kind(:error, reason, stacktrace)
+  # As Elixir's own translation of these, which is all there is to go by where Logger has translated them: what
+  # normalises to no particular exception was an exit.
+  defp ended_with(reason, stacktrace) when is_exception(reason), do: error(reason, stacktrace)
+  defp ended_with({:nocatch, _} = reason, stacktrace), do: error(reason, stacktrace)
 
   defp ended_with(reason, stacktrace) do
     case ExceptionEvent.normal(:error, reason, stacktrace) do
@@ -85,9 +84,9 @@ defmodule BilldogEng.Crash do
     end
   end
 
-  defp of_kind(:error, %ErlangError{original: {:nocatch, value}}, stacktrace),
+  defp error(%ErlangError{original: {:nocatch, value}}, stacktrace),
     do: {{:throw, value}, stacktrace}
 
-  defp of_kind(:error, {:nocatch, value}, stacktrace), do: {{:throw, value}, stacktrace}
-  defp of_kind(kind, reason, stacktrace), do: {ExceptionEvent.normal(kind, reason, stacktrace), stacktrace}
+  defp error({:nocatch, value}, stacktrace), do: {{:throw, value}, stacktrace}
+  defp error(reason, stacktrace), do: {ExceptionEvent.normal(:error, reason, stacktrace), stacktrace}
 end

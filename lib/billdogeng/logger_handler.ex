@@ -149,7 +149,7 @@ defmodule BilldogEng.LoggerHandler do
         if phase == :terminating and here?, do: Process.put(reported, true)
 
         if within_rate?(config.counters),
-          do: capture(ended_with, stacktrace, meta, config),
+          do: capture(ended_with, with_frames(stacktrace, here?), meta, config),
           else: suppress(config)
     end
   end
@@ -173,6 +173,16 @@ defmodule BilldogEng.LoggerHandler do
   defp outermost([{module, _, _, _}]) when is_atom(module), do: module
   defp outermost([_ | rest]), do: outermost(rest)
   defp outermost(_), do: nil
+
+  # A GenServer that stops by itself has no stacktrace; what it is should be told all the same.
+  defp with_frames([_ | _] = stacktrace, _here?), do: stacktrace
+
+  defp with_frames(none, here?) do
+    case here? && Process.get(:"$initial_call") do
+      {module, function, arity} -> [{module, function, arity, []}]
+      _ -> none
+    end
+  end
 
   # At most @rate in any one second, whenever it begins: a slot is free once its event is a second old.
   defp within_rate?(counters) do
