@@ -255,6 +255,11 @@ defmodule BilldogEng.LoggerHandlerTest do
           assert [{"MatchError", "no match of right hand side value", false}] =
                    Enum.map(events(client, collector), &told/1)
         end
+
+        # By itself, a manager logs as a process of `:proc_lib` does.
+        :ok = :gen_event.stop(manager, :bad, 5_000)
+        expected = if sasl?(unquote(way)), do: [{"exit", ":bad", true}], else: []
+        assert Enum.map(events(client, collector), &told/1) == expected
       end
 
       test "by a shutdown is none" do
