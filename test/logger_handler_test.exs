@@ -427,6 +427,7 @@ defmodule BilldogEng.LoggerHandlerTest do
             {%{crash_reason: {:x, :y}}, {:string, ""}},
             {%{crash_reason: :x}, {:string, ""}},
             {%{crash_reason: {:normal, []}}, {:string, ""}},
+            {%{crash_reason: {{:shutdown, :x}, []}}, {:string, ""}},
             {%{}, {:report, %{label: {:proc_lib, :crash}, report: [[], []]}}},
             {%{}, {:report, %{label: {:proc_lib, :crash}, report: :x}}},
             {%{}, {:report, label: {:proc_lib, :crash}}},
@@ -458,7 +459,7 @@ defmodule BilldogEng.LoggerHandlerTest do
       other = start_client(nobody())
       Process.flag(:trap_exit, true)
       # A state that no client has fails at the next message.
-      :sys.replace_state(other, fn _ -> :broken end)
+      :sys.replace_state(other, fn _ -> %{} end)
       ref = Process.monitor(other)
       send(other, {:before_send_failed, "x"})
       GenServer.cast(other, :anything)

@@ -4,8 +4,8 @@ defmodule BilldogEng.LoggerHandler do
 
       :logger.add_handler(:billdogeng, BilldogEng.LoggerHandler, %{config: %{client: MyApp.Analytics}})
 
-  in the app's `start/2`, or by `config :my_app, :logger, [{:handler, …}]` with `:logger.add_handlers(:my_app)`. It is
-  removed by `:logger.remove_handler(:billdogeng)`.
+  in the app's `start/2`, or by `config :my_app, :logger, [{:handler, …}]` with `:logger.add_handlers(:my_app)`.
+  It is removed by `:logger.remove_handler(:billdogeng)`.
 
   Captured are the crashes of GenServers, Tasks, `:gen_statem` and other behaviours, of a bare `spawn`, of
   processes of `:proc_lib`, and what is logged with Elixir's `crash_reason`, as web servers do. One crash is one
@@ -36,17 +36,17 @@ defmodule BilldogEng.LoggerHandler do
   default no exception's own message, for it may hold any term, as in `raise "unexpected \#{inspect(state)}"`.
   It is words of this library then, such as `no match of right hand side value`, `key :id not found` or
   `exited in: GenServer.call/3: :timeout`, made of modules, functions, arities and atoms; where these tell
-  nothing, the place: `in MyApp.Cart.handle_call/3`. With `messages: :all` it is the exception's message and
-  the `inspect/1` of an exit's reason.
+  nothing, the place: `in MyApp.Cart.handle_call/3`. With `messages: :all` it is the exception's message, or the
+  `inspect/1` of an exit's reason, and with it what the app's own code has put there.
 
-  A process's state, its last message, its metadata, its dictionary and the arguments of its calls are sent in
-  neither case.
+  Of a process's state, its last message, its metadata, its dictionary and the arguments of its calls nothing is
+  read in either case, but for what `:distinct_id` takes.
 
   ## Bounds
 
-  At most 10 events go out in any one second. Further crashes are counted in `stats/1`, and the next event tells how many there
-  were before it: `$exception_suppressed`. Crashes of this library's own processes are left out, as is whatever
-  is logged in the domain `[:billdogeng]`, or while a crash is being captured.
+  At most 10 events go out in any one second. Further crashes are counted in `stats/1`, and the next event tells
+  how many there were before it: `$exception_suppressed`. Crashes of this library's own processes are left out,
+  as is whatever is logged in the domain `[:billdogeng]`, or while a crash is being captured.
   """
 
   alias BilldogEng.{Analytics, Crash, ExceptionEvent}
