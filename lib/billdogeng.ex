@@ -129,6 +129,10 @@ defmodule BilldogEng do
   @spec alias(Analytics.server(), term(), term()) :: :ok
   defdelegate alias(client, distinct_id, alias), to: Analytics
 
+  @doc "See `BilldogEng.Analytics.capture_exception/5`."
+  @spec capture_exception(Analytics.server(), term(), term(), Exception.stacktrace(), term()) :: :ok
+  defdelegate capture_exception(client, distinct_id, exception, stacktrace, properties \\ %{}), to: Analytics
+
   @doc "See `BilldogEng.Analytics.flush/2`."
   @spec flush(Analytics.server(), timeout: timeout()) :: :ok | {:error, Error.t()}
   defdelegate flush(client, opts \\ []), to: Analytics

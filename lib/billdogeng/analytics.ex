@@ -35,7 +35,7 @@ defmodule BilldogEng.Analytics do
   counts these.
   """
 
-  alias BilldogEng.{Error, Hooks, Native, Normaliser, Options, Owner, Warning}
+  alias BilldogEng.{Error, ExceptionEvent, Hooks, Native, Normaliser, Options, Owner, Warning}
   alias BilldogEng.Test.Store
 
   @typedoc "A client: its pid, its name, or the struct of `BilldogEng.new/2`."
@@ -202,6 +202,37 @@ defmodule BilldogEng.Analytics do
   def alias(server, distinct_id, alias) do
     properties = %{"alias" => alias, "distinct_id" => distinct_id}
     dispatch(server, distinct_id, "$create_alias", properties, %{}, nil, :raw)
+  end
+
+  @doc """
+  Captures an exception of the user `distinct_id`: the event `$exception`.
+
+  `exception` is an exception, what `catch kind, reason` gives as `{kind, reason}`, or any other term, taken for
+  an Erlang error. `properties` stand above those that are made of it. The exception's message is sent, up to
+  4 KiB of it; arguments of calls never are. Always `:ok`.
+
+  Which frames of the stacktrace are the app's own (`in_app`) is set by `config :billdogeng, in_app: [:my_app]`;
+  by default they are those of the applications that depend on this library, directly or by another, and of
+  modules of no application.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> try do
+      ...>   raise "out of stock"
+      ...> rescue
+      ...>   error -> BilldogEng.Analytics.capture_exception(client, "user-1", error, __STACKTRACE__, %{order: 7})
+      ...> end
+      :ok
+  """
+  @spec capture_exception(server(), term(), term(), Exception.stacktrace(), term()) :: :ok
+  def capture_exception(server, distinct_id, exception, stacktrace, properties \\ %{}) do
+    capture(
+      server,
+      distinct_id,
+      "$exception",
+      ExceptionEvent.captured(exception, stacktrace, properties)
+    )
+  catch
+    _, _ -> :ok
   end
 
   # ── calls ──

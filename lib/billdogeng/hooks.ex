@@ -116,8 +116,9 @@ defmodule BilldogEng.Hooks do
     _, _ -> %{}
   end
 
+  @doc false
   # A capture's own value wins, whether its key is a string or an atom.
-  defp beneath(globals, properties) when is_map(properties) and not is_struct(properties) do
+  def beneath(globals, properties) when is_map(properties) and not is_struct(properties) do
     Enum.reduce(globals, properties, fn {key, value}, merged ->
       if Enum.any?(spellings(key), &is_map_key(properties, &1)),
         do: merged,
@@ -125,9 +126,9 @@ defmodule BilldogEng.Hooks do
     end)
   end
 
-  defp beneath(globals, []), do: globals
+  def beneath(globals, []), do: globals
 
-  defp beneath(globals, properties) do
+  def beneath(globals, properties) do
     if Keyword.keyword?(properties), do: beneath(globals, Map.new(properties)), else: properties
   end
 

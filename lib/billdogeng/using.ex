@@ -54,6 +54,12 @@ defmodule BilldogEng.Using do
       @doc "See `BilldogEng.Analytics.alias/3`."
       @spec alias(term(), term()) :: :ok
       def alias(distinct_id, alias), do: BilldogEng.Analytics.alias(__MODULE__, distinct_id, alias)
+
+      @doc "See `BilldogEng.Analytics.capture_exception/5`."
+      @spec capture_exception(term(), term(), term(), term()) :: :ok
+      def capture_exception(distinct_id, exception, stacktrace, properties \\ %{}) do
+        BilldogEng.Analytics.capture_exception(__MODULE__, distinct_id, exception, stacktrace, properties)
+      end
     end
   end
 
