@@ -457,6 +457,9 @@ defmodule BilldogEng.MixProject do
     ]
   end
 
+  # `mix docs` (before Elixir 1.15 `MIX_ENV=docs mix docs`), in the one environment that has ex_doc.
+  def cli, do: [preferred_envs: [docs: :docs]]
+
   # A dependency under `only: :docs` would still have every Mix command of every app that uses this one ask
   # for Hex.
   defp deps(:docs), do: [{:ex_doc, "~> 0.34", runtime: false}]
@@ -486,7 +489,13 @@ defmodule BilldogEng.MixProject do
       main: "readme",
       source_url: @source_url,
       source_ref: "v#{version()}",
-      extras: ["README.md", "CHANGELOG.md", "ARCHITECTURE.md", "SECURITY.md", "LICENSE"]
+      extras:
+        ["README.md"] ++
+          Path.wildcard("guides/*.md") ++ ["ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"],
+      groups_for_extras: [Guides: ~r{^guides/}],
+      groups_for_modules: [
+        "Development and tests": [~r/^BilldogEng\.Collector/, ~r/^BilldogEng\.Test/]
+      ]
     ]
   end
 end
