@@ -145,6 +145,16 @@ defmodule BilldogEng do
   defdelegate shutdown(client), to: Analytics
 
   @doc """
+  See `BilldogEng.Analytics.purge/1`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.purge(client)
+      :ok
+  """
+  @spec purge(Analytics.server()) :: :ok
+  defdelegate purge(client), to: Analytics
+
+  @doc """
   See `BilldogEng.Analytics.stats/1`.
 
       iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)

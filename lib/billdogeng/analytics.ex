@@ -44,14 +44,15 @@ defmodule BilldogEng.Analytics do
   The accounts of a client: `captured = delivered + dropped + queued`.
 
     * `:mode` - `:live`
-    * `:captured`, `:delivered` - events handed in, and accepted by the ingest
+    * `:captured`, `:delivered` - events handed in, and accepted by the ingest; what a spool held at the start
+      counts as captured
     * `:queued`, `:queued_bytes` - events not yet delivered, those in flight among them, and the bytes of
-      their JSON
+      JSON that memory holds of them
     * `:in_flight` - events of the batch that is being sent
     * `:retries` - attempts after the first of a batch
     * `:replaced` - values written in another form than their own
     * `:dropped` - events given up, by reason: `:queue_full`, `:too_large`, `:rejected`, `:quota`,
-      `:before_send`, `:stopped`
+      `:before_send`, `:stopped`, `:purged`, and of a spool `:spool_full`, `:expired`, `:spool_lost`
   """
   @type stats :: %{
           mode: :live,
@@ -86,6 +87,12 @@ defmodule BilldogEng.Analytics do
     * `:max_retries` - attempts after the first one in a flush, 3
     * `:gzip` - whether larger bodies are compressed, true
     * `:shutdown_timeout` - ms that the client goes on sending after its process has ended, 5_000
+    * `:spool_dir` - a directory in which events are kept on disk too until they are delivered, so that they
+      outlive the VM; none by default. It is made where there is none, for one client of one VM at a time
+    * `:max_spool_bytes` - bytes of the files there, 256 MiB; the oldest events make room
+    * `:max_spool_age` - ms for which an event is kept there, 604_800_000 (7 days)
+    * `:spool_sync` - `:interval` has each event on disk 100 ms after its capture at the latest; with `:always`
+      `flush/2` and `shutdown/1` moreover wait until what they leave is there
     * `:group_type_index` - a map of group types to their numbers 0 to 4; others are ignored
     * `:enable_logging` - whether flushes are logged at debug, false
     * `:before_send` - a function of the event, called in the capturing process, which answers the event,
@@ -258,6 +265,20 @@ defmodule BilldogEng.Analytics do
   """
   @spec shutdown(server()) :: :ok | {:error, Error.t()}
   def shutdown(server), do: call(server, :shutdown, :infinity)
+
+  @doc """
+  Gives up all that is queued, in memory and on disk (`purged` in `stats/1`), and the batch in flight, which may
+  have arrived all the same. `:ok` once nothing of it is left on disk.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
+      iex> BilldogEng.Analytics.purge(client)
+      :ok
+      iex> BilldogEng.Analytics.stats(client).dropped
+      %{purged: 1}
+  """
+  @spec purge(server()) :: :ok
+  def purge(server), do: call(server, :purge, :infinity)
 
   @doc """
   The client's accounts, at once: this waits for no flush.

@@ -39,7 +39,11 @@ defmodule BilldogEng.Options do
     shutdown_timeout: 5_000,
     before_send: nil,
     global_properties: nil,
-    insert_ids: false
+    insert_ids: false,
+    spool_dir: nil,
+    max_spool_bytes: 256 * 1024 * 1024,
+    max_spool_age: 7 * 24 * 60 * 60 * 1000,
+    spool_sync: :interval
   ]
 
   @defaults @original ++ @transport ++ @added
@@ -93,10 +97,23 @@ defmodule BilldogEng.Options do
       max_batch_bytes: get(given, :max_batch_bytes),
       max_event_bytes: get(given, :max_event_bytes),
       shutdown_timeout: get(given, :shutdown_timeout),
+      spool: spool(given),
       external_sleep: transport.sleep_fn != (&Process.sleep/1),
       group_index: group_index(given[:group_type_index]),
       insert_ids: get(given, :insert_ids)
     }
+  end
+
+  # A relative path is of the directory in which the VM is now, not of where it goes later.
+  defp spool(given) do
+    if dir = given[:spool_dir] do
+      %{
+        dir: Path.expand(dir),
+        max_bytes: get(given, :max_spool_bytes),
+        max_age: get(given, :max_spool_age),
+        sync: get(given, :spool_sync) == :always
+      }
+    end
   end
 
   defp get(given, option), do: Map.get(given, option, @defaults[option])
@@ -183,7 +200,7 @@ defmodule BilldogEng.Options do
 
   # ── what this client adds ──
 
-  @positive [:max_queue_bytes, :max_batch_size, :max_batch_bytes, :max_event_bytes]
+  @positive [:max_queue_bytes, :max_batch_size, :max_batch_bytes, :max_event_bytes, :max_spool_bytes]
 
   defp check({option, value}) when option in @positive do
     must(option, value, is_integer(value) and value in 1..@largest, "an integer from 1")
@@ -196,6 +213,23 @@ defmodule BilldogEng.Options do
       is_integer(value) and value in 0..@largest,
       "milliseconds, an integer from 0"
     )
+  end
+
+  defp check({:spool_dir, value}) do
+    must(
+      :spool_dir,
+      value,
+      value == nil or (text?(value) and value != ""),
+      "the path of a directory, a string"
+    )
+  end
+
+  defp check({:max_spool_age, value}) do
+    must(:max_spool_age, value, is_integer(value) and value in 1..@largest, "milliseconds, an integer from 1")
+  end
+
+  defp check({:spool_sync, value}) do
+    must(:spool_sync, value, value in [:interval, :always], ":interval or :always")
   end
 
   defp check({:host, value}) do

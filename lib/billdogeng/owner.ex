@@ -72,6 +72,7 @@ defmodule BilldogEng.Owner do
   def handle_call(:flush, from, state), do: {:noreply, command(:flush, from, state)}
   def handle_call(:queue_length, from, state), do: {:noreply, command(:settle, from, state)}
   def handle_call(:shutdown, from, state), do: {:noreply, command(:shutdown, from, state)}
+  def handle_call(:purge, from, state), do: {:noreply, command(:purge, from, state)}
   def handle_call(_other, _from, state), do: {:noreply, state}
 
   @impl true
@@ -117,14 +118,14 @@ defmodule BilldogEng.Owner do
 
       :no_client ->
         # The VM is stopping, and the library has taken its leave already.
-        GenServer.reply(
-          from,
-          if(name == :settle, do: 0, else: {:error, Error.new("the client has ended", 0, "ENDED")})
-        )
-
+        GenServer.reply(from, ended(name))
         state
     end
   end
+
+  defp ended(:settle), do: 0
+  defp ended(:purge), do: :ok
+  defp ended(_flush), do: {:error, Error.new("the client has ended", 0, "ENDED")}
 
   defp reply({id, answer}, state) do
     {from, calls} = Map.pop(state.calls, id)
@@ -163,6 +164,8 @@ defmodule BilldogEng.Owner do
 
   # Told by the suspension's own lines.
   defp notice({:dropped, :quota, _count}, state), do: state
+  # Asked for.
+  defp notice({:dropped, :purged, _count}, state), do: state
   defp notice({:dropped, reason, count}, state), do: dropped(state, reason, count)
 
   defp notice({:replaced_at, event, path}, state) do
@@ -192,6 +195,21 @@ defmodule BilldogEng.Owner do
 
   defp notice({:resumed, given_up}, state) do
     Logger.info("[BilldogEng:analytics] the ingest takes events again; #{given_up} were dropped (quota)")
+    state
+  end
+
+  defp notice({:no_spool, reason}, state) do
+    Logger.error("[BilldogEng:analytics] no :spool_dir, events are kept in memory alone: #{reason}")
+    state
+  end
+
+  defp notice({:spool_failed, problem}, state) do
+    Logger.error("[BilldogEng:analytics] the spool: #{problem}")
+    state
+  end
+
+  defp notice(:spool_resumed, state) do
+    Logger.info("[BilldogEng:analytics] the spool: events go to the disk again")
     state
   end
 
@@ -242,5 +260,8 @@ defmodule BilldogEng.Owner do
   defp why(:rejected), do: "the ingest refused them, and took others of their batch"
   defp why(:before_send), do: ":before_send answered nil, or failed"
   defp why(:too_large), do: "larger than :max_event_bytes, or refused by the ingest for its size"
+  defp why(:spool_full), do: "the spool is at :max_spool_bytes and the oldest made room"
+  defp why(:expired), do: "on disk for longer than :max_spool_age"
+  defp why(:spool_lost), do: "they were on disk and could not be read back"
   defp why(_reason), do: "given up"
 end

@@ -6,6 +6,7 @@ defmodule BilldogEng.Reporter do
   use GenServer
 
   alias BilldogEng.{Native, Warning}
+  require Logger
 
   # Every client ends by itself within its shutdown time-out; until then this waits.
   def child_spec(_opts) do
@@ -85,7 +86,14 @@ defmodule BilldogEng.Reporter do
   # What the owner had still to sum up ended with it, so the last line names all that was dropped; but for
   # what the app itself took out.
   defp report(stopped, stats) do
-    dropped = Map.delete(stats.dropped, :before_send)
+    dropped = Map.drop(stats.dropped, [:before_send, :purged])
+
+    if stats.queued > 0 do
+      Logger.info(
+        "[BilldogEng:analytics] a client whose process had ended left #{stats.queued} event(s) in its spool, " <>
+          "to be sent by the next start"
+      )
+    end
 
     if stopped > 0 or dropped != %{} do
       reasons = dropped |> Enum.sort() |> Enum.map_join(", ", fn {reason, count} -> "#{count} #{reason}" end)

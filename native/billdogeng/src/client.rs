@@ -3,7 +3,9 @@
 use crate::config::Config;
 use crate::news::{Listener, News, Notice, Tidings};
 use crate::place::Place;
+use crate::spool::Spool;
 use crate::state::{Accepted, Reason, State, Stats};
+use crate::store::Store;
 use crate::worker::{Command, Worker};
 use crossbeam_channel::{Receiver, Sender};
 use std::io;
@@ -23,8 +25,9 @@ pub enum Capture {
 /// One client: a queue and the thread that empties it.
 pub struct Client {
     pub(crate) config: Config,
-    pub(crate) wake: Notify,
+    pub(crate) wake: Arc<Notify>,
     pub(crate) commands: Receiver<Command>,
+    pub(crate) spool: Option<Arc<Spool>>,
     sender: Sender<Command>,
     state: Mutex<State>,
     news: Mutex<News>,
@@ -33,19 +36,33 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts a client and its flush thread. It ends after [`Command::Drain`].
+    /// Starts a client and its flush thread. It ends after [`Command::Drain`]. With a spool it reads what
+    /// is on disk, and may wait for up to 1 s for the directory.
     ///
     /// # Errors
     /// The system has no thread or no file descriptor left.
     pub fn start(config: Config, listener: Box<dyn Listener>) -> io::Result<Arc<Self>> {
         let (sender, commands) = crossbeam_channel::unbounded();
+        let wake = Arc::new(Notify::new());
+        let mut news = News::default();
+        let spool = config.spool.as_ref().and_then(|options| {
+            let wake = Arc::clone(&wake);
+            match Spool::open(options, move || wake.notify_one()) {
+                Ok((spool, recovered)) => Some((Arc::new(spool), recovered)),
+                Err(error) => {
+                    news.notice(Notice::NoSpool(error));
+                    None
+                }
+            }
+        });
         let client = Arc::new(Self {
-            state: Mutex::new(State::new(&config)),
+            spool: spool.as_ref().map(|(spool, _)| Arc::clone(spool)),
+            state: Mutex::new(State::new(&config, Store::new(spool))),
             config,
-            wake: Notify::new(),
+            wake,
             commands,
             sender,
-            news: Mutex::default(),
+            news: Mutex::new(news),
             told_replaced: AtomicBool::new(false),
             told_too_large: AtomicBool::new(false),
         });

@@ -1,5 +1,6 @@
 //! What a client is told at its start, checked and complete.
 
+use crate::spool;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -56,6 +57,10 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// How long nothing is sent after the ingest has said that the quota is used up.
     pub suspension: Duration,
+    /// Where events are on disk too, if anywhere.
+    pub spool: Option<spool::Options>,
+    /// Answers to a flush wait until the disk has what is left.
+    pub spool_sync: bool,
     /// Waits between attempts are asked of the listener instead of being slept here.
     pub external_sleep: bool,
 }

@@ -65,8 +65,9 @@ pub fn json(bytes: &[u8]) {
     let value = serde_json::from_slice::<Value>(bytes);
     assert!(value.is_ok() || !json::is_value(bytes));
     if let Ok(Value::Object(object)) = value {
-        assert!(!json::has_member(bytes, "no such name"));
-        assert!(!json::has_member(bytes, "x") || object.contains_key("x"));
+        for name in ["x", "such a name"] {
+            assert!(!json::has_member(bytes, name) || object.contains_key(name));
+        }
     }
 }
 
@@ -83,7 +84,7 @@ pub fn queue(bytes: &[u8]) {
                 queue.push(&event);
                 model.push_back(event);
             }
-            2 => assert_eq!(queue.drop_oldest(), model.pop_front().is_some()),
+            2 => assert_eq!(queue.drop_oldest().is_some(), model.pop_front().is_some()),
             3 => {
                 if let Some(batch) = queue.take(number, usize::from(what) * 64) {
                     halves(batch, what, &mut queue, &mut model);

@@ -5,6 +5,7 @@
 
 use crate::error::Error;
 use crate::place::Place;
+use crate::spool::{OpenError, Problem};
 use crate::state::{Reason, Stats};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -29,6 +30,10 @@ pub enum Notice {
     Suspended(Duration),
     /// The ingest takes events again; so many were given up for its quota.
     Resumed(u64),
+    /// The spool can't be had: events are in memory alone.
+    NoSpool(OpenError),
+    /// Something about the spool's disk.
+    Spool(Problem),
     /// The flush thread panicked, and goes on.
     Panicked,
 }
@@ -40,6 +45,8 @@ pub enum Reply {
     Flushed(u64, Result<(), Error>),
     /// Of `Settle`: how many events are not yet delivered.
     Settled(u64, u64),
+    /// Of `Purge`.
+    Purged(u64),
 }
 
 /// All that has come up since the last look.

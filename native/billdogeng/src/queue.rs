@@ -21,11 +21,21 @@ const CHUNK: usize = 64 * 1024;
 pub struct Batch {
     first: u64,
     chunks: Vec<Bytes>,
-    lens: Vec<u32>,
+    lens: VecDeque<u32>,
     stored: usize,
 }
 
 impl Batch {
+    /// Events from elsewhere: the bytes of each, its comma included, and all of them in a row.
+    pub fn new(first: u64, lens: Vec<u32>, bytes: Vec<u8>) -> Self {
+        Self {
+            first,
+            stored: bytes.len(),
+            lens: lens.into(),
+            chunks: vec![bytes.into()],
+        }
+    }
+
     /// How many events it holds.
     pub fn len(&self) -> usize {
         self.lens.len()
@@ -42,8 +52,12 @@ impl Batch {
     }
 
     /// Its older half, which has no fewer events, and its newer one. One event has an empty half.
-    pub fn split(mut self) -> (Self, Self) {
+    pub fn split(self) -> (Self, Self) {
         let count = self.lens.len().div_ceil(2);
+        self.split_at(count)
+    }
+
+    fn split_at(mut self, count: usize) -> (Self, Self) {
         let newer = self.lens.split_off(count);
         let stored = self.lens.iter().map(|len| *len as usize).sum();
         let mut chunks = VecDeque::from(self.chunks);
@@ -74,37 +88,49 @@ impl Batch {
 /// Count and bytes are exact at any moment.
 #[derive(Default, Debug)]
 pub struct Queue {
+    /// Put back with a gap behind it, for events after it were given up or are elsewhere: newest first.
+    returned: Vec<Batch>,
     chunks: VecDeque<Bytes>,
     tail: BytesMut,
     lens: VecDeque<u32>,
+    /// Of the events that are not in `returned`.
+    first: u64,
+    len: usize,
     stored: usize,
-    head: u64,
 }
 
 impl Queue {
+    /// An empty queue whose first event will have this number.
+    pub fn from(number: u64) -> Self {
+        Self {
+            first: number,
+            ..Self::default()
+        }
+    }
+
     /// How many events are queued.
     pub fn len(&self) -> usize {
-        self.lens.len()
+        self.len
     }
 
     /// Whether no event is queued.
     pub fn is_empty(&self) -> bool {
-        self.lens.is_empty()
+        self.len == 0
     }
 
     /// Bytes of the queued events' JSON.
     pub fn bytes(&self) -> usize {
-        self.stored - self.lens.len()
+        self.stored - self.len
     }
 
-    /// The number of the first queued event, counted from the client's first.
+    /// The number of the first queued event.
     pub fn head(&self) -> u64 {
-        self.head
+        self.returned.last().map_or(self.first, |batch| batch.first)
     }
 
     /// The number that the next event will have.
     pub fn next(&self) -> u64 {
-        self.head + self.lens.len() as u64
+        self.first + self.lens.len() as u64
     }
 
     /// Appends one event's JSON.
@@ -117,60 +143,89 @@ impl Queue {
         self.tail.extend_from_slice(event);
         self.tail.extend_from_slice(b",");
         self.lens.push_back(stored as u32);
+        self.len += 1;
         self.stored += stored;
     }
 
-    /// Gives up the oldest event. Answers whether there was one.
-    pub fn drop_oldest(&mut self) -> bool {
-        let Some(len) = self.lens.pop_front() else {
-            return false;
-        };
-        let len = len as usize;
+    /// Lets go of the oldest event. Answers its number, if there was one.
+    pub fn drop_oldest(&mut self) -> Option<u64> {
+        let number = self.head();
+        if let Some(batch) = self.returned.pop() {
+            let (oldest, rest) = batch.split_at(1);
+            self.len -= 1;
+            self.stored -= oldest.stored;
+            if rest.len() > 0 {
+                self.returned.push(rest);
+            }
+            return Some(number);
+        }
+        let len = self.lens.pop_front()? as usize;
+        self.len -= 1;
         self.stored -= len;
-        self.head += 1;
+        self.first += 1;
         match self.chunks.front_mut() {
             Some(chunk) if chunk.len() == len => drop(self.chunks.pop_front()),
             Some(chunk) => chunk.advance(len),
             None => self.tail.advance(len),
         }
-        true
+        Some(number)
     }
 
     /// Takes events off the front: at least one where there is any, at most `max_events`, and no more
-    /// than `max_bytes` of JSON unless the first alone has more.
+    /// than `max_bytes` of JSON unless the first alone has more. Their numbers follow each other.
     pub fn take(&mut self, max_events: usize, max_bytes: usize) -> Option<Batch> {
-        let mut count = 0;
-        let mut stored = 0;
-        for len in self.lens.iter().take(max_events.max(1)) {
-            if count > 0 && stored + *len as usize - 1 > max_bytes {
-                break;
+        let batch = match self.returned.pop() {
+            Some(batch) => {
+                let (count, _) = fitting(&batch.lens, max_events, max_bytes);
+                let (older, newer) = batch.split_at(count);
+                if newer.len() > 0 {
+                    self.returned.push(newer);
+                }
+                older
             }
-            stored += *len as usize;
-            count += 1;
-        }
-        if count == 0 {
-            return None;
-        }
-        let lens = self.lens.drain(..count).collect();
-        self.stored -= stored;
-        self.head += count as u64;
-        Some(Batch {
-            first: self.head - count as u64,
-            chunks: self.carve(stored),
-            lens,
-            stored,
-        })
+            None => {
+                let (count, stored) = fitting(&self.lens, max_events, max_bytes);
+                if count == 0 {
+                    return None;
+                }
+                let lens = self.lens.drain(..count).collect();
+                self.first += count as u64;
+                Batch {
+                    first: self.first - count as u64,
+                    chunks: self.carve(stored),
+                    lens,
+                    stored,
+                }
+            }
+        };
+        self.len -= batch.len();
+        self.stored -= batch.stored;
+        Some(batch)
     }
 
-    /// Puts a batch back where it came from. Numbers and order are as before it was taken.
-    pub fn put_back(&mut self, batch: Batch) {
-        self.head -= batch.lens.len() as u64;
+    /// Puts a batch back where it came from: all that is queued is newer. Its events keep their numbers.
+    pub fn put_back(&mut self, mut batch: Batch) {
+        self.len += batch.len();
         self.stored += batch.stored;
-        for len in batch.lens.into_iter().rev() {
-            self.lens.push_front(len);
-        }
-        for chunk in batch.chunks.into_iter().rev() {
-            self.chunks.push_front(chunk);
+        let adjoins = batch.numbers().end == self.head();
+        match self.returned.last_mut() {
+            Some(front) if adjoins => {
+                front.first = batch.first;
+                front.stored += batch.stored;
+                batch.lens.append(&mut front.lens);
+                front.lens = batch.lens;
+                front.chunks.splice(0..0, batch.chunks);
+            }
+            None if adjoins => {
+                self.first = batch.first;
+                for len in batch.lens.into_iter().rev() {
+                    self.lens.push_front(len);
+                }
+                for chunk in batch.chunks.into_iter().rev() {
+                    self.chunks.push_front(chunk);
+                }
+            }
+            _ => self.returned.push(batch),
         }
     }
 
@@ -188,6 +243,19 @@ impl Queue {
         }
         carved
     }
+}
+
+/// How many of the first events make a batch, and their bytes with commas.
+fn fitting(lens: &VecDeque<u32>, max_events: usize, max_bytes: usize) -> (usize, usize) {
+    let (mut count, mut stored) = (0, 0);
+    for len in lens.iter().take(max_events.max(1)) {
+        if count > 0 && stored + *len as usize - 1 > max_bytes {
+            break;
+        }
+        stored += *len as usize;
+        count += 1;
+    }
+    (count, stored)
 }
 
 /// Takes so many bytes off the front of `chunks`; answers also how many there were not.
@@ -264,13 +332,34 @@ mod tests {
             queue.push(b"1");
         }
         let mut left = 10;
-        while queue.drop_oldest() {
+        while queue.drop_oldest().is_some() {
             left -= 1;
             assert_eq!(queue.len(), left);
             let bigs = left / 2;
             assert_eq!(queue.bytes(), bigs * big.len() + (left - bigs));
         }
         assert_eq!((left, queue.head()), (0, 10));
+    }
+
+    #[test]
+    fn what_is_put_back_with_a_gap_behind_it_keeps_its_numbers() {
+        let mut queue = filled(9);
+        let (older, newer) = queue.take(6, usize::MAX).unwrap().split();
+        let (given_up, newer) = newer.split_at(1);
+        assert_eq!(given_up.numbers(), 3..4);
+        queue.put_back(newer);
+        let (oldest, old) = older.split_at(1);
+        queue.put_back(old);
+        queue.put_back(oldest);
+        assert_eq!((queue.head(), queue.next(), queue.len()), (0, 9, 8));
+        assert_eq!(queue.drop_oldest(), Some(0));
+        let batch = queue.take(1, usize::MAX).unwrap();
+        assert_eq!(batch.numbers(), 1..2);
+        queue.put_back(batch);
+        let batch = queue.take(9, usize::MAX).unwrap();
+        assert_eq!(batch.numbers(), 1..3);
+        assert_eq!(events(&mut queue, 9, usize::MAX), "4,5,6,7,8");
+        assert_eq!((queue.len(), queue.bytes()), (0, 0));
     }
 
     #[test]
@@ -301,7 +390,7 @@ mod tests {
                     }
                     6 => {
                         assert_eq!(
-                            queue.drop_oldest(),
+                            queue.drop_oldest().is_some(),
                             model.pop_front().is_some(),
                             "seed {seed}"
                         );

@@ -1,7 +1,10 @@
-//! What callers and the flush thread share: the queue, its bounds and the accounts, under one lock.
+//! What callers and the flush thread share: what is queued, its bounds and the accounts, under one lock.
 
 use crate::config::Config;
-use crate::queue::{Batch, Queue};
+use crate::queue::Batch;
+use crate::spool::Page;
+use crate::store::{Next, Store};
+use std::ops::Range;
 
 /// Why an event was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,30 +22,42 @@ pub enum Reason {
     BeforeSend,
     /// Still queued when the time of a client without owner was over.
     Stopped,
+    /// The spool was at its bound; the oldest made room.
+    SpoolFull,
+    /// On disk for longer than the spool keeps events.
+    Expired,
+    /// It was on disk, and could not be read back.
+    SpoolLost,
+    /// The app purged the client.
+    Purged,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 6] = [
+    pub const ALL: [Reason; 10] = [
         Reason::QueueFull,
         Reason::TooLarge,
         Reason::Rejected,
         Reason::Quota,
         Reason::BeforeSend,
         Reason::Stopped,
+        Reason::SpoolFull,
+        Reason::Expired,
+        Reason::SpoolLost,
+        Reason::Purged,
     ];
 }
 
 /// The accounts: `captured = delivered + dropped + queued`, always.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {
-    /// Events that were handed in.
+    /// Events that were handed in, and those that the spool held at the start.
     pub captured: u64,
     /// Events whose batch the ingest accepted.
     pub delivered: u64,
     /// Events held, those in flight among them.
     pub queued: u64,
-    /// Bytes of their JSON.
+    /// Bytes of the JSON of those that are in memory.
     pub queued_bytes: u64,
     /// Events of the batch being sent.
     pub in_flight: u64,
@@ -66,14 +81,13 @@ pub(crate) enum Accepted {
 }
 
 pub(crate) struct State {
-    queue: Queue,
+    store: Store,
     captured: u64,
     delivered: u64,
     retries: u64,
     replaced: u64,
     dropped: [u64; Reason::ALL.len()],
     untold: [u64; Reason::ALL.len()],
-    in_flight: (u64, u64),
     /// The threshold has been crossed since the last flush began.
     due: bool,
     /// A flush is under way: attempts, and the waits between them.
@@ -85,7 +99,7 @@ pub(crate) struct State {
     closed: bool,
     /// The quota is used up: events are given up as they come.
     suspended: bool,
-    flush_at: usize,
+    flush_at: u64,
     max_queue_size: usize,
     max_queue_bytes: usize,
     max_batch_size: usize,
@@ -93,23 +107,23 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, store: Store) -> Self {
         Self {
-            queue: Queue::default(),
-            captured: 0,
+            captured: store.len(),
             delivered: 0,
             retries: 0,
             replaced: 0,
             dropped: [0; Reason::ALL.len()],
             untold: [0; Reason::ALL.len()],
-            in_flight: (0, 0),
-            due: false,
+            // What an earlier run has left has waited long enough.
+            due: !store.is_empty(),
+            store,
             running: false,
             failed: false,
             armed: false,
             closed: false,
             suspended: false,
-            flush_at: config.flush_at,
+            flush_at: config.flush_at as u64,
             max_queue_size: config.max_queue_size,
             max_queue_bytes: config.max_queue_bytes,
             max_batch_size: config.max_batch_size,
@@ -134,9 +148,9 @@ impl State {
                 Accepted::Notify
             };
         }
-        self.queue.push(event);
+        self.store.push(event);
         self.enforce_bounds();
-        let due = !self.due && self.queue.len() >= self.flush_at;
+        let due = !self.due && self.store.len() >= self.flush_at;
         self.due |= due;
         let wake =
             (due && !self.running && !self.failed) || !self.armed || (!told && self.has_untold());
@@ -158,7 +172,8 @@ impl State {
         Accepted::Notify
     }
 
-    fn enforce_bounds(&mut self) {
+    /// What is on disk leaves memory; what isn't is given up. Only bytes bind what is about to be on disk.
+    pub fn enforce_bounds(&mut self) {
         let count_binds = self.failed || !(self.due || self.running);
         let most = if count_binds {
             self.max_queue_size
@@ -166,9 +181,17 @@ impl State {
             usize::MAX
         };
         let mut dropped = 0;
-        while (self.queue.len() > most || self.queue.bytes() > self.max_queue_bytes)
-            && self.queue.drop_oldest()
-        {
+        loop {
+            let too_large = self.store.bytes() > self.max_queue_bytes;
+            if !too_large && self.store.in_memory() <= most {
+                break;
+            }
+            if self.store.evict_oldest() {
+                continue;
+            }
+            if (!too_large && self.store.oldest_is_safe()) || !self.store.drop_oldest() {
+                break;
+            }
             dropped += 1;
         }
         self.count_dropped(Reason::QueueFull, dropped);
@@ -201,37 +224,58 @@ impl State {
     pub fn begin_flush(&mut self) -> u64 {
         self.due = false;
         self.running = true;
-        self.queue.next()
+        self.store.next()
     }
 
     /// The next batch of the flush under way.
-    pub fn take_batch(&mut self) -> Option<Batch> {
-        let batch = self.queue.take(self.max_batch_size, self.max_batch_bytes)?;
-        self.in_flight = (batch.len() as u64, batch.bytes() as u64);
-        Some(batch)
+    pub fn take_batch(&mut self) -> Next {
+        self.store.take(self.max_batch_size, self.max_batch_bytes)
+    }
+
+    /// The next batch, which the spool has fetched; none if some of it was given up since.
+    pub fn take_fetched(&mut self, page: Page) -> Option<Batch> {
+        self.store.take_fetched(page)
     }
 
     /// Events in flight were accepted.
-    pub fn delivered(&mut self, events: Batch) {
+    pub fn delivered(&mut self, events: &Batch) {
         self.delivered += events.len() as u64;
-        self.landed(&events);
+        self.store.done(events);
     }
 
     /// Events in flight are given up.
-    pub fn give_up_in_flight(&mut self, events: Batch, reason: Reason) {
+    pub fn give_up_in_flight(&mut self, events: &Batch, reason: Reason) {
         self.count_dropped(reason, events.len() as u64);
-        self.landed(&events);
+        self.store.done(events);
     }
 
     /// Events in flight go back to the front; of several batches the newest first.
     pub fn put_back(&mut self, events: Batch) {
-        self.landed(&events);
-        self.queue.put_back(events);
+        self.store.put_back(events);
     }
 
-    fn landed(&mut self, events: &Batch) {
-        self.in_flight.0 -= events.len() as u64;
-        self.in_flight.1 -= events.bytes() as u64;
+    /// Events that the spool can't keep, or has kept for too long: all below this number.
+    pub fn give_up_below(&mut self, number: u64, reason: Reason) {
+        let dropped = self.store.drop_below(number);
+        self.count_dropped(reason, dropped);
+    }
+
+    /// Events that the spool can't read back.
+    pub fn lost(&mut self, numbers: Range<u64>) {
+        let lost = self.store.lost(numbers);
+        self.count_dropped(Reason::SpoolLost, lost);
+    }
+
+    /// The spool has nothing of what it was asked for: what was thought to be there isn't.
+    pub fn nothing_fetched(&mut self) {
+        let lost = self.store.lost_all();
+        self.count_dropped(Reason::SpoolLost, lost);
+    }
+
+    /// All that is queued is given up.
+    pub fn give_up_queued(&mut self, reason: Reason) {
+        let dropped = self.store.drop_all();
+        self.count_dropped(reason, dropped);
     }
 
     /// The quota is used up: what is queued is given up, and what comes.
@@ -253,7 +297,7 @@ impl State {
     pub fn end_flush(&mut self, failed: bool) {
         self.running = false;
         self.failed = failed;
-        self.due = self.queue.len() >= self.flush_at;
+        self.due = self.store.len() >= self.flush_at;
         if failed {
             self.enforce_bounds();
         }
@@ -264,52 +308,52 @@ impl State {
         self.due
     }
 
-    /// The number of the oldest event that is not yet delivered, while none is in flight.
-    pub fn head(&self) -> u64 {
-        self.queue.head()
+    /// The number of the oldest event that is not yet delivered.
+    pub fn floor(&self) -> u64 {
+        self.store.floor()
     }
 
     /// The number that the next event will have.
     pub fn next(&self) -> u64 {
-        self.queue.next()
+        self.store.next()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.store.is_empty()
     }
 
     /// The flush thread no longer looks at the clock, if there is nothing to look for.
     pub fn disarm(&mut self) -> bool {
-        self.armed = !self.queue.is_empty();
+        self.armed = !self.store.is_empty();
         !self.armed
     }
 
     /// Ends the client if nothing is left to send. From then on it takes no event.
     pub fn close_if_empty(&mut self) -> bool {
-        self.closed |= self.queue.is_empty();
+        self.closed |= self.store.is_empty();
         self.closed
     }
 
-    /// Gives up what is left and ends the client; answers how many events that were.
-    pub fn close(&mut self) -> u64 {
+    /// Ends the client: from now on it takes no event.
+    pub fn close(&mut self) {
         self.closed = true;
-        self.give_up_queued(Reason::Stopped)
     }
 
-    fn give_up_queued(&mut self, reason: Reason) -> u64 {
-        let left = self.queue.len() as u64;
-        while self.queue.drop_oldest() {}
-        self.count_dropped(reason, left);
-        left
+    /// Of a client that takes no more: what is not on disk is given up. Answers how many events that were.
+    pub fn give_up_rest(&mut self) -> u64 {
+        let dropped = self.store.close();
+        self.count_dropped(Reason::Stopped, dropped);
+        dropped
     }
 
     pub fn stats(&self) -> Stats {
+        let (in_flight, bytes_in_flight) = self.store.in_flight();
         Stats {
             captured: self.captured,
             delivered: self.delivered,
-            queued: self.queue.len() as u64 + self.in_flight.0,
-            queued_bytes: self.queue.bytes() as u64 + self.in_flight.1,
-            in_flight: self.in_flight.0,
+            queued: self.store.len() + in_flight,
+            queued_bytes: self.store.bytes() as u64 + bytes_in_flight,
+            in_flight,
             retries: self.retries,
             replaced: self.replaced,
             dropped: self.dropped,

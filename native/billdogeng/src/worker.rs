@@ -17,15 +17,17 @@ use crate::answer::{Answer, Failure, Kind};
 use crate::client::Client;
 use crate::error::Error;
 use crate::http::Http;
-use crate::news::{LastWords, Listener, Notice};
+use crate::news::{LastWords, Listener, Notice, Reply};
 use crate::parts::{Parts, Standing};
 use crate::policy;
 use crate::queue::Batch;
 use crate::state::Reason;
+use crate::store::Next;
 use crate::transport::{self, Payload};
 use crate::waiters::Waiters;
 use reqwest::header::HeaderMap;
 use reqwest::Method;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -48,6 +50,8 @@ pub enum Command {
     Shutdown(u64),
     /// The wait of this number, asked of the listener, is over.
     Slept(u64),
+    /// Give up all that is queued, on disk too, and what is in flight.
+    Purge(u64),
     /// The timer's flush, now.
     Tick,
     /// The owner has ended: send what is left within the shutdown time-out, then end.
@@ -57,6 +61,7 @@ pub enum Command {
     Panic,
 }
 
+mod spooling;
 #[cfg(test)]
 mod tests;
 
@@ -70,12 +75,23 @@ struct Flush {
     delivered: u64,
     /// Failed attempts of the request since the last that was made at once.
     failed: u32,
+    /// The next batch is being read from the disk.
+    fetching: bool,
     batch: Option<Parts>,
     /// The request of the batch's next part, once it is made.
     payload: Option<Payload>,
     /// Why a part of the batch was last refused.
     refusal: Option<Failure>,
     wait: Option<Wait>,
+}
+
+impl Flush {
+    fn send(&mut self, batch: Batch) {
+        self.fetching = false;
+        self.batch = Some(Parts::new(batch));
+        self.payload = None;
+        self.failed = 0;
+    }
 }
 
 enum Wait {
@@ -102,6 +118,12 @@ pub(crate) struct Worker {
     limited_from: Option<u64>,
     drops_told: Option<Instant>,
     sleeps: u64,
+    /// The batch of the attempt in flight was given up.
+    abandoned: bool,
+    /// Answers that wait for the disk: the number of the sync, and they.
+    unsynced: VecDeque<(u64, Vec<Reply>)>,
+    /// Until when another client waits for the directory.
+    wanted_until: Option<Instant>,
     drain_until: Option<Instant>,
     ended: bool,
 }
@@ -139,6 +161,9 @@ impl Worker {
             limited_from: None,
             drops_told: None,
             sleeps: 0,
+            abandoned: false,
+            unsynced: VecDeque::new(),
+            wanted_until: None,
             drain_until: None,
             ended: false,
         };
@@ -200,6 +225,7 @@ impl Worker {
                             .take_if(|wait| matches!(wait, Wait::External(n) if *n == id));
                     }
                 }
+                Command::Purge(id) => self.purge(id),
                 Command::Tick if self.flush.is_none() => self.begin_flush(self.attempts()),
                 Command::Tick => {}
                 Command::Drain => {
@@ -232,7 +258,7 @@ impl Worker {
         self.waiters.flush(id, target, attempts, fresh, shutdown);
         if self.suspended_until.is_some() {
             let replies = self.waiters.end_limited();
-            self.client.news().reply(replies);
+            self.reply(replies);
         }
         self.now();
     }
@@ -254,6 +280,7 @@ impl Worker {
             attempts_left,
             delivered: 0,
             failed: 0,
+            fetching: false,
             batch: None,
             payload: None,
             refusal: None,
@@ -264,9 +291,14 @@ impl Worker {
     /// Brings things forward as far as they go without waiting.
     fn step(&mut self, attempt: &mut Option<Attempt>) {
         let now = Instant::now();
-        if self.drain_until.is_some_and(|until| until <= now) {
+        self.look_at_spool(now);
+        let handed_over = self.drain_until.is_some() && self.wanted_until.is_some();
+        if handed_over || self.drain_until.is_some_and(|until| until <= now) {
             *attempt = None;
             return self.end();
+        }
+        if std::mem::take(&mut self.abandoned) {
+            *attempt = None;
         }
         if self
             .suspended_until
@@ -289,9 +321,15 @@ impl Worker {
                     _ => break,
                 }
             }
-            if flush.batch.is_none() && !self.take_batch() {
-                self.end_flush();
-                continue;
+            if flush.batch.is_none() {
+                match self.take_batch() {
+                    Some(true) => {}
+                    Some(false) => break,
+                    None => {
+                        self.end_flush();
+                        continue;
+                    }
+                }
             }
             match self.attempt() {
                 Ok(started) => *attempt = Some(started),
@@ -365,23 +403,30 @@ impl Worker {
         fired
     }
 
-    fn take_batch(&mut self) -> bool {
+    /// Takes the flush's next batch: `Some(false)` where it comes from the disk, with the spool's tidings;
+    /// `None` where there is none.
+    fn take_batch(&mut self) -> Option<bool> {
         let target = self.waiters.target();
-        let Some(flush) = &mut self.flush else {
-            return false;
-        };
-        let mut state = self.client.state();
+        let flush = self.flush.as_mut()?;
         flush.target = flush.target.max(target);
-        if state.head() >= flush.target && self.drain_until.is_none() {
-            return false;
+        if flush.fetching {
+            return Some(false);
         }
-        let Some(batch) = state.take_batch() else {
-            return false;
-        };
-        flush.batch = Some(Parts::new(batch));
-        flush.payload = None;
-        flush.failed = 0;
-        true
+        let mut state = self.client.state();
+        if state.floor() >= flush.target && self.drain_until.is_none() {
+            return None;
+        }
+        match state.take_batch() {
+            Next::Batch(batch) => {
+                flush.send(batch);
+                Some(true)
+            }
+            Next::Fetching => {
+                flush.fetching = true;
+                Some(false)
+            }
+            Next::Nothing => None,
+        }
     }
 
     fn attempt(&mut self) -> Result<Attempt, Failure> {
@@ -438,7 +483,7 @@ impl Worker {
         let Some(flush) = &mut self.flush else { return };
         if let Some(events) = events {
             flush.delivered += events.len() as u64;
-            self.client.state().delivered(events);
+            self.client.state().delivered(&events);
         }
         self.failures = 0;
         self.quota_is_back();
@@ -451,7 +496,7 @@ impl Worker {
             self.waiters.gave_up(&event, &failure.error);
             self.client
                 .state()
-                .give_up_in_flight(event, Reason::TooLarge);
+                .give_up_in_flight(&event, Reason::TooLarge);
         }
         if let Some(flush) = &mut self.flush {
             flush.refusal = Some(failure);
@@ -473,7 +518,7 @@ impl Worker {
             }
             self.client
                 .state()
-                .give_up_in_flight(event, Reason::Rejected);
+                .give_up_in_flight(&event, Reason::Rejected);
         }
         if standing == Standing::Keep {
             if let Some(refusal) = flush.refusal.take() {
@@ -504,7 +549,7 @@ impl Worker {
         let mut state = self.client.state();
         let before = state.dropped(Reason::Quota);
         for part in flush.batch.into_iter().flat_map(Parts::into_rest) {
-            state.give_up_in_flight(part, Reason::Quota);
+            state.give_up_in_flight(&part, Reason::Quota);
         }
         state.suspend();
         drop(state);
@@ -514,12 +559,12 @@ impl Worker {
         self.failures = 0;
         let replies = self.waiters.end_limited();
         self.conclude(flush.delivered, false);
-        let mut news = self.client.news();
         if self.limited_from.is_none() {
             self.limited_from = Some(before);
+            let mut news = self.client.news();
             news.notice(Notice::Suspended(suspension));
         }
-        news.reply(replies);
+        self.reply(replies);
     }
 
     fn quota_is_back(&mut self) {
@@ -580,10 +625,11 @@ impl Worker {
         };
         let count = self.put_back(flush.batch.take());
         self.conclude(flush.delivered, true);
+        let replies = self.waiters.end(spent, &error);
         let mut news = self.client.news();
-        news.notice(Notice::FlushFailed(count, error.clone()));
-        news.reply(self.waiters.end(spent, &error));
+        news.notice(Notice::FlushFailed(count, error));
         drop(news);
+        self.reply(replies);
         if more {
             self.begin_flush(flush.attempts_left);
             self.take_batch();
@@ -604,9 +650,9 @@ impl Worker {
             return;
         };
         self.conclude(flush.delivered, false);
-        let head = self.client.state().head();
-        let replies = self.waiters.through(head);
-        self.client.news().reply(replies);
+        let floor = self.client.state().floor();
+        let replies = self.waiters.through(floor);
+        self.reply(replies);
     }
 
     /// What every end of a flush has to do and to tell, before its own.
@@ -635,11 +681,9 @@ impl Worker {
         }
         let state = self.client.state();
         let idle = self.flush.is_none() && (!state.is_due() || self.paused_until.is_some());
-        let (head, queued) = (state.head(), state.stats().queued);
+        let (floor, queued) = (state.floor(), state.stats().queued);
         drop(state);
-        let in_flight = self.flush.as_ref().and_then(|flush| flush.batch.as_ref());
-        let head = head - in_flight.map_or(0, Parts::len) as u64;
-        let replies = self.waiters.settled(head, idle, queued);
+        let replies = self.waiters.settled(floor, idle, queued);
         self.client.news().reply(replies);
     }
 
@@ -688,9 +732,11 @@ impl Worker {
         }
         let batch = self.flush.take().and_then(|flush| flush.batch);
         self.put_back(batch);
+        self.client.state().close();
+        self.close_spool();
         let (stopped, stats) = {
             let mut state = self.client.state();
-            (state.close(), state.stats())
+            (state.give_up_rest(), state.stats())
         };
         self.listener.ended(LastWords { stopped, stats });
     }
@@ -701,6 +747,6 @@ impl Worker {
         self.http = None;
         self.client.news().notice(Notice::Panicked);
         self.flush_failed(Error::panicked(), &[], false, None);
-        self.client.news().reply(replies);
+        self.reply(replies);
     }
 }

@@ -7,6 +7,7 @@
 use crate::encode::GroupIndex;
 use crate::registry::{self, Entry, Hooks};
 use crate::value;
+use billdogeng::spool::{self, Problem};
 use billdogeng::{
     Client, Command, Config, HttpConfig, LastWords, Listener, Notice, Proxy, Reason, Reply, Stats,
 };
@@ -19,9 +20,11 @@ use std::time::Duration;
 rustler::atoms! {
     ok, error, no_client,
     billdogeng_news, billdogeng_ended,
-    flush, settle, shutdown, slept, tick,
-    flushed, flush_failed, dropped, replaced_at, too_large_at, suspended, resumed, panicked, settled,
-    queue_full, too_large, rejected, quota, before_send, stopped, nil, mode, live,
+    flush, settle, shutdown, slept, tick, purge,
+    flushed, flush_failed, dropped, replaced_at, too_large_at, suspended, resumed, no_spool, spool_failed,
+    spool_resumed, panicked, settled,
+    queue_full, too_large, rejected, quota, before_send, stopped, spool_full, expired, spool_lost, purged,
+    nil, mode, live,
     captured, delivered, queued, queued_bytes, in_flight, retries, replaced,
 }
 
@@ -68,9 +71,19 @@ struct ClientOptions {
     max_batch_bytes: u64,
     max_event_bytes: u64,
     shutdown_timeout: u64,
+    spool: Option<SpoolOptions>,
     external_sleep: bool,
     group_index: Vec<(String, String, Option<u8>)>,
     insert_ids: bool,
+}
+
+/// Where events are on disk too, and for how long.
+#[derive(NifMap)]
+struct SpoolOptions {
+    dir: String,
+    max_bytes: u64,
+    max_age: u64,
+    sync: bool,
 }
 
 /// Notices the owner's end: by monitor, and by its own destruction.
@@ -132,8 +145,8 @@ impl Listener for Messages {
 }
 
 /// Starts the calling process's client. The handle is for the process to keep; `hooks` is what its captures
-/// are to pass through in Elixir, or nil.
-#[rustler::nif]
+/// are to pass through in Elixir, or nil. With a spool this reads the disk, and may wait for the directory.
+#[rustler::nif(schedule = "DirtyIo")]
 fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>) -> Term<'a> {
     let owner = env.pid();
     let limit = |bound: Option<u64>| bound.map_or(usize::MAX, |bound| bound as usize);
@@ -152,6 +165,12 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>) -> Term<'a> 
         max_event_bytes: options.max_event_bytes as usize,
         shutdown_timeout: Duration::from_millis(options.shutdown_timeout),
         suspension: billdogeng::SUSPENSION,
+        spool_sync: options.spool.as_ref().is_some_and(|spool| spool.sync),
+        spool: options.spool.map(|spool| spool::Options {
+            dir: spool.dir.into(),
+            max_bytes: spool.max_bytes,
+            max_age: Duration::from_millis(spool.max_age),
+        }),
         external_sleep: options.external_sleep,
     };
     let client = match Client::start(config, Box::new(Messages { owner })) {
@@ -185,6 +204,7 @@ fn command(owner: Term, name: Atom, id: u64) -> Atom {
         name if name == settle() => Command::Settle(id),
         name if name == shutdown() => Command::Shutdown(id),
         name if name == slept() => Command::Slept(id),
+        name if name == purge() => Command::Purge(id),
         name if name == tick() => Command::Tick,
         _ => return error(),
     };
@@ -271,6 +291,9 @@ fn notice_to_term<'a>(env: Env<'a>, notice: &Notice) -> Term<'a> {
         Notice::TooLarge(place) => (too_large_at(), &place.event, &place.path).encode(env),
         Notice::Suspended(duration) => (suspended(), duration.as_secs()).encode(env),
         Notice::Resumed(given_up) => (resumed(), given_up).encode(env),
+        Notice::NoSpool(failed) => (no_spool(), failed.to_string()).encode(env),
+        Notice::Spool(Problem::Resumed) => spool_resumed().encode(env),
+        Notice::Spool(problem) => (spool_failed(), problem.to_string()).encode(env),
         Notice::Panicked => panicked().encode(env),
     }
 }
@@ -281,6 +304,7 @@ fn reply_to_term<'a>(env: Env<'a>, reply: &Reply) -> Term<'a> {
         Reply::Flushed(id, Err(failed)) => {
             (id, (error(), value::error_to_term(env, failed))).encode(env)
         }
+        Reply::Purged(id) => (id, ok()).encode(env),
         Reply::Settled(id, queued) => (id, (settled(), queued)).encode(env),
     }
 }
@@ -293,6 +317,10 @@ fn reason_to_atom(reason: Reason) -> Atom {
         Reason::Quota => quota(),
         Reason::BeforeSend => before_send(),
         Reason::Stopped => stopped(),
+        Reason::SpoolFull => spool_full(),
+        Reason::Expired => expired(),
+        Reason::SpoolLost => spool_lost(),
+        Reason::Purged => purged(),
     }
 }
 

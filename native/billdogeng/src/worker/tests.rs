@@ -52,6 +52,8 @@ fn config(host: &str) -> Config {
         max_event_bytes: 1 << 20,
         shutdown_timeout: PATIENCE,
         suspension: PATIENCE,
+        spool: None,
+        spool_sync: false,
         external_sleep: false,
     }
 }

@@ -1,0 +1,85 @@
+//! Why a spool can't be had, and what goes wrong with one that is.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a directory can't be a spool. The client goes on in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// Another process holds the directory.
+    Held(PathBuf),
+    /// Another client of this process holds it, and did not let go of it in time.
+    InUse(PathBuf),
+    /// Others than its owner may write to the directory: they could plant events.
+    Exposed(PathBuf),
+    /// A segment was written by another version of this library.
+    Version(PathBuf, u32),
+    /// The system refused something: what, where, and its reason.
+    Io(&'static str, PathBuf, io::ErrorKind, String),
+}
+
+impl OpenError {
+    pub(super) fn io(what: &'static str, path: &Path, error: &io::Error) -> Self {
+        Self::Io(what, path.into(), error.kind(), error.to_string())
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held(path) => write!(f, "{} is held by another process", path.display()),
+            Self::InUse(path) => write!(f, "{} is held by another client", path.display()),
+            Self::Exposed(path) => write!(
+                f,
+                "{} can be written by others than its owner",
+                path.display()
+            ),
+            Self::Version(path, version) => write!(
+                f,
+                "{} is of version {version}, which this release does not know",
+                path.display()
+            ),
+            Self::Io(what, path, _, reason) => {
+                write!(f, "can't {what} {}: {reason}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// Something about the disk that is worth a line in a log. Each is told once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// A segment was not whole; its last so many bytes are given up, what was in front of them is not.
+    Damaged(PathBuf, u64),
+    /// Nothing can be written, for this reason. Events are in memory alone until [`Problem::Resumed`].
+    Failed(String),
+    /// Events go to the disk again.
+    Resumed,
+    /// The disk took too long: so many events are in memory alone.
+    Slow(u64),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged(path, bytes) => write!(
+                f,
+                "{} was damaged, its last {bytes} bytes are given up",
+                path.display()
+            ),
+            Self::Failed(reason) => {
+                write!(f, "can't write, events are in memory alone: {reason}")
+            }
+            Self::Resumed => write!(f, "events go to the disk again"),
+            Self::Slow(events) => {
+                write!(
+                    f,
+                    "the disk is too slow, {events} events are in memory alone"
+                )
+            }
+        }
+    }
+}

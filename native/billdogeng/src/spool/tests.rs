@@ -1,0 +1,729 @@
+use super::dir::Dir;
+use super::log::Log;
+use super::*;
+use crossbeam_channel::{unbounded, Receiver};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use tempfile::TempDir;
+
+const LONG: Duration = Duration::from_secs(20);
+const ALL: Range<u64> = 0..u64::MAX;
+
+/// A spool and what its listener was called for.
+struct Spooling {
+    spool: Spool,
+    news: Receiver<()>,
+    recovered: Recovered,
+}
+
+fn options(dir: &Path) -> Options {
+    Options {
+        dir: dir.into(),
+        max_bytes: 256 << 20,
+        max_age: Duration::from_secs(7 * 86_400),
+    }
+}
+
+fn try_open(options: &Options) -> Result<Spooling, OpenError> {
+    let (told, news) = unbounded();
+    let (spool, recovered) = Spool::open(options, move || {
+        let _ = told.send(());
+    })?;
+    Ok(Spooling {
+        spool,
+        news,
+        recovered,
+    })
+}
+
+fn open(dir: &Path) -> Spooling {
+    try_open(&options(dir)).unwrap()
+}
+
+impl Spooling {
+    /// Waits for news until there is what is looked for.
+    fn until<T>(&self, mut look: impl FnMut(&Spool) -> Option<T>) -> T {
+        let until = Instant::now() + LONG;
+        loop {
+            if let Some(found) = look(&self.spool) {
+                return found;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            self.news.recv_timeout(left).expect("news");
+        }
+    }
+
+    fn sync(&self) {
+        let number = self.spool.sync();
+        self.until(|spool| (spool.synced() >= number).then_some(()));
+    }
+
+    fn append(&self, numbers: Range<u64>) {
+        numbers.for_each(|n| self.spool.append(n, event(n).as_bytes()));
+    }
+
+    fn stored(&self, mut numbers: Range<u64>) -> bool {
+        numbers.all(|n| self.spool.whereabouts(n) == Whereabouts::Disk)
+    }
+
+    fn problem(&self) -> Problem {
+        self.until(|spool| spool.tidings().problems.into_iter().next())
+    }
+
+    fn fetch(&self, max_events: usize, max_bytes: usize) -> Fetched {
+        self.spool.fetch(u64::MAX, max_events, max_bytes);
+        self.until(|spool| spool.tidings().fetched)
+    }
+
+    /// Everything that is on disk, taken off it.
+    fn drain(&self) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        loop {
+            match self.fetch(100, 10_000) {
+                Fetched::Events(page) => {
+                    assert_eq!(self.spool.remove(page.numbers()), page.lens.len() as u64);
+                    numbers.extend(checked(&page));
+                }
+                Fetched::Lost(range) => panic!("lost {range:?}"),
+                Fetched::Nothing => return numbers,
+            }
+        }
+    }
+
+    fn close(self) {
+        assert!(self.spool.close(LONG));
+    }
+}
+
+/// Of various lengths, so that no two records look alike.
+fn event(number: u64) -> String {
+    let filler = "x".repeat((number * 37 % 300) as usize);
+    format!(r#"{{"n":{number},"f":"{filler}"}}"#)
+}
+
+/// A page's numbers; its bytes must be those of these events.
+fn checked(page: &Page) -> Vec<u64> {
+    let numbers: Vec<u64> = page.numbers().collect();
+    let expected: String = numbers.iter().map(|n| event(*n) + ",").collect();
+    assert_eq!(String::from_utf8_lossy(&page.bytes), expected);
+    let lens: Vec<u32> = numbers.iter().map(|n| event(*n).len() as u32 + 1).collect();
+    assert_eq!(page.lens, lens);
+    numbers
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "spool"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+fn size(dir: &Path) -> u64 {
+    let len = |path: &PathBuf| fs::metadata(path).unwrap().len();
+    segments(dir).iter().map(len).sum()
+}
+
+#[test]
+fn what_was_not_removed_comes_back_in_order_after_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let first = open(dir.path());
+    assert_eq!(first.recovered, Recovered::default());
+    first.append(0..5_000);
+    assert_eq!(first.spool.remove(0..1_200), 1_200);
+    first.close();
+    let second = open(dir.path());
+    let bytes = (1_200..5_000).map(|n| event(n).len() as u64 + 1).sum();
+    let expected = Recovered {
+        first: 1_200,
+        next: 5_000,
+        events: 3_800,
+        bytes,
+    };
+    assert_eq!(second.recovered, expected);
+    second.append(5_000..5_100);
+    second.sync();
+    assert_eq!(second.drain(), (1_200..5_100).collect::<Vec<_>>());
+    second.sync();
+    assert_eq!(segments(dir.path()), [] as [PathBuf; 0]);
+    second.close();
+    assert_eq!(open(dir.path()).recovered, Recovered::default());
+}
+
+#[test]
+fn an_event_is_on_disk_within_100_ms_without_being_asked_for() {
+    let dir = TempDir::new().unwrap();
+    let spooling = open(dir.path());
+    for n in 0..20 {
+        let since = Instant::now();
+        spooling.append(n..n + 1);
+        while !spooling.stored(n..n + 1) {
+            assert!(since.elapsed() < Duration::from_millis(500), "event {n}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn an_event_that_is_removed_at_once_is_never_written() {
+    let dir = TempDir::new().unwrap();
+    let spooling = open(dir.path());
+    spooling.append(0..10);
+    assert_eq!(spooling.spool.remove(0..10), 10);
+    spooling.sync();
+    assert_eq!(segments(dir.path()), [] as [PathBuf; 0]);
+    // And next to one that stays, only that one is.
+    spooling.append(10..20);
+    spooling.spool.remove(10..19);
+    spooling.sync();
+    assert!(size(dir.path()) < 600);
+    spooling.close();
+    assert_eq!(open(dir.path()).drain(), [19]);
+}
+
+#[test]
+fn single_events_can_be_removed_from_the_middle_whether_written_or_not() {
+    let dir = TempDir::new().unwrap();
+    let spooling = open(dir.path());
+    spooling.append(0..100);
+    assert_eq!(spooling.spool.remove(50..51), 1);
+    spooling.sync();
+    assert_eq!(spooling.spool.remove(10..12), 2);
+    assert_eq!(spooling.spool.remove(10..12), 0);
+    assert_eq!(spooling.spool.live(0..60), 57);
+    spooling.close();
+    let again = open(dir.path());
+    assert_eq!(again.recovered.events, 97);
+    let left = (0..100).filter(|n| ![10, 11, 50].contains(n));
+    assert_eq!(again.drain(), left.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_page_keeps_to_what_was_asked_for_but_never_refuses_a_lone_large_event() {
+    let dir = TempDir::new().unwrap();
+    let spooling = open(dir.path());
+    let large = vec![b'x'; 300_000];
+    spooling.spool.append(0, &large);
+    spooling.append(1..50);
+    spooling.sync();
+    let Fetched::Events(page) = spooling.fetch(10, 1_000) else {
+        panic!("nothing")
+    };
+    assert_eq!((page.numbers(), page.bytes.len()), (0..1, 300_001));
+    spooling.spool.remove(0..1);
+    let Fetched::Events(page) = spooling.fetch(10, usize::MAX) else {
+        panic!("nothing")
+    };
+    assert_eq!(page.numbers(), 1..11);
+    spooling.spool.fetch(1, 10, usize::MAX);
+    assert_eq!(
+        spooling.until(|spool| spool.tidings().fetched),
+        Fetched::Nothing
+    );
+}
+
+#[test]
+fn removing_all_empties_the_disk_and_the_spool_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let spooling = open(dir.path());
+    spooling.append(0..3_000);
+    spooling.sync();
+    assert!(size(dir.path()) > 100_000);
+    assert_eq!(spooling.spool.remove(ALL), 3_000);
+    spooling.sync();
+    assert_eq!(size(dir.path()), 0);
+    spooling.append(3_000..3_010);
+    spooling.close();
+    assert_eq!(open(dir.path()).drain(), (3_000..3_010).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_directory_and_its_files_are_for_their_owner_alone() {
+    let dir = TempDir::new().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    let path = dir.path().join("a/spool");
+    let spooling = open(&path);
+    spooling.append(0..1);
+    spooling.sync();
+    assert_eq!((mode(&path), mode(&path.join("lock"))), (0o700, 0o600));
+    assert_eq!(mode(&segments(&path)[0]), 0o600);
+    spooling.close();
+    // One that holds nothing else is closed to others, one that does is the app's to decide on.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    open(&path).close();
+    assert_eq!(mode(&path), 0o700);
+    fs::write(path.join("else"), "").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(matches!(
+        try_open(&options(&path)).err(),
+        Some(OpenError::Exposed(_))
+    ));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    open(&path).close();
+    assert_eq!(mode(&path), 0o755);
+}
+
+#[test]
+fn a_directory_locked_by_another_process_is_waited_for_but_not_for_long() {
+    let dir = TempDir::new().unwrap();
+    open(dir.path()).close();
+    // The lock is the open file's, so that this is as good as another process.
+    let lock = fs::File::open(dir.path().join("lock")).unwrap();
+    lock.lock().unwrap();
+    let error = try_open(&options(dir.path())).err().unwrap();
+    assert!(matches!(error, OpenError::Held(_)), "{error}");
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(lock);
+        });
+        open(dir.path()).close();
+    });
+}
+
+#[test]
+fn a_client_that_is_asked_for_its_directory_hands_it_over_with_all_that_is_in_it() {
+    let dir = TempDir::new().unwrap();
+    let first = open(dir.path());
+    first.append(0..100);
+    let second = std::thread::scope(|scope| {
+        let link = dir.path().join(".");
+        let second = scope.spawn(move || open(&link));
+        first.until(|spool| spool.tidings().wanted.then_some(()));
+        drop(first);
+        second.join().unwrap()
+    });
+    assert_eq!(second.recovered.events, 100);
+    let since = Instant::now();
+    let error = try_open(&options(dir.path())).err().unwrap();
+    assert!(matches!(error, OpenError::InUse(_)), "{error}");
+    assert!(since.elapsed() >= Duration::from_millis(990));
+    assert!(since.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn over_its_bytes_the_oldest_are_proposed_and_their_files_go_with_them() {
+    let dir = TempDir::new().unwrap();
+    let max_bytes = 400_000;
+    let small = Options {
+        max_bytes,
+        ..options(dir.path())
+    };
+    let spooling = try_open(&small).unwrap();
+    let mut given_up = 0;
+    for n in 0..10_000 {
+        spooling.append(n..n + 1);
+        if n % 100 == 99 {
+            spooling.sync();
+            while let Some(excess) = spooling.spool.excess() {
+                let Excess::Full(below) = excess else {
+                    panic!("{excess:?}")
+                };
+                given_up += spooling.spool.remove(0..below);
+                spooling.sync();
+            }
+            assert!(size(dir.path()) <= max_bytes);
+        }
+    }
+    let left = spooling.spool.live(ALL);
+    assert_eq!(given_up + left, 10_000);
+    assert!(size(dir.path()) > max_bytes / 2, "not more than need be");
+    spooling.close();
+    assert_eq!(
+        open(dir.path()).drain(),
+        (given_up..10_000).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn events_that_are_too_old_are_proposed_by_themselves_after_a_restart_too() {
+    let dir = TempDir::new().unwrap();
+    let max_age = Duration::from_millis(400);
+    let short = Options {
+        max_age,
+        ..options(dir.path())
+    };
+    let spooling = try_open(&short).unwrap();
+    spooling.append(0..10);
+    spooling.sync();
+    let written = Instant::now();
+    spooling.close();
+    let again = try_open(&short).unwrap();
+    assert_eq!(again.recovered.events, 10);
+    std::thread::sleep(max_age / 2);
+    again.append(10..11);
+    again.sync();
+    let excess = again.until(Spool::excess);
+    assert_eq!(excess, Excess::Expired(10));
+    assert!(written.elapsed() >= max_age - Duration::from_millis(20));
+    assert_eq!(again.spool.remove(0..10), 10);
+    assert_eq!(again.until(Spool::excess), Excess::Expired(11));
+}
+
+#[test]
+fn an_idle_spool_does_not_wake() {
+    let dir = TempDir::new().unwrap();
+    let spooling = open(dir.path());
+    spooling.append(0..10);
+    spooling.sync();
+    spooling.spool.remove(0..5);
+    spooling.sync();
+    std::thread::sleep(Duration::from_millis(200));
+    let Some(before) = switches() else {
+        return eprintln!("skipped: no /proc here");
+    };
+    std::thread::sleep(Duration::from_millis(500));
+    // Tests run at a time: at most one thread of theirs may be idle for certain, the quietest.
+    let after = switches().unwrap();
+    let quiet = before
+        .iter()
+        .any(|(id, count)| after.get(id) == Some(count));
+    assert!(quiet, "{before:?} {after:?}");
+}
+
+/// How often each spool's thread of this process has slept.
+fn switches() -> Option<BTreeMap<PathBuf, String>> {
+    let mut all = BTreeMap::new();
+    for task in fs::read_dir("/proc/self/task").ok()?.flatten() {
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let count = status.lines().find(|l| l.starts_with("voluntary"));
+        if let (true, Some(count)) = (name.starts_with("billdogeng-spo"), count) {
+            all.insert(task.path(), count.to_owned());
+        }
+    }
+    Some(all)
+}
+
+/// Opens a directory without a thread, and answers the live events and whether damage was told of.
+fn recovered(dir: &Path) -> (Vec<u64>, usize) {
+    let dir = Dir::hold(dir, Arc::new(|| ()), LONG).unwrap();
+    let mut found = Log::recover(dir, 1 << 20, 1, now_ms()).unwrap();
+    let (mut numbers, mut bytes) = (Vec::new(), 0);
+    for run in found.live.runs(&ALL) {
+        let mut at = run.start;
+        while at < run.end {
+            let page = found.log.read(at..run.end, 64, usize::MAX).unwrap();
+            numbers.extend(checked(&page));
+            bytes += page.bytes.len() as u64;
+            at = page.numbers().end;
+        }
+    }
+    assert_eq!(bytes, found.bytes);
+    (numbers, found.problems.len())
+}
+
+/// A directory with a segment of 12 events in 4 records, the third of which removes three.
+fn sample() -> (TempDir, PathBuf, Vec<u8>) {
+    let dir = TempDir::new().unwrap();
+    let spooling = open(dir.path());
+    for numbers in [0..3, 3..8] {
+        spooling.append(numbers);
+        spooling.sync();
+    }
+    spooling.spool.remove(0..2);
+    spooling.spool.remove(5..6);
+    spooling.sync();
+    spooling.append(8..12);
+    spooling.close();
+    let path = segments(dir.path()).remove(0);
+    let bytes = fs::read(&path).unwrap();
+    (dir, path, bytes)
+}
+
+/// What the first so many records of the sample come to.
+const STAGES: [&[u64]; 5] = [
+    &[],
+    &[0, 1, 2],
+    &[0, 1, 2, 3, 4, 5, 6, 7],
+    &[2, 3, 4, 6, 7],
+    &[2, 3, 4, 6, 7, 8, 9, 10, 11],
+];
+
+#[test]
+fn cut_at_any_byte_what_stands_in_front_comes_back_and_the_cut_is_told_once() {
+    let (dir, path, bytes) = sample();
+    let mut seen = Vec::new();
+    for len in 0..=bytes.len() {
+        fs::write(&path, &bytes[..len]).unwrap();
+        let (numbers, told) = recovered(dir.path());
+        assert!(STAGES.contains(&&numbers[..]), "{len}: {numbers:?}");
+        assert!(told <= 1);
+        assert_eq!(recovered(dir.path()), (numbers.clone(), 0), "{len}");
+        if seen.last() != Some(&numbers) {
+            seen.push(numbers);
+        }
+    }
+    assert_eq!(seen, STAGES);
+}
+
+#[test]
+fn with_any_byte_changed_what_stands_in_front_comes_back_and_no_false_event() {
+    let (dir, path, bytes) = sample();
+    for at in 0..bytes.len() {
+        for change in [0x01, 0x80, 0xff] {
+            let mut changed = bytes.clone();
+            changed[at] ^= change;
+            fs::write(&path, &changed).unwrap();
+            let (numbers, told) = recovered(dir.path());
+            assert!(STAGES[..4].contains(&&numbers[..]), "{at}: {numbers:?}");
+            assert_eq!(told, 1, "{at}");
+            assert_eq!(recovered(dir.path()), (numbers, 0), "{at}");
+        }
+    }
+}
+
+#[test]
+fn garbage_behind_the_last_record_costs_nothing_else() {
+    let (dir, path, bytes) = sample();
+    for seed in 0..200 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut more = bytes.clone();
+        let zeroes = random.bool();
+        more.extend((0..random.usize(1..200)).map(|_| if zeroes { 0 } else { random.u8(..) }));
+        fs::write(&path, &more).unwrap();
+        assert_eq!(
+            recovered(dir.path()),
+            (STAGES[4].to_vec(), 1),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_segment_costs_nothing_in_those_behind_it() {
+    let (dir, path, bytes) = sample();
+    let again = open(dir.path());
+    again.append(12..20);
+    again.close();
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    let (numbers, told) = recovered(dir.path());
+    let expected: Vec<u64> = STAGES[3].iter().copied().chain(12..20).collect();
+    assert_eq!((numbers, told), (expected, 1));
+}
+
+#[test]
+fn damage_that_comes_while_running_is_lost_and_said_and_the_rest_is_had() {
+    let (dir, path, mut bytes) = sample();
+    let spooling = open(dir.path());
+    spooling.append(12..20);
+    spooling.sync();
+    let last = bytes.len() - 3;
+    bytes[last] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let mut had = Vec::new();
+    let mut lost = 0;
+    loop {
+        match spooling.fetch(100, usize::MAX) {
+            Fetched::Events(page) => {
+                spooling.spool.remove(page.numbers());
+                had.extend(checked(&page));
+            }
+            Fetched::Lost(range) => lost += spooling.spool.remove(range),
+            Fetched::Nothing => break,
+        }
+    }
+    assert_eq!(
+        had,
+        [2, 3, 4, 6, 7]
+            .into_iter()
+            .chain(12..20)
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(lost, 4);
+}
+
+#[test]
+fn a_segment_of_a_later_version_is_left_alone() {
+    let (dir, path, mut bytes) = sample();
+    bytes[..record::SEGMENT_HEADER as usize].copy_from_slice(&record::opening_of(2, 0));
+    fs::write(&path, &bytes).unwrap();
+    let error = try_open(&options(dir.path())).err().unwrap();
+    assert_eq!(error, OpenError::Version(path.clone(), 2));
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+/// Whatever is appended, removed, synced and restarted, with a copy of the files at a random moment in
+/// place of a crash: what comes back is what was alive at the last sync or has been appended since.
+#[test]
+fn random_histories_come_back_as_a_plain_list_says() {
+    for seed in 0..30 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let dir = TempDir::new().unwrap();
+        let tiny = Options {
+            max_bytes: 1 << 30,
+            ..options(dir.path())
+        };
+        let mut spooling = try_open(&tiny).unwrap();
+        let mut model: Vec<u64> = Vec::new();
+        let mut next = 0;
+        for _ in 0..120 {
+            match random.u8(..20) {
+                0..=8 => {
+                    let end = next + random.u64(1..120);
+                    spooling.append(next..end);
+                    model.extend(next..end);
+                    next = end;
+                }
+                9..=12 => {
+                    let end = model.get(random.usize(..60)).copied().unwrap_or(next);
+                    let before = model.len();
+                    model.retain(|n| *n >= end);
+                    let ended = spooling.spool.remove(0..end);
+                    assert_eq!(ended, (before - model.len()) as u64, "seed {seed}");
+                }
+                13 if !model.is_empty() => {
+                    let n = model.remove(random.usize(..model.len()));
+                    assert_eq!(spooling.spool.remove(n..n + 1), 1, "seed {seed}");
+                }
+                14..=16 => spooling.sync(),
+                17 => std::thread::sleep(Duration::from_millis(random.u64(..30))),
+                18 => {
+                    spooling.sync();
+                    let copy = TempDir::new().unwrap();
+                    for path in segments(dir.path()) {
+                        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+                    }
+                    assert_eq!(recovered(copy.path()), (model.clone(), 0), "seed {seed}");
+                }
+                _ => {
+                    spooling.close();
+                    spooling = try_open(&tiny).unwrap();
+                    assert_eq!(spooling.recovered.events, model.len() as u64, "seed {seed}");
+                    next = next.max(spooling.recovered.next);
+                }
+            }
+        }
+        spooling.sync();
+        assert_eq!(spooling.drain(), model, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_removed_directory_is_said_once_and_the_client_goes_on() {
+    let parent = TempDir::new().unwrap();
+    let dir = parent.path().join("spool");
+    let spooling = open(&dir);
+    spooling.append(0..10);
+    spooling.sync();
+    fs::remove_dir_all(&dir).unwrap();
+    spooling.append(10..20);
+    spooling.sync();
+    let problem = spooling.problem();
+    assert!(matches!(problem, Problem::Failed(_)), "{problem}");
+    assert!(!spooling.stored(10..20));
+    // One that is put in its place isn't the one that is held.
+    fs::create_dir(&dir).unwrap();
+    std::thread::sleep(Duration::from_millis(1_100));
+    spooling.append(20..30);
+    spooling.sync();
+    assert_eq!(segments(&dir), [] as [PathBuf; 0]);
+    assert_eq!(spooling.spool.remove(ALL), 30);
+    spooling.sync();
+    assert_eq!(spooling.spool.tidings().problems, []);
+    spooling.close();
+}
+
+#[test]
+fn a_directory_that_can_not_be_made_is_an_error() {
+    let parent = TempDir::new().unwrap();
+    fs::write(parent.path().join("file"), "").unwrap();
+    for name in ["file", "file/spool"] {
+        let error = try_open(&options(&parent.path().join(name))).err().unwrap();
+        assert!(matches!(error, OpenError::Io("make", ..)), "{error}");
+    }
+}
+
+/// A small file system of the test's own, unmounted at the end; needs root.
+struct Mount(TempDir);
+
+impl Mount {
+    fn new(options: &str) -> Option<Self> {
+        let dir = TempDir::new().unwrap();
+        let mut mount = std::process::Command::new("mount");
+        let mount = mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]);
+        let mounted = mount.arg(dir.path()).output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(Self(dir));
+        }
+        eprintln!("skipped: can't mount a file system (not root?)");
+        None
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let mut unmount = std::process::Command::new("umount");
+        let _ = unmount.arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_once_and_used_again_when_there_is_room() {
+    let Some(mount) = Mount::new("size=256k,mode=700") else {
+        return;
+    };
+    let dir = mount.0.path();
+    let spooling = open(dir);
+    let mut next = 0;
+    let problem = loop {
+        spooling.append(next..next + 100);
+        next += 100;
+        spooling.sync();
+        if let Some(problem) = spooling.spool.tidings().problems.pop() {
+            break problem;
+        }
+        assert!(next < 10_000);
+    };
+    assert!(matches!(&problem, Problem::Failed(reason) if reason.contains("space")));
+    assert!(!spooling.stored(0..next));
+    assert!(spooling.stored(0..100));
+    // Those in memory alone don't come back, those in front of them do.
+    spooling.append(next..next + 100);
+    next += 100;
+    spooling.sync();
+    assert_eq!(spooling.spool.tidings().problems, []);
+    assert_eq!(spooling.spool.remove(ALL), next);
+    spooling.sync();
+    assert_eq!(size(dir), 0);
+    std::thread::sleep(Duration::from_millis(1_100));
+    spooling.append(next..next + 10);
+    spooling.sync();
+    assert_eq!(spooling.problem(), Problem::Resumed);
+    assert!(spooling.stored(next..next + 10));
+    spooling.close();
+    assert_eq!(open(dir).drain(), (next..next + 10).collect::<Vec<_>>());
+}
+
+#[test]
+fn removals_on_a_full_disk_are_recorded_when_there_is_room() {
+    let Some(mount) = Mount::new("size=256k,mode=700") else {
+        return;
+    };
+    let dir = mount.0.path();
+    let spooling = open(dir);
+    spooling.append(0..100);
+    spooling.sync();
+    fs::write(dir.join("ballast"), vec![0; 256 * 1024]).unwrap_err();
+    spooling.append(100..200);
+    spooling.sync();
+    assert!(matches!(spooling.problem(), Problem::Failed(_)));
+    assert_eq!(spooling.spool.remove(0..40), 40);
+    spooling.sync();
+    fs::remove_file(dir.join("ballast")).unwrap();
+    spooling.close();
+    assert_eq!(open(dir).drain(), (40..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_read_only_file_system_is_an_error() {
+    let Some(mount) = Mount::new("ro,mode=700") else {
+        return;
+    };
+    let error = try_open(&options(mount.0.path())).err().unwrap();
+    assert!(matches!(error, OpenError::Io("lock", ..)), "{error}");
+}

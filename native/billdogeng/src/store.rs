@@ -1,0 +1,426 @@
+//! Where events are held until they are delivered: in memory, and on disk where there is a spool.
+//!
+//! ```text
+//! in flight │ put back │ on disk alone │ in memory, ◀── captures
+//! ◀── older            │               │ and soon on disk
+//! ```
+//!
+//! With a spool every event goes to both. One that is on disk may leave memory where a bound wants it to,
+//! and is read back when its turn comes: events leave in the order of their numbers, wherever they are.
+
+use crate::queue::{Batch, Queue};
+use crate::spool::{Page, Recovered, Spool, Whereabouts};
+use std::ops::Range;
+use std::sync::Arc;
+
+#[derive(Default)]
+pub struct Store {
+    queue: Queue,
+    spool: Option<Arc<Spool>>,
+    /// Events that are on disk, and neither in memory nor in flight.
+    on_disk: u64,
+    in_flight: InFlight,
+}
+
+/// The batch that was taken, as far as it has not landed.
+#[derive(Default)]
+struct InFlight {
+    numbers: Range<u64>,
+    events: u64,
+    bytes: u64,
+    of_disk: bool,
+}
+
+/// What there is to be sent.
+pub enum Next {
+    /// These.
+    Batch(Batch),
+    /// Events that the spool was asked for: they come with its tidings.
+    Fetching,
+    /// Nothing.
+    Nothing,
+}
+
+impl Store {
+    /// With the spool that was opened, and what it held.
+    pub fn new(spool: Option<(Arc<Spool>, Recovered)>) -> Self {
+        let Some((spool, recovered)) = spool else {
+            return Self::default();
+        };
+        Self {
+            queue: Queue::from(recovered.next),
+            spool: Some(spool),
+            on_disk: recovered.events,
+            in_flight: InFlight::default(),
+        }
+    }
+
+    /// Events held, but for those in flight.
+    pub fn len(&self) -> u64 {
+        self.queue.len() as u64 + self.on_disk
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Events in memory, but for those in flight.
+    pub fn in_memory(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Bytes of JSON in memory, but for those in flight.
+    pub fn bytes(&self) -> usize {
+        self.queue.bytes()
+    }
+
+    /// Events in flight, and their bytes.
+    pub fn in_flight(&self) -> (u64, u64) {
+        (self.in_flight.events, self.in_flight.bytes)
+    }
+
+    /// The number of the oldest event, those in flight among them; or that of the next one.
+    pub fn floor(&self) -> u64 {
+        match &self.spool {
+            _ if self.in_flight.events > 0 => self.in_flight.numbers.start,
+            Some(spool) if self.on_disk > 0 => spool.floor().min(self.queue.head()),
+            _ => self.queue.head(),
+        }
+    }
+
+    /// The number that the next event will have.
+    pub fn next(&self) -> u64 {
+        self.queue.next()
+    }
+
+    pub fn push(&mut self, event: &[u8]) {
+        if let Some(spool) = &self.spool {
+            spool.append(self.queue.next(), event);
+        }
+        self.queue.push(event);
+    }
+
+    // ── bounds ──
+
+    /// Whether the oldest event in memory is on disk, or will be in a moment.
+    pub fn oldest_is_safe(&self) -> bool {
+        self.whereabouts_of_oldest()
+            .is_some_and(|whereabouts| whereabouts != Whereabouts::Memory)
+    }
+
+    /// Lets the oldest event in memory be on disk alone, if it is there.
+    pub fn evict_oldest(&mut self) -> bool {
+        let stored = self.whereabouts_of_oldest() == Some(Whereabouts::Disk);
+        let evicted = stored && self.queue.drop_oldest().is_some();
+        self.on_disk += u64::from(evicted);
+        evicted
+    }
+
+    fn whereabouts_of_oldest(&self) -> Option<Whereabouts> {
+        let spool = self.spool.as_ref().filter(|_| !self.queue.is_empty())?;
+        Some(spool.whereabouts(self.queue.head()))
+    }
+
+    /// Gives up the oldest event in memory. Answers whether there was one.
+    pub fn drop_oldest(&mut self) -> bool {
+        let Some(number) = self.queue.drop_oldest() else {
+            return false;
+        };
+        self.remove(number..number + 1);
+        true
+    }
+
+    /// Gives up all events below, but for those in flight. Answers how many there were.
+    pub fn drop_below(&mut self, number: u64) -> u64 {
+        let before = self.len();
+        while !self.queue.is_empty() && self.queue.head() < number {
+            self.queue.drop_oldest();
+        }
+        self.remove(0..number.min(self.in_flight_numbers().start));
+        self.remove(self.in_flight_numbers().end..number);
+        self.recount();
+        before - self.len()
+    }
+
+    /// Gives up all events but for those in flight. Answers how many there were.
+    pub fn drop_all(&mut self) -> u64 {
+        self.drop_below(self.queue.next())
+    }
+
+    /// Gives up what could not be read back from the disk. Answers how many events there were.
+    pub fn lost(&mut self, numbers: Range<u64>) -> u64 {
+        let before = self.len();
+        self.remove(numbers.start..numbers.end.min(self.queue.head()));
+        self.recount();
+        before - self.len()
+    }
+
+    /// Gives up what is on disk alone.
+    pub fn lost_all(&mut self) -> u64 {
+        self.lost(0..self.queue.head())
+    }
+
+    /// Leaves to a spool that has been closed what is on its disk, and gives up the rest. Answers how many
+    /// events that were.
+    pub fn close(&mut self) -> u64 {
+        let mut dropped = 0;
+        while !self.queue.is_empty() {
+            if !self.evict_oldest() {
+                dropped += u64::from(self.drop_oldest());
+            }
+        }
+        dropped
+    }
+
+    // ── batches ──
+
+    /// Takes the oldest events. Nothing may be in flight.
+    pub fn take(&mut self, max_events: usize, max_bytes: usize) -> Next {
+        if let Some(spool) = self.spool.as_ref().filter(|_| self.on_disk > 0) {
+            if spool.floor() < self.queue.head() {
+                spool.fetch(self.queue.head(), max_events, max_bytes);
+                return Next::Fetching;
+            }
+        }
+        match self.queue.take(max_events, max_bytes) {
+            Some(batch) => Next::Batch(self.take_off(batch, false)),
+            None => Next::Nothing,
+        }
+    }
+
+    /// Takes events that the spool has fetched, unless any of them was given up since.
+    pub fn take_fetched(&mut self, page: Page) -> Option<Batch> {
+        let spool = self.spool.as_ref()?;
+        let whole = spool.live(page.numbers()) == page.lens.len() as u64;
+        (whole && page.numbers().end <= self.queue.head()).then(|| {
+            self.on_disk -= page.lens.len() as u64;
+            self.take_off(Batch::new(page.first, page.lens, page.bytes), true)
+        })
+    }
+
+    fn take_off(&mut self, batch: Batch, of_disk: bool) -> Batch {
+        self.in_flight = InFlight {
+            numbers: batch.numbers(),
+            events: batch.len() as u64,
+            bytes: batch.bytes() as u64,
+            of_disk,
+        };
+        batch
+    }
+
+    /// Events in flight are done with: delivered, or given up.
+    pub fn done(&mut self, events: &Batch) {
+        self.landed(events);
+        self.remove(events.numbers());
+    }
+
+    /// Events in flight go back to where they came from; of several batches the newest first.
+    pub fn put_back(&mut self, events: Batch) {
+        self.landed(&events);
+        if self.in_flight.of_disk {
+            self.on_disk += events.len() as u64;
+        } else {
+            self.queue.put_back(events);
+        }
+    }
+
+    fn landed(&mut self, events: &Batch) {
+        self.in_flight.events -= events.len() as u64;
+        self.in_flight.bytes -= events.bytes() as u64;
+        if self.in_flight.numbers.start == events.numbers().start {
+            self.in_flight.numbers.start = events.numbers().end;
+        }
+    }
+
+    /// Of all that may still be in flight; empty, and at the end of everything, where nothing is.
+    fn in_flight_numbers(&self) -> Range<u64> {
+        match self.in_flight.events {
+            0 => u64::MAX..u64::MAX,
+            _ => self.in_flight.numbers.clone(),
+        }
+    }
+
+    // ── the spool's books ──
+
+    fn remove(&self, numbers: Range<u64>) {
+        if let Some(spool) = self.spool.as_ref().filter(|_| !numbers.is_empty()) {
+            spool.remove(numbers);
+        }
+    }
+
+    fn recount(&mut self) {
+        if let Some(spool) = &self.spool {
+            let elsewhere = self.queue.len() as u64 + self.in_flight.events;
+            self.on_disk = spool.live(0..self.queue.next()) - elsewhere;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::{Fetched, Options};
+    use std::collections::VecDeque;
+    use std::time::Duration;
+    use tempfile::TempDir;
+
+    fn open(dir: &TempDir) -> Store {
+        let options = Options {
+            dir: dir.path().into(),
+            max_bytes: 64 << 20,
+            max_age: Duration::from_secs(3600),
+        };
+        let (spool, recovered) = Spool::open(&options, || {}).expect("a spool");
+        Store::new(Some((Arc::new(spool), recovered)))
+    }
+
+    fn spool(store: &Store) -> &Spool {
+        store.spool.as_deref().expect("a spool")
+    }
+
+    fn sync(store: &Store) {
+        let number = spool(store).sync();
+        while spool(store).synced() < number {
+            std::thread::yield_now();
+        }
+    }
+
+    fn take(store: &mut Store, max_events: usize) -> Option<Batch> {
+        loop {
+            match store.take(max_events, usize::MAX) {
+                Next::Batch(batch) => return Some(batch),
+                Next::Nothing => return None,
+                Next::Fetching => {}
+            }
+            let fetched = loop {
+                if let Some(fetched) = spool(store).tidings().fetched {
+                    break fetched;
+                }
+                std::thread::yield_now();
+            };
+            match fetched {
+                Fetched::Events(page) => {
+                    if let Some(batch) = store.take_fetched(page) {
+                        return Some(batch);
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn text(batch: &Batch) -> String {
+        let mut out = Vec::new();
+        batch.write_to(&mut out);
+        String::from_utf8(out).expect("JSON")
+    }
+
+    #[test]
+    fn what_left_memory_comes_back_in_its_turn() {
+        let dir = TempDir::new().expect("a directory");
+        let mut store = open(&dir);
+        (0..10).for_each(|n: u64| store.push(n.to_string().as_bytes()));
+        assert!(!store.evict_oldest(), "it is not on disk yet");
+        assert!(store.oldest_is_safe());
+        sync(&store);
+        (0..4).for_each(|_| assert!(store.evict_oldest()));
+        assert_eq!((store.len(), store.in_memory(), store.bytes()), (10, 6, 6));
+        let batch = take(&mut store, 3).expect("a batch");
+        assert_eq!(text(&batch), "0,1,2");
+        assert_eq!((store.len(), store.floor()), (7, 0));
+        store.done(&batch);
+        assert_eq!(store.floor(), 3);
+        assert_eq!(text(&take(&mut store, 9).expect("a batch")), "3");
+    }
+
+    #[test]
+    fn what_is_closed_leaves_to_the_disk_what_is_there() {
+        let dir = TempDir::new().expect("a directory");
+        let mut store = open(&dir);
+        (0..5).for_each(|n: u64| store.push(n.to_string().as_bytes()));
+        assert!(spool(&store).close(Duration::from_secs(10)));
+        store.push(b"5");
+        assert_eq!(store.close(), 1);
+        assert_eq!(store.len(), 5);
+        drop(store);
+        let mut store = open(&dir);
+        assert_eq!((store.len(), store.next()), (5, 5));
+        assert_eq!(text(&take(&mut store, 9).expect("a batch")), "0,1,2,3,4");
+    }
+
+    /// Against a plain list: pushed, taken, refused in parts, put back, evicted, given up, and begun anew.
+    #[test]
+    fn it_behaves_as_a_plain_list_does_wherever_events_are() {
+        for seed in 0..40 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let dir = TempDir::new().expect("a directory");
+            let mut store = open(&dir);
+            let mut model: VecDeque<String> = VecDeque::new();
+            for n in 0..150 {
+                match random.u8(..20) {
+                    0..=9 => {
+                        let event = format!("{n}{}", "z".repeat(random.usize(..300)));
+                        store.push(event.as_bytes());
+                        model.push_back(event);
+                    }
+                    10 => sync(&store),
+                    11..=13 => {
+                        for _ in 0..random.u8(..5) {
+                            store.evict_oldest();
+                        }
+                    }
+                    14 => {
+                        let below = store.floor() + random.u64(..3);
+                        let dropped = store.drop_below(below.min(store.next()));
+                        model.drain(..dropped as usize);
+                    }
+                    15 => {
+                        spool(&store).close(Duration::from_secs(10));
+                        assert_eq!(store.close(), 0, "seed {seed}");
+                        drop(store);
+                        store = open(&dir);
+                    }
+                    _ => {
+                        let Some(batch) = take(&mut store, random.usize(1..9)) else {
+                            assert!(model.is_empty());
+                            continue;
+                        };
+                        let all: Vec<_> = model.drain(..batch.len()).collect();
+                        assert_eq!(text(&batch), all.join(","), "seed {seed}");
+                        let mut all = VecDeque::from(all);
+                        for _ in 0..random.u8(..3) {
+                            store.evict_oldest();
+                        }
+                        // Of the halves, one or the other is delivered, and the rest put back.
+                        let (older, newer) = batch.split();
+                        let halves: Vec<_> = [older, newer]
+                            .into_iter()
+                            .filter(|half| half.len() > 0)
+                            .collect();
+                        let mut left = Vec::new();
+                        for half in halves {
+                            let events: Vec<_> = all.drain(..half.len()).collect();
+                            if random.bool() {
+                                store.done(&half);
+                            } else {
+                                left.push((half, events));
+                            }
+                        }
+                        for (half, events) in left.into_iter().rev() {
+                            store.put_back(half);
+                            events.into_iter().rev().for_each(|e| model.push_front(e));
+                        }
+                    }
+                }
+                assert_eq!(store.len(), model.len() as u64, "seed {seed}, step {n}");
+                assert_eq!(store.in_flight(), (0, 0));
+            }
+            while let Some(batch) = take(&mut store, 7) {
+                let events: Vec<_> = model.drain(..batch.len()).collect();
+                assert_eq!(text(&batch), events.join(","), "seed {seed}");
+                store.done(&batch);
+            }
+            assert!(model.is_empty(), "seed {seed}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What the flush thread has to do with the spool: hear it, wait for it, let go of it.
+
+use super::Worker;
+use crate::news::{Notice, Reply};
+use crate::spool::{Excess, Fetched, Spool};
+use crate::state::Reason;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long the last sync of a client that ends may take; it goes on after that, unheard.
+const LAST_SYNC: Duration = Duration::from_secs(1);
+
+impl Worker {
+    fn spool(&self) -> Option<Arc<Spool>> {
+        self.client.spool.clone()
+    }
+
+    pub(super) fn look_at_spool(&mut self, now: Instant) {
+        let Some(spool) = self.spool() else { return };
+        let tidings = spool.tidings();
+        for problem in tidings.problems {
+            self.client.news().notice(Notice::Spool(problem));
+        }
+        if tidings.wanted {
+            self.wanted_until = Some(now + crate::spool::PATIENCE);
+        }
+        self.wanted_until.take_if(|until| *until <= now);
+        if let Some(fetched) = tidings.fetched {
+            self.fetched(fetched);
+        }
+        let mut state = self.client.state();
+        match spool.excess() {
+            Some(Excess::Full(below)) => state.give_up_below(below, Reason::SpoolFull),
+            Some(Excess::Expired(below)) => state.give_up_below(below, Reason::Expired),
+            None => {}
+        }
+        state.enforce_bounds();
+        drop(state);
+        self.synced(&spool);
+    }
+
+    /// What the flush under way has asked for; without one it stays where it is.
+    fn fetched(&mut self, fetched: Fetched) {
+        let Some(flush) = self.flush.as_mut().filter(|flush| flush.fetching) else {
+            return;
+        };
+        flush.fetching = false;
+        let mut state = self.client.state();
+        match fetched {
+            Fetched::Events(page) => {
+                if let Some(batch) = state.take_fetched(page) {
+                    flush.send(batch);
+                }
+            }
+            Fetched::Lost(numbers) => state.lost(numbers),
+            Fetched::Nothing => state.nothing_fetched(),
+        }
+    }
+
+    /// Passes answers on; where they are to wait for the disk, once it has what there was.
+    pub(super) fn reply(&mut self, replies: Vec<Reply>) {
+        match self.spool().filter(|_| self.client.config.spool_sync) {
+            Some(spool) if !replies.is_empty() => {
+                self.unsynced.push_back((spool.sync(), replies));
+                self.synced(&spool);
+            }
+            _ => self.client.news().reply(replies),
+        }
+    }
+
+    fn synced(&mut self, spool: &Spool) {
+        let Some((wanted, _)) = self.unsynced.front() else {
+            return;
+        };
+        let done = spool.synced();
+        if *wanted <= done {
+            let later = self.unsynced.partition_point(|(sync, _)| *sync <= done);
+            let replies = self
+                .unsynced
+                .drain(..later)
+                .flat_map(|(_, replies)| replies);
+            self.client.news().reply(replies.collect());
+        }
+    }
+
+    /// All that is queued, and what is in flight, is given up. The answer comes once the disk has none of it.
+    pub(super) fn purge(&mut self, id: u64) {
+        if let Some(flush) = self.flush.take() {
+            let mut state = self.client.state();
+            for part in flush.batch.into_iter().flat_map(|parts| parts.into_rest()) {
+                state.give_up_in_flight(&part, Reason::Purged);
+            }
+            drop(state);
+            self.abandoned = true;
+            self.conclude(flush.delivered, false);
+        }
+        self.client.state().give_up_queued(Reason::Purged);
+        let reply = vec![Reply::Purged(id)];
+        match self.spool() {
+            Some(spool) => {
+                self.unsynced.push_back((spool.sync(), reply));
+                self.synced(&spool);
+            }
+            None => self.client.news().reply(reply),
+        }
+    }
+
+    /// What its thread has still to tell, nobody would hear; what isn't on disk is counted.
+    pub(super) fn close_spool(&self) {
+        if let Some(spool) = self.spool() {
+            spool.close(LAST_SYNC);
+        }
+    }
+}

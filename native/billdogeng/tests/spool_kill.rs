@@ -1,0 +1,171 @@
+//! What a spool promises of a process that is killed, tried on one: `kill -9` at random moments.
+//!
+//! The process is this test's own program once more, told by its environment to be the victim. It says
+//! on its standard output what it has done; what is said stays in the pipe when it is dead. For more
+//! kills than the usual 20: `BILLDOGENG_KILLS=200`.
+
+use billdogeng::spool::{Fetched, Options, Spool};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{channel, Receiver};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tempfile::TempDir;
+
+const VICTIM: &str = "BILLDOGENG_SPOOL_VICTIM";
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.expect("a clock after 1970").as_millis() as u64
+}
+
+fn open(dir: &Path) -> (Spool, u64, Receiver<()>) {
+    let options = Options {
+        dir: dir.into(),
+        max_bytes: 256 << 20,
+        max_age: Duration::from_secs(3_600),
+    };
+    let (told, news) = channel();
+    let opened = Spool::open(&options, move || {
+        let _ = told.send(());
+    });
+    let (spool, recovered) = opened.expect("a spool");
+    assert!(spool.tidings().problems.len() <= 1, "at most a torn tail");
+    (spool, recovered.next, news)
+}
+
+fn until<T>(spool: &Spool, news: &Receiver<()>, look: impl Fn(&Spool) -> Option<T>) -> T {
+    loop {
+        if let Some(found) = look(spool) {
+            return found;
+        }
+        let told = news.recv_timeout(Duration::from_secs(20));
+        told.expect("news");
+    }
+}
+
+fn event(number: u64) -> String {
+    format!(
+        r#"{{"n":{number},"f":"{}"}}"#,
+        "x".repeat((number * 37 % 400) as usize)
+    )
+}
+
+/// Appends and removes until it is killed.
+#[test]
+fn victim() {
+    let Some(dir) = std::env::var_os(VICTIM) else {
+        return;
+    };
+    let mut random = fastrand::Rng::new();
+    let (spool, mut next, news) = open(Path::new(&dir));
+    let (mut delivered, keep) = (next, random.u64(..5_000));
+    let mut out = std::io::stdout();
+    // Rust's own line of the test stands in front, without a line's end.
+    writeln!(out, "\nstart {next} {}", now()).expect("a pipe");
+    loop {
+        for _ in 0..random.u64(1..300) {
+            spool.append(next, event(next).as_bytes());
+            next += 1;
+        }
+        writeln!(out, "appended {next} {}", now()).expect("a pipe");
+        if random.u8(..3) == 0 && next - delivered > keep {
+            let to = random.u64(delivered..=next);
+            spool.remove(delivered..to);
+            delivered = to;
+            writeln!(out, "removed {to} {}", now()).expect("a pipe");
+        }
+        if random.u8(..40) == 0 {
+            let number = spool.sync();
+            until(&spool, &news, |spool| {
+                (spool.synced() >= number).then_some(())
+            });
+            writeln!(out, "stored {next} {}", now()).expect("a pipe");
+            writeln!(out, "recorded {delivered} {}", now()).expect("a pipe");
+        }
+        std::thread::sleep(Duration::from_micros(random.u64(..3_000)));
+    }
+}
+
+#[test]
+fn killed_at_any_moment_nothing_older_than_100_ms_is_lost_and_nothing_recorded_comes_back() {
+    let kills = std::env::var("BILLDOGENG_KILLS").ok();
+    let kills: u32 = kills.and_then(|n| n.parse().ok()).unwrap_or(20);
+    let dir = TempDir::new().expect("a directory");
+    let (mut events, mut repeats) = (0, 0);
+    for _ in 0..kills {
+        let (came_back, repeated) = kill_one(dir.path());
+        events += came_back;
+        repeats += repeated;
+    }
+    println!("{kills} kills: {events} events came back, {repeats} of them removed before");
+    assert!(events > 0);
+}
+
+fn kill_one(dir: &Path) -> (u64, u64) {
+    let mut victim = Command::new(std::env::current_exe().expect("a program"))
+        .args(["--exact", "victim", "--nocapture"])
+        .env(VICTIM, dir)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a process");
+    let pipe = victim.stdout.take().expect("a pipe");
+    let reader = std::thread::spawn(move || {
+        let lines = BufReader::new(pipe).lines().map_while(Result::ok);
+        let parsed = lines.filter_map(|line| {
+            let mut words = line.split(' ');
+            let what = words.next()?.to_owned();
+            let number: u64 = words.next()?.parse().ok()?;
+            let time: u64 = words.next()?.parse().ok()?;
+            Some((what, number, time))
+        });
+        parsed.collect::<Vec<_>>()
+    });
+    std::thread::sleep(Duration::from_millis(fastrand::u64(20..500)));
+    let killed = now();
+    victim.kill().expect("a kill");
+    victim.wait().expect("an end");
+    let said = reader.join().expect("what it said");
+    let last = |what: &str, before: u64| {
+        let of = said.iter().filter(|said| said.0 == what);
+        let numbers = of.filter(|said| said.2 <= before).map(|said| said.1);
+        numbers.max().unwrap_or(0)
+    };
+    let (early, late) = (killed.saturating_sub(100), u64::MAX);
+    let must_have = last("appended", early).max(last("stored", late));
+    let recorded = last("removed", early).max(last("recorded", late));
+    let removed = last("removed", late).max(last("start", late));
+
+    let numbers = drain(dir);
+    let Some((&first, &end)) = numbers.first().zip(numbers.last()) else {
+        // Then everything was removed: perhaps in an order that was never said.
+        assert!(must_have <= removed + 5_300, "{must_have} {removed}");
+        return (0, 0);
+    };
+    assert_eq!(numbers, (first..=end).collect::<Vec<_>>(), "order, no gap");
+    assert!(end + 1 >= must_have, "lost {end}..{must_have}");
+    assert!(first >= recorded, "{first} was recorded below {recorded}");
+    // A removal may have been done and not been said; it is at most of what was appended.
+    let repeated = removed.saturating_sub(first);
+    (numbers.len() as u64, repeated)
+}
+
+fn drain(dir: &Path) -> Vec<u64> {
+    let (spool, next, news) = open(dir);
+    let mut numbers = Vec::new();
+    loop {
+        spool.fetch(next, 1_000, 1 << 20);
+        match until(&spool, &news, |spool| spool.tidings().fetched) {
+            Fetched::Events(page) => {
+                let expected: String = page.numbers().map(|n| event(n) + ",").collect();
+                assert!(page.bytes == expected.as_bytes());
+                spool.remove(page.numbers());
+                numbers.extend(page.numbers());
+            }
+            Fetched::Lost(range) => panic!("lost {range:?}"),
+            Fetched::Nothing => break,
+        }
+    }
+    assert!(spool.close(Duration::from_secs(20)));
+    numbers
+}

@@ -1,0 +1,404 @@
+defmodule BilldogEng.SpoolTest do
+  # Events on disk: what they outlive, what they cost, what happens to a disk.
+  use BilldogEng.ClientCase, async: true
+
+  import Bitwise
+  import ExUnit.CaptureLog
+
+  @moduletag :tmp_dir
+  @moduletag :capture_log
+
+  setup %{tmp_dir: tmp}, do: {:ok, dir: Path.join(tmp, "spool")}
+
+  defp capture_all(client, numbers), do: for(n <- numbers, do: Analytics.capture(client, "u", "e#{n}"))
+  defp expected(numbers), do: for(n <- numbers, do: "e#{n}")
+  defp segments(dir), do: dir |> Path.join("*.spool") |> Path.wildcard()
+
+  defp sized(dir), do: dir |> segments() |> Enum.map(&File.stat!(&1).size) |> Enum.sum()
+
+  # On disk, since nothing is left that could bring it there later.
+  defp stop(client) do
+    ref = Process.monitor(client)
+    Process.exit(client, :kill)
+    assert_receive {:DOWN, ^ref, _, _, _}
+  end
+
+  # A client that is nobody's child, so that its end brings no new one.
+  defp lone_client(to, dir, opts \\ []) do
+    host = if is_pid(to), do: Collector.url(to), else: to
+
+    opts =
+      ([api_key: "key", host: host, flush_at: :infinity, flush_interval: 3_600_000, max_retries: 0] ++
+         [shutdown_timeout: 0, spool_dir: dir])
+      |> Keyword.merge(opts)
+
+    {:ok, client} = Analytics.start_link(opts)
+    Process.unlink(client)
+    client
+  end
+
+  # A VM of its own, which prints what it has to say and ends by kill -9.
+  defp run(script, dir, host) do
+    paths = for app <- [:billdogeng], arg <- ["-pa", Application.app_dir(app, "ebin")], do: arg
+
+    script = """
+    alias BilldogEng.Analytics
+
+    {:ok, client} =
+      Analytics.start_link(
+        api_key: "key",
+        host: System.fetch_env!("HOST"),
+        spool_dir: System.fetch_env!("DIR"),
+        spool_sync: :always,
+        max_retries: 0,
+        flush_at: :infinity
+      )
+
+    #{script}
+    System.cmd("kill", ["-9", System.pid()])
+    """
+
+    {out, 137} = System.cmd("elixir", paths ++ ["-e", script], env: [{"HOST", host}, {"DIR", dir}])
+    out
+  end
+
+  describe "what is on disk outlives" do
+    test "kill -9, with its order and its time", %{dir: dir} do
+      out =
+        run(
+          """
+          for n <- 1..500, do: Analytics.capture(client, "u", "e\#{n}", %{n: n})
+          IO.puts(System.system_time(:millisecond))
+          {:error, _} = Analytics.flush(client)
+          """,
+          dir,
+          nobody()
+        )
+
+      collector = start_collector()
+      client = start_client(collector, spool_dir: dir)
+      assert Analytics.flush(client) == :ok
+      assert names(collector) == expected(1..500)
+      before = out |> String.trim() |> String.to_integer()
+      assert Enum.all?(Collector.events(collector), &(&1["event_timestamp"] <= before))
+      stats = Analytics.stats(client)
+      assert %{captured: 500, delivered: 500, queued: 0, dropped: dropped} = stats
+      assert dropped == %{}
+      eventually(fn -> segments(dir) == [] end)
+    end
+
+    test "kill -9 once more, with what was delivered since left out", %{dir: dir} do
+      collector = start_collector()
+      script = "for n <- 1..300, do: Analytics.capture(client, \"u\", \"a\#{n}\"); Analytics.flush(client)"
+      run(script, dir, nobody())
+
+      run(
+        "for n <- 1..20, do: Analytics.capture(client, \"u\", \"b\#{n}\"); Analytics.flush(client)",
+        dir,
+        Collector.url(collector)
+      )
+
+      assert Collector.count(collector) == 320
+      client = start_client(collector, spool_dir: dir)
+      assert %{captured: 0, queued: 0} = Analytics.stats(client)
+    end
+
+    test "its owner, whose successor takes over within the VM while an attempt hangs", %{dir: dir} do
+      collector = start_collector()
+      gate(collector)
+
+      options = [
+        api_key: "key",
+        host: Collector.url(collector),
+        spool_dir: dir,
+        flush_at: 50,
+        name: :handed_over
+      ]
+
+      supervisor = start_supervised!(supervisor([{Analytics, options}]))
+      capture_all(:handed_over, 1..120)
+      {_handle, request} = at_gate()
+      assert request.events > 0
+      first = Process.whereis(:handed_over)
+      Process.exit(first, :kill)
+      Collector.respond(collector, :ok)
+
+      second =
+        eventually(fn -> with pid when pid not in [nil, first] <- Process.whereis(:handed_over), do: pid end)
+
+      assert Analytics.flush(second) == :ok
+      assert Enum.uniq(names(collector)) == expected(1..120)
+      assert %{captured: 120, delivered: 120, queued: 0, dropped: dropped} = Analytics.stats(second)
+      assert dropped == %{}
+      assert Supervisor.count_children(supervisor).active == 1
+    end
+
+    test "its owner's end, within the shutdown time-out or without it", %{dir: dir} do
+      client = lone_client(nobody(), dir)
+      capture_all(client, 1..70)
+
+      log =
+        capture_log(fn ->
+          stop(client)
+          eventually(fn -> BilldogEng.Native.draining() == 0 end)
+          eventually(fn -> :sys.get_state(BilldogEng.Reporter) == nil end)
+        end)
+
+      refute log =~ "dropped"
+      collector = start_collector()
+      assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
+      assert names(collector) == expected(1..70)
+    end
+  end
+
+  defp supervisor(children) do
+    %{id: :supervisor, start: {Supervisor, :start_link, [children, [strategy: :one_for_one]]}}
+  end
+
+  describe "the bounds" do
+    test "of memory cost nothing that is on disk", %{dir: dir} do
+      collector = start_collector()
+      Collector.respond(collector, {:status, 503})
+      client = start_client(collector, spool_dir: dir, max_queue_size: 100, max_batch_size: 70)
+      capture_all(client, 1..50)
+      assert {:error, _} = Analytics.flush(client)
+      capture_all(client, 51..5_000)
+      eventually(fn -> sized(dir) > 5_000 * 50 end)
+      # The next look at the bounds comes with the next event.
+      capture_all(client, 5_001..5_001)
+
+      stats =
+        eventually(fn ->
+          with %{queued_bytes: few} = stats when few < 101 * 120 <- Analytics.stats(client),
+               do: stats,
+               else:
+                 (_ ->
+                    capture_all(client, [])
+                    nil)
+        end)
+
+      assert %{captured: 5_001, queued: 5_001, dropped: dropped} = stats
+      assert dropped == %{}
+      Collector.respond(collector, :ok)
+      assert Analytics.flush(client) == :ok
+      assert names(collector) == expected(1..5_001)
+      stats = Analytics.stats(client)
+      assert stats.delivered == 5_001 and balanced?(stats)
+    end
+
+    test "of the disk give up the oldest (spool_full)", %{dir: dir} do
+      collector = start_collector()
+      Collector.respond(collector, {:status, 503})
+
+      log =
+        capture_log(fn ->
+          client = start_client(collector, spool_dir: dir, max_spool_bytes: 200_000)
+
+          for n <- 1..3_000,
+              do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
+
+          %{dropped: %{spool_full: some}} =
+            eventually(fn ->
+              with %{dropped: %{spool_full: _}} = stats <- Analytics.stats(client),
+                   do: stats,
+                   else: (_ -> nil)
+            end)
+
+          assert some > 1_000
+          Collector.respond(collector, :ok)
+          assert Analytics.flush(client) == :ok
+          stats = Analytics.stats(client)
+          given_up = stats.dropped.spool_full
+          assert names(collector) == expected((given_up + 1)..3_000)
+          assert balanced?(stats) and stats.queued == 0
+          eventually(fn -> sized(dir) <= 200_000 end)
+        end)
+
+      assert log =~ "spool_full: the spool is at :max_spool_bytes"
+    end
+
+    test "of age give up what is too old (expired)", %{dir: dir} do
+      client = start_client(nobody(), spool_dir: dir, max_spool_age: 300)
+      capture_all(client, 1..10)
+
+      stats =
+        eventually(fn ->
+          with %{dropped: %{expired: 10}} = stats <- Analytics.stats(client), do: stats, else: (_ -> nil)
+        end)
+
+      assert balanced?(stats) and stats.queued == 0
+    end
+  end
+
+  describe "purge/1" do
+    test "leaves nothing, in memory or on disk, and a later event is as any other", %{dir: dir} do
+      collector = start_collector()
+      Collector.respond(collector, {:status, 503})
+      client = start_client(collector, spool_dir: dir)
+      capture_all(client, 1..100)
+      assert {:error, _} = Analytics.flush(client)
+      eventually(fn -> segments(dir) != [] end)
+      assert Analytics.purge(client) == :ok
+      assert segments(dir) == []
+      assert %{captured: 100, queued: 0, dropped: %{purged: 100}} = Analytics.stats(client)
+      Collector.respond(collector, :ok)
+      capture_all(client, 101..101)
+      assert Analytics.flush(client) == :ok
+      assert names(collector) == expected(101..101)
+    end
+
+    test "takes what is in flight along, and answers who waits for it" do
+      collector = start_collector()
+      gate(collector)
+      client = start_client(collector)
+      capture_all(client, 1..5)
+      flush = Task.async(fn -> Analytics.flush(client) end)
+      {_handle, _request} = at_gate()
+      assert Analytics.purge(client) == :ok
+      assert Task.await(flush) == :ok
+      assert %{captured: 5, queued: 0, in_flight: 0, dropped: %{purged: 5}} = Analytics.stats(client)
+    end
+  end
+
+  describe "the directory" do
+    test "is its owner's alone", %{dir: dir} do
+      client = start_client(nobody(), spool_dir: dir)
+      capture_all(client, 1..3)
+      [segment] = eventually(fn -> with [] <- segments(dir), do: nil end)
+      assert (File.stat!(dir).mode &&& 0o777) == 0o700
+      assert (File.stat!(segment).mode &&& 0o777) == 0o600
+      assert (File.stat!(Path.join(dir, "lock")).mode &&& 0o777) == 0o600
+    end
+
+    test "that can't be one costs an error line, and nothing else", %{tmp_dir: tmp} do
+      file = Path.join(tmp, "file")
+      File.write!(file, "")
+
+      assert in_memory(Path.join(file, "spool")) =~
+               "no :spool_dir, events are kept in memory alone: can't make #{file}/spool"
+
+      assert File.read!(file) == ""
+    end
+
+    test "that another client of this VM holds is left to it", %{dir: dir} do
+      client = start_client(nobody(), spool_dir: dir)
+      capture_all(client, 1..3)
+      assert in_memory(dir) =~ "#{dir} is held by another client"
+      assert %{queued: 3} = Analytics.stats(client)
+    end
+
+    test "that another process of the system holds is left to it", %{dir: dir} do
+      stop(lone_client(nobody(), dir))
+      eventually(fn -> BilldogEng.Native.draining() == 0 end)
+
+      port =
+        Port.open({:spawn_executable, System.find_executable("flock")}, [
+          :binary,
+          args: [Path.join(dir, "lock"), "sh", "-c", "echo held; read line"]
+        ])
+
+      assert_receive {^port, {:data, "held\n"}}, 5_000
+      assert in_memory(dir) =~ "#{dir} is held by another process"
+      Port.close(port)
+    end
+
+    test "that is removed under way costs an error line, and what was only there", %{dir: dir} do
+      collector = start_collector()
+      Collector.respond(collector, {:status, 503})
+
+      log =
+        capture_log(fn ->
+          client = start_client(collector, spool_dir: dir)
+          capture_all(client, 1..10)
+          assert {:error, _} = Analytics.flush(client)
+          eventually(fn -> segments(dir) != [] end)
+          File.rm_rf!(dir)
+          capture_all(client, 11..20)
+          # It is said with the write that fails.
+          Process.sleep(100)
+          Collector.respond(collector, :ok)
+          assert Analytics.flush(client) == :ok
+          assert names(collector) == expected(1..20)
+          assert balanced?(Analytics.stats(client))
+        end)
+
+      assert log =~ "can't write, events are in memory alone"
+    end
+
+    test "with a torn end costs that end, said once", %{dir: dir} do
+      client = lone_client(nobody(), dir, spool_sync: :always)
+      capture_all(client, 1..20)
+      assert {:error, _} = Analytics.flush(client)
+      capture_all(client, 21..40)
+      assert {:error, _} = Analytics.flush(client)
+      stop(client)
+      eventually(fn -> BilldogEng.Native.draining() == 0 end)
+      segment = dir |> segments() |> List.last()
+      whole = File.read!(segment)
+      File.write!(segment, binary_part(whole, 0, byte_size(whole) - 3))
+
+      started = fn ->
+        client = lone_client(nobody(), dir)
+        assert %{captured: 20, queued: 20} = Analytics.stats(client)
+        # What it had to say comes before this answer.
+        assert {:error, _} = Analytics.flush(client)
+        stop(client)
+        eventually(fn -> BilldogEng.Native.draining() == 0 end)
+      end
+
+      assert capture_log(started) =~ "was damaged, its last"
+      refute capture_log(started) =~ "was damaged"
+      collector = start_collector()
+      assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
+      assert names(collector) == expected(1..20)
+    end
+
+    test "on a disk that is full costs an error line, and nothing else", %{tmp_dir: tmp} do
+      disk = Path.join(tmp, "disk")
+      File.mkdir!(disk)
+
+      case System.cmd("mount", ["-t", "tmpfs", "-o", "size=256k", "none", disk], stderr_to_stdout: true) do
+        {_, 0} ->
+          on_exit(fn -> System.cmd("umount", ["-l", disk]) end)
+          on_full_disk(Path.join(disk, "spool"))
+
+        {reason, _} ->
+          IO.puts("skipped the test of a full disk: #{String.trim(reason)}")
+      end
+    end
+  end
+
+  defp on_full_disk(dir) do
+    collector = start_collector()
+    Collector.respond(collector, {:status, 503})
+    filler = %{filler: String.duplicate("x", 200)}
+
+    log =
+      capture_log(fn ->
+        client = start_client(collector, spool_dir: dir, max_queue_size: :infinity)
+        for n <- 1..3_000, do: Analytics.capture(client, "u", "e#{n}", filler)
+        eventually(fn -> sized(dir) > 100_000 end)
+        assert {:error, _} = Analytics.flush(client)
+        Process.sleep(200)
+        Collector.respond(collector, :ok)
+        assert Analytics.flush(client) == :ok
+        assert names(collector) == expected(1..3_000)
+        assert %{delivered: 3_000, queued: 0, dropped: dropped} = Analytics.stats(client)
+        assert dropped == %{}
+      end)
+
+    assert log =~ "can't write, events are in memory alone: No space left on device"
+  end
+
+  # What a client logs whose directory can't be had; its events arrive all the same.
+  defp in_memory(dir) do
+    collector = start_collector()
+
+    capture_log(fn ->
+      client = start_client(collector, spool_dir: dir)
+      capture_all(client, 1..5)
+      assert Analytics.flush(client) == :ok
+      assert names(collector) == expected(1..5)
+    end)
+  end
+end
