@@ -25,6 +25,8 @@ defmodule BilldogEng.PackageTest do
         ~w(ARCHITECTURE.md SECURITY.md native/billdogeng_nif/build.rs)
 
     assert kept -- files == []
+    # What bin/nif packs, and a checkout may be without.
+    assert "native/prebuilt" in Mix.Project.config()[:package][:files]
     sources = for path <- tree(Path.join(@root, "lib")), do: Path.relative_to(path, @root)
     assert sources -- files == []
 
