@@ -6,8 +6,8 @@ defmodule Mix.Tasks.Compile.BilldogengNif do
   #     native/prebuilt/ ────────────┼─► staged in _build ─► loaded once in ─► renamed to
   #     cargo build --release ───────┘    (same disk)        a VM of its own   priv/native
   #
-  # The first that there is, is taken. A library that doesn't load goes no further: the reason is an error
-  # of this build, and not a surprise of the next start.
+  # The first that there is, is taken; BILLDOGENG_NIF=cargo is for those who build whatever there is. A library
+  # that doesn't load goes no further: the reason is an error of this build, and not a surprise of the next start.
 
   use Mix.Task.Compiler
   alias Mix.Task.Compiler.Diagnostic
@@ -52,6 +52,7 @@ defmodule Mix.Tasks.Compile.BilldogengNif do
   defp source do
     case System.get_env("BILLDOGENG_NIF", "") do
       "" -> prebuilt() || :cargo
+      "cargo" -> :cargo
       path -> {:named, Path.expand(path)}
     end
   end
@@ -99,13 +100,28 @@ defmodule Mix.Tasks.Compile.BilldogengNif do
   defp prebuilt do
     with target when is_binary(target) <- target(),
          names =
-           for(nif <- nif_versions(), do: "#{@name}-v#{version()}-nif-#{nif}-#{target}#{extension(target)}"),
+           for(nif <- nif_versions(), do: "billdogeng-#{version()}-nif-#{nif}-#{target}#{extension(target)}"),
          path when is_binary(path) <-
            Enum.find_value(names, fn name ->
              path = Path.join([@root, "native", "prebuilt", name])
              if File.exists?(path), do: path
            end) do
       {:prebuilt, path}
+    end
+  end
+
+  # Where there are ready-made ones, and none of them is taken, that is what a user has to know.
+  defp none_ready_made do
+    case Path.wildcard(Path.join(@root, "native/prebuilt/billdogeng-*{.so,.dll}")) do
+      [] ->
+        ""
+
+      others ->
+        versions = nif_versions()
+
+        "Of the ready-made ones in native/prebuilt (#{Enum.map_join(others, ", ", &Path.basename/1)}) none is for " <>
+          "version #{version()}, NIF #{List.last(versions)} to #{List.first(versions)} and " <>
+          "#{target() || "the machine that MIX_TARGET means (CARGO_BUILD_TARGET names it)"}. "
     end
   end
 
@@ -157,7 +173,8 @@ defmodule Mix.Tasks.Compile.BilldogengNif do
     case System.find_executable(System.get_env("CARGO", "cargo")) do
       nil ->
         {:error,
-         "the native library is built by cargo, and there is none on this machine's PATH. " <> advice()}
+         "the native library is built by cargo, and there is none on this machine's PATH. " <>
+           none_ready_made() <> advice()}
 
       cargo ->
         case rust_version(cargo) do
@@ -440,6 +457,9 @@ defmodule BilldogEng.MixProject do
     ]
   end
 
+  # `mix docs` (before Elixir 1.15 `MIX_ENV=docs mix docs`), in the one environment that has ex_doc.
+  def cli, do: [preferred_envs: [docs: :docs]]
+
   # A dependency under `only: :docs` would still have every Mix command of every app that uses this one ask
   # for Hex.
   defp deps(:docs), do: [{:ex_doc, "~> 0.34", runtime: false}]
@@ -456,12 +476,11 @@ defmodule BilldogEng.MixProject do
       licenses: ["MIT"],
       links: %{"Source" => @source_url},
       # The workspace whole, or cargo builds nothing from it; of `.cargo` the one file, for others may hold
-      # credentials.
+      # credentials. `native/prebuilt` is what `bin/nif` has packed; `bin/package` makes the whole of it.
       files:
-        ~w(lib native/billdogeng*/Cargo.toml native/billdogeng*/build.rs native/billdogeng*/src) ++
-          ~w(Cargo.toml Cargo.lock .cargo/config.toml) ++
-          ~w(mix.exs .formatter.exs README.md CHANGELOG.md ARCHITECTURE.md SECURITY.md) ++
-          ~w(LICENSE THIRD-PARTY-LICENSES)
+        ~w(lib native/billdogeng*/Cargo.toml native/billdogeng*/build.rs native/billdogeng*/src native/prebuilt) ++
+          ~w(Cargo.toml Cargo.lock .cargo/config.toml mix.exs .formatter.exs) ++
+          ~w(README.md CHANGELOG.md ARCHITECTURE.md SECURITY.md LICENSE THIRD-PARTY-LICENSES)
     ]
   end
 
@@ -470,7 +489,13 @@ defmodule BilldogEng.MixProject do
       main: "readme",
       source_url: @source_url,
       source_ref: "v#{version()}",
-      extras: ["README.md", "CHANGELOG.md", "ARCHITECTURE.md", "SECURITY.md", "LICENSE"]
+      extras:
+        ["README.md"] ++
+          Path.wildcard("guides/*.md") ++ ["ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"],
+      groups_for_extras: [Guides: ~r{^guides/}],
+      groups_for_modules: [
+        "Development and tests": [~r/^BilldogEng\.Collector/, ~r/^BilldogEng\.Test/]
+      ]
     ]
   end
 end

@@ -85,7 +85,12 @@ defmodule BilldogEng do
 
   def new(_api_key, _opts), do: invalid("the key is no string: it takes the project's key, a string")
 
-  @doc "As `new/2`, but raises the `BilldogEng.Error`."
+  @doc """
+  As `new/2`, but raises the `BilldogEng.Error`.
+
+      iex> BilldogEng.new!("key", host: "http://127.0.0.1:9").api_key
+      "key"
+  """
   @spec new!(String.t(), keyword()) :: t()
   def new!(api_key, opts \\ []) do
     case new(api_key, opts) do
@@ -113,43 +118,107 @@ defmodule BilldogEng do
 
   defp invalid(message), do: {:error, Error.new(message, 0, "INVALID_OPTION")}
 
-  @doc "See `BilldogEng.Analytics.capture/6`."
+  @doc """
+  See `BilldogEng.Analytics.capture/6`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.capture(client, "user-1", "order_completed", %{revenue: 49.99})
+      :ok
+  """
   @spec capture(Analytics.server(), term(), term(), term(), term(), keyword()) :: :ok
   defdelegate capture(client, distinct_id, event, properties \\ %{}, groups \\ %{}, opts \\ []), to: Analytics
 
-  @doc "See `BilldogEng.Analytics.identify/3`."
+  @doc """
+  See `BilldogEng.Analytics.identify/3`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.identify(client, "user-1", %{plan: "pro"})
+      :ok
+  """
   @spec identify(Analytics.server(), term(), term()) :: :ok
   defdelegate identify(client, distinct_id, properties \\ %{}), to: Analytics
 
-  @doc "See `BilldogEng.Analytics.group_identify/4`."
+  @doc """
+  See `BilldogEng.Analytics.group_identify/4`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.group_identify(client, "company", "acme", %{seats: 12})
+      :ok
+  """
   @spec group_identify(Analytics.server(), term(), term(), term()) :: :ok
   defdelegate group_identify(client, group_type, group_key, properties \\ %{}), to: Analytics
 
-  @doc "See `BilldogEng.Analytics.alias/3`."
+  @doc """
+  See `BilldogEng.Analytics.alias/3`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.alias(client, "user-1", "anonymous-7")
+      :ok
+  """
   @spec alias(Analytics.server(), term(), term()) :: :ok
   defdelegate alias(client, distinct_id, alias), to: Analytics
 
-  @doc "See `BilldogEng.Analytics.capture_exception/5`."
+  @doc """
+  See `BilldogEng.Analytics.capture_exception/5`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> try do
+      ...>   raise "out of stock"
+      ...> rescue
+      ...>   error -> BilldogEng.capture_exception(client, "user-1", error, __STACKTRACE__)
+      ...> end
+      :ok
+  """
   @spec capture_exception(Analytics.server(), term(), term(), Exception.stacktrace(), term()) :: :ok
   defdelegate capture_exception(client, distinct_id, exception, stacktrace, properties \\ %{}), to: Analytics
 
-  @doc "See `BilldogEng.Analytics.flush/2`."
+  @doc """
+  See `BilldogEng.Analytics.flush/2`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.flush(client)
+      :ok
+  """
   @spec flush(Analytics.server(), timeout: timeout()) :: :ok | {:error, Error.t()}
   defdelegate flush(client, opts \\ []), to: Analytics
 
-  @doc "See `BilldogEng.Analytics.queue_length/1`."
+  @doc """
+  See `BilldogEng.Analytics.queue_length/1`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.queue_length(client)
+      0
+  """
   @spec queue_length(Analytics.server()) :: non_neg_integer()
   defdelegate queue_length(client), to: Analytics
 
-  @doc "See `BilldogEng.Analytics.shutdown/1`."
+  @doc """
+  See `BilldogEng.Analytics.shutdown/1`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.shutdown(client)
+      :ok
+  """
   @spec shutdown(Analytics.server()) :: :ok | {:error, Error.t()}
   defdelegate shutdown(client), to: Analytics
 
-  @doc "See `BilldogEng.Analytics.purge/1`."
+  @doc """
+  See `BilldogEng.Analytics.purge/1`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.purge(client)
+      :ok
+  """
   @spec purge(Analytics.server()) :: :ok
   defdelegate purge(client), to: Analytics
 
-  @doc "See `BilldogEng.Analytics.stats/1`."
+  @doc """
+  See `BilldogEng.Analytics.stats/1`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.stats(client).captured
+      0
+  """
   @spec stats(Analytics.server()) :: Analytics.stats()
   defdelegate stats(client), to: Analytics
 

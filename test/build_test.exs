@@ -113,10 +113,61 @@ defmodule BilldogEng.BuildTest do
       assert output =~ "has no checksum"
     end
 
-    test "of another version is left alone", %{library: library} = context do
+    test "is an error with a flipped byte", %{library: library} = context do
       prebuilt = prebuilt(context, library)
-      File.rename!(prebuilt, String.replace(prebuilt, "nif-v", "nif-v9"))
+      <<half::binary-size(4096), byte, rest::binary>> = File.read!(prebuilt)
+      File.write!(prebuilt, <<half::binary, Bitwise.bxor(byte, 1), rest::binary>>)
       assert {output, 1} = compile(context)
+      assert output =~ "isn't the library that its checksum file is for"
+      refute File.exists?(installed(context))
+    end
+
+    test "is an error with the reason if it is for another processor, whatever its name says",
+         %{library: library} = context do
+      # An ELF file says in its 19th byte what it runs on; this one's says S/390.
+      <<head::binary-size(18), _, rest::binary>> = File.read!(library)
+      prebuilt = prebuilt(context, write(context.project, "s390.so", <<head::binary, 22, rest::binary>>))
+      assert {output, 1} = compile(context)
+      assert output =~ "the native library #{prebuilt} doesn't load"
+      assert output =~ "has to be built for this operating system, processor and libc"
+      refute File.exists?(installed(context))
+    end
+
+    test "of another version or target is left alone, and an error without cargo names it",
+         %{library: library} = context do
+      prebuilt = prebuilt(context, library)
+      other = String.replace(prebuilt, "billdogeng-", "billdogeng-9.")
+      File.rename!(prebuilt, other)
+
+      foreign =
+        write(context.project, "native/prebuilt/billdogeng-1.0.0-nif-2.15-s390x-unknown-linux-gnu.so", "")
+
+      assert {output, 1} = compile(context)
+      assert output =~ "built by cargo"
+
+      assert output =~
+               "ready-made ones in native/prebuilt (#{Path.basename(foreign)}, #{Path.basename(other)})"
+
+      assert output =~ target()
+    end
+
+    test "of an older NIF version that this VM runs is taken", %{library: library} = context do
+      prebuilt = prebuilt(context, library, "2.15")
+      assert {_, 0} = compile(context)
+      assert File.read!(installed(context)) == File.read!(prebuilt)
+    end
+
+    test "for the machine that CARGO_BUILD_TARGET names is taken untried", context do
+      foreign = write(context.project, "foreign.so", <<0x7F, "ELF", 0::size(4096)-unit(8)>>)
+      prebuilt = prebuilt(context, foreign, "2.15", "aarch64-unknown-linux-musl")
+      assert {output, 0} = compile(context, %{"CARGO_BUILD_TARGET" => "aarch64-unknown-linux-musl"})
+      assert output =~ "warning: here the native library #{prebuilt}"
+      assert File.read!(installed(context)) == File.read!(prebuilt)
+    end
+
+    test "is passed over for BILLDOGENG_NIF=cargo", %{library: library} = context do
+      prebuilt(context, library)
+      assert {output, 1} = compile(context, %{"BILLDOGENG_NIF" => "cargo"})
       assert output =~ "built by cargo"
     end
   end
@@ -242,10 +293,8 @@ defmodule BilldogEng.BuildTest do
   defp installed(context),
     do: Path.join([context.project, "_build/dev/lib/billdogeng/priv/native", Path.basename(context.library)])
 
-  defp prebuilt(context, library) do
-    version = Mix.Project.config()[:version]
-    nif = :erlang.system_info(:nif_version)
-    name = "billdogeng_nif-v#{version}-nif-#{nif}-#{target()}#{Path.extname(library)}"
+  defp prebuilt(context, library, nif \\ :erlang.system_info(:nif_version), target \\ target()) do
+    name = "billdogeng-#{Mix.Project.config()[:version]}-nif-#{nif}-#{target}#{Path.extname(library)}"
     path = write(context.project, "native/prebuilt/" <> name, File.read!(library))
     sum = :crypto.hash(:sha256, File.read!(library)) |> Base.encode16(case: :lower)
     File.write!(path <> ".sha256", "#{sum}  #{name}\n")

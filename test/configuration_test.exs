@@ -52,9 +52,11 @@ defmodule BilldogEng.ConfigurationTest do
       assert Shop.group_identify("team", "t", %{name: "T"}) == :ok
       assert Shop.alias("u", "v") == :ok
       assert Shop.order_completed("u") == :ok
-      assert Shop.queue_length() == 10
+      assert Shop.capture_exception("u", %RuntimeError{}, []) == :ok
+      assert Shop.capture_exception("u", %RuntimeError{}, [], %{order: 7}) == :ok
+      assert Shop.queue_length() == 12
       assert Shop.flush(timeout: 5_000) == :ok
-      assert %{mode: :live, delivered: 10} = Shop.stats()
+      assert %{mode: :live, delivered: 12} = Shop.stats()
       assert Shop.flush() == :ok
       assert Shop.shutdown() == :ok
       assert Shop.purge() == :ok
@@ -63,7 +65,7 @@ defmodule BilldogEng.ConfigurationTest do
 
       assert names(collector) ==
                ~w(one two three four $identify $identify $groupidentify $groupidentify) ++
-                 ~w($create_alias order_completed)
+                 ~w($create_alias order_completed $exception $exception)
 
       assert %{"event_timestamp" => 1_000} = Enum.at(Collector.events(collector), 3)
     end

@@ -119,6 +119,10 @@ defmodule BilldogEng.Analytics do
     * `:sleep_fn` - called with the ms of each wait between attempts, in place of the wait; for tests
 
   Raises `ArgumentError` for an option of the wrong type; unknown options are ignored with a warning.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", flush_at: 100)
+      iex> is_pid(client)
+      true
   """
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts) do
@@ -180,6 +184,10 @@ defmodule BilldogEng.Analytics do
   Sets properties of the user `distinct_id`: the event `$identify`.
 
   `properties` is a map or keyword list; anything else becomes `{"$set": properties}`. Always `:ok`.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.Analytics.identify(client, "user-1", %{plan: "pro"})
+      :ok
   """
   @spec identify(server(), term(), term()) :: :ok
   def identify(server, distinct_id, properties \\ %{}) do
@@ -188,6 +196,10 @@ defmodule BilldogEng.Analytics do
 
   @doc """
   Sets properties of a group: the event `$groupidentify` of the user `group_key`. Always `:ok`.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.Analytics.group_identify(client, "company", "acme", %{seats: 12})
+      :ok
   """
   @spec group_identify(server(), term(), term(), term()) :: :ok
   def group_identify(server, group_type, group_key, properties \\ %{}) do
@@ -197,6 +209,10 @@ defmodule BilldogEng.Analytics do
 
   @doc """
   Says that `alias` is another id of the user `distinct_id`: the event `$create_alias`. Always `:ok`.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.Analytics.alias(client, "user-1", "anonymous-7")
+      :ok
   """
   @spec alias(server(), term(), term()) :: :ok
   def alias(server, distinct_id, alias) do
@@ -247,6 +263,14 @@ defmodule BilldogEng.Analytics do
 
     * `:timeout` - ms to wait, `:infinity`; after that the answer is an error with the code `"TIMEOUT"`,
       and the flush goes on
+
+      iex> {:ok, collector} = BilldogEng.Collector.start_link()
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: BilldogEng.Collector.url(collector))
+      iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
+      iex> BilldogEng.Analytics.flush(client)
+      :ok
+      iex> BilldogEng.Collector.count(collector)
+      1
   """
   @spec flush(server(), timeout: timeout()) :: :ok | {:error, Error.t()}
   def flush(server, opts \\ []) do
@@ -258,6 +282,11 @@ defmodule BilldogEng.Analytics do
 
   @doc """
   How many events are not yet delivered, once the flush that earlier captures made due has ended.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
+      iex> BilldogEng.Analytics.queue_length(client)
+      1
   """
   @spec queue_length(server()) :: non_neg_integer()
   def queue_length(server), do: call(server, :queue_length, :infinity)
@@ -265,6 +294,14 @@ defmodule BilldogEng.Analytics do
   @doc """
   Stops the flushes by time, then answers as `flush/2`, but `:ok` where the quota is used up. The client stays
   up: what is captured later leaves by `flush/2`, when `:flush_at` is reached, or when the process ends.
+
+      iex> {:ok, collector} = BilldogEng.Collector.start_link()
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: BilldogEng.Collector.url(collector))
+      iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
+      iex> BilldogEng.Analytics.shutdown(client)
+      :ok
+      iex> BilldogEng.Analytics.queue_length(client)
+      0
   """
   @spec shutdown(server()) :: :ok | {:error, Error.t()}
   def shutdown(server), do: call(server, :shutdown, :infinity)

@@ -249,14 +249,15 @@ defmodule BilldogEng.Collector do
 
   ## Examples
 
-      BilldogEng.Collector.respond(collector, {:gate, self()})
-      BilldogEng.Analytics.capture(client, "user-1", "signed_up")
-
-      receive do
-        {:collector_request, handle, request} ->
-          1 = request.events
-          BilldogEng.Collector.release(handle, {:status, 503})
-      end
+      iex> {:ok, collector} = BilldogEng.Collector.start_link()
+      iex> BilldogEng.Collector.respond(collector, {:gate, self()})
+      iex> url = BilldogEng.Collector.url(collector)
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: url, flush_at: 1)
+      iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
+      iex> receive do
+      ...>   {:collector_request, handle, %{events: 1}} -> BilldogEng.Collector.release(handle, {:status, 503})
+      ...> end
+      :ok
 
   """
   @spec release(handle, mode) :: :ok

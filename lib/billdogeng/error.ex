@@ -22,7 +22,12 @@ defmodule BilldogEng.Error do
           body: term()
         }
 
-  @doc "Builds an error; see the module for its parts."
+  @doc """
+  Builds an error; see the module for its parts.
+
+      iex> BilldogEng.Error.new("refused", 0, "NETWORK_ERROR").code
+      "NETWORK_ERROR"
+  """
   @spec new(String.t(), non_neg_integer(), String.t() | nil, term()) :: t()
   def new(message, status \\ 0, code \\ nil, body \\ nil) do
     %__MODULE__{message: message, status: status, code: code, body: body}

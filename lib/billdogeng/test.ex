@@ -147,9 +147,17 @@ defmodule BilldogEng.Test do
 
   A failure prints the test's events.
 
-      assert_captured "signed_up"
-      assert_captured "order_completed", %{"user_id" => ^id, "properties" => %{"revenue" => revenue}} when revenue > 0
-      event = assert_captured "page_viewed", %{}, client: MyApp.Analytics, timeout: 1_000
+      iex> import BilldogEng.Test
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(mode: :test)
+      iex> own()
+      iex> BilldogEng.Analytics.capture(client, "user-1", "order_completed", %{revenue: 49.99})
+      iex> assert_captured "order_completed"
+      iex> assert_captured "order_completed", %{"properties" => %{"revenue" => revenue}} when revenue > 0
+      iex> revenue
+      49.99
+      iex> event = assert_captured "order_completed", %{"user_id" => "user-1"}, client: client, timeout: 1_000
+      iex> event["event_name"]
+      "order_completed"
   """
   defmacro assert_captured(name, pattern \\ quote(do: _), opts \\ []) do
     quote do
@@ -171,8 +179,12 @@ defmodule BilldogEng.Test do
   Asserts that no event of that name, which matches the pattern, has been captured, nor is so in time. `opts` are
   those of `assert_captured/3`, its `:timeout` being ExUnit's `refute_receive_timeout` (100).
 
-      refute_captured "order_completed"
-      refute_captured "signed_up", %{"properties" => %{"password" => _}}, timeout: 0
+      iex> import BilldogEng.Test
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(mode: :test)
+      iex> own()
+      iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up", %{plan: "pro"})
+      iex> refute_captured "signed_up", %{"properties" => %{"password" => _}}, client: client, timeout: 0
+      :ok
   """
   defmacro refute_captured(name, pattern \\ quote(do: _), opts \\ []) do
     quote do

@@ -53,6 +53,13 @@ defmodule BilldogEng.Transport do
 
   Answers `{:ok, data}`, `data` being the answer out of its `{"success": true, "data": …}`, objects as
   maps with string keys; or `{:error, %BilldogEng.Error{}}`.
+
+      iex> {:ok, collector} = BilldogEng.Collector.start_link()
+      iex> url = BilldogEng.Collector.url(collector)
+      iex> config = BilldogEng.Transport.config(host: url, request_timeout: 5_000, gzip: true, max_retries: 0)
+      iex> {:error, error} = BilldogEng.Transport.request(config, path: "/nowhere")
+      iex> error.status
+      404
   """
   @spec request(config(), keyword()) :: {:ok, term()} | {:error, Error.t()}
   def request(config, opts) do

@@ -53,7 +53,7 @@ impl Error {
         }
     }
 
-    /// The same without `secret`, which an answer may have quoted. A shorter one than [`SECRET_FROM`]
+    /// The same without `secret`, which an answer may have quoted. A shorter one than `SECRET_FROM`
     /// could be part of any word.
     #[must_use]
     pub fn hiding(mut self, secret: &str) -> Self {

@@ -40,7 +40,7 @@ use tokio::time::{sleep_until, Instant};
 /// Drops are told at most this often: under overload every capture is one.
 const DROP_NOTICES: Duration = Duration::from_millis(100);
 
-/// What the owner asks. The numbers come back in the [`Reply`].
+/// What the owner asks. The numbers come back in the [`Reply`](crate::Reply).
 #[derive(Clone, Copy, Debug)]
 pub enum Command {
     /// Try everything captured so far, at once.
