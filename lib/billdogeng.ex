@@ -129,14 +129,24 @@ defmodule BilldogEng do
   defdelegate capture(client, distinct_id, event, properties \\ %{}, groups \\ %{}, opts \\ []), to: Analytics
 
   @doc """
-  See `BilldogEng.Analytics.identify/3`.
+  See `BilldogEng.Analytics.identify/4`.
 
       iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.identify(client, "user-1", %{plan: "pro"})
       :ok
   """
-  @spec identify(Analytics.server(), term(), term()) :: :ok
-  defdelegate identify(client, distinct_id, properties \\ %{}), to: Analytics
+  @spec identify(Analytics.server(), term(), term(), keyword()) :: :ok
+  defdelegate identify(client, distinct_id, properties \\ %{}, opts \\ []), to: Analytics
+
+  @doc """
+  See `BilldogEng.Analytics.set_person_properties/3`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.set_person_properties(client, "user-1", set: %{plan: "pro"}, unset: [:trial])
+      :ok
+  """
+  @spec set_person_properties(Analytics.server(), term(), term()) :: :ok
+  defdelegate set_person_properties(client, distinct_id, operations), to: Analytics
 
   @doc """
   See `BilldogEng.Analytics.group_identify/4`.

@@ -150,9 +150,25 @@ defmodule BilldogEng.CollectorTest do
 
     test "takes user properties into requests" do
       collector = start()
-      assert {200, _, _} = post(connect(collector), ~s({"plan":"pro"}), [], "/user-properties")
+      update = ~s({"api_key":"k","distinct_id":"u","operations":[{"operation":"$set","key":"a","value":1}]})
+      assert {200, _, _} = post(connect(collector), update, [], "/user-properties")
 
-      assert [%{path: "/user-properties", body: ~s({"plan":"pro"})}] = Collector.requests(collector)
+      assert [%{path: "/user-properties", body: ^update}] = Collector.requests(collector)
+    end
+
+    test "refuses user properties that aren't an update of somebody" do
+      collector = start()
+
+      for {body, status, code} <- [
+            {~s({"plan":"pro"}), 400, "INVALID_BODY"},
+            {~s({"api_key":"k","distinct_id":"","operations":[]}), 400, "INVALID_BODY"},
+            {~s({"api_key":"other","distinct_id":"u","operations":[]}), 400, "API_KEY_MISMATCH"},
+            {~s({"api_key":"k","distinct_id":"u","operations":[{"operation":"set","key":"a"}]}), 422,
+             "INVALID_OPERATION"}
+          ] do
+        assert {^status, _, _} = answer = post(connect(collector), body, [], "/user-properties")
+        assert code(answer) == code
+      end
     end
 
     test "closes after an answer where the client asks for it, and after what isn't HTTP" do

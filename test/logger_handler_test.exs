@@ -463,7 +463,7 @@ defmodule BilldogEng.LoggerHandlerTest do
       ref = Process.monitor(other)
       send(other, {:before_send_failed, "x"})
       GenServer.cast(other, :anything)
-      send(other, {:drop_summary, :queue_full})
+      send(other, {:drop_summary, {:event, :queue_full}})
       assert_receive {:DOWN, ^ref, :process, _, {_, [_ | _]}}, 5_000
       assert LoggerHandler.stats(id) == %{captured: 0, suppressed: 0, failed: 0}
     end

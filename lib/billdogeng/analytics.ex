@@ -1,6 +1,6 @@
 defmodule BilldogEng.Analytics do
   @moduledoc """
-  The analytics client: `capture/6`, `identify/3`, `group_identify/4`, `alias/3`.
+  The analytics client: `capture/6`, `identify/4`, `group_identify/4`, `alias/3`.
 
       children = [
         {BilldogEng.Analytics, api_key: "…", name: MyApp.Analytics},
@@ -35,7 +35,7 @@ defmodule BilldogEng.Analytics do
   counts these.
   """
 
-  alias BilldogEng.{Error, ExceptionEvent, Hooks, Native, Normaliser, Options, Owner, Warning}
+  alias BilldogEng.{Error, ExceptionEvent, Hooks, Native, Normaliser, Options, Owner, PersonUpdate, Warning}
   alias BilldogEng.Test.Store
 
   @typedoc "A client: its pid, its name, or the struct of `BilldogEng.new/2`."
@@ -55,6 +55,7 @@ defmodule BilldogEng.Analytics do
     * `:dropped` - events given up, by reason: `:queue_full`, `:too_large`, `:rejected`, `:quota`,
       `:before_send`, `:stopped`, `:purged`, and of a spool `:spool_full`, `:expired`, `:spool_lost`; of a
       client that sends nothing `:disabled`, and `:unowned` (see `BilldogEng.Test`)
+    * `:person_updates` - the same accounts, but for `:mode`, of `set_person_properties/3`
   """
   @type stats :: %{
           mode: :live | :test | :disabled,
@@ -65,7 +66,8 @@ defmodule BilldogEng.Analytics do
           in_flight: non_neg_integer(),
           retries: non_neg_integer(),
           replaced: non_neg_integer(),
-          dropped: %{optional(atom()) => pos_integer()}
+          dropped: %{optional(atom()) => pos_integer()},
+          person_updates: %{atom() => non_neg_integer() | %{optional(atom()) => pos_integer()}}
         }
 
   # ── start ──
@@ -110,6 +112,13 @@ defmodule BilldogEng.Analytics do
       its own stand above; false
     * `:insert_ids` - whether each event's properties get an `$insert_id`, a UUIDv7, the same in every retry,
       for an ingest that can tell repeats by it; false
+    * `:person_profiles` - which events make a profile of their person, said in each event's
+      `$process_person_profile`, unless it says so itself: `:always`, `:never`, or `:identified_only`, which are
+      `$identify`, `$create_alias`, `$groupidentify`, and events with `$set`, `$set_once` or groups; nil, with
+      which nothing is said and the ingest decides
+    * `:geoip_resolution_level` - how exactly the ingest is to place the address that a request comes from, the
+      header `x-geoip-resolution-level`; nil, with which it decides. `"none"` is right on servers: the address is
+      the server's, not the user's
     * `:proxy` - the address of an HTTP proxy, or `:environment` for what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`
       and `NO_PROXY` say; none by default, whatever they say
     * `:cacertfile` - a PEM file with the authorities to trust; by default those of `SSL_CERT_FILE` or
@@ -183,15 +192,73 @@ defmodule BilldogEng.Analytics do
   @doc """
   Sets properties of the user `distinct_id`: the event `$identify`.
 
-  `properties` is a map or keyword list; anything else becomes `{"$set": properties}`. Always `:ok`.
+  `properties` is a map or keyword list; anything else becomes `{"$set": properties}`. `opts`:
+
+    * `:set_once` - properties that are set only where the person has none of that name yet, a map or keyword
+      list: the event's `$set_once`
+
+  Always `:ok`. Of an event the ingest keeps what it said at that time; to change a person without one, or to
+  count and collect, there is `set_person_properties/3`.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.identify(client, "user-1", %{plan: "pro"})
       :ok
+      iex> BilldogEng.Analytics.identify(client, "user-1", %{plan: "pro"}, set_once: %{signed_up: "2026-01-01"})
+      :ok
   """
-  @spec identify(server(), term(), term()) :: :ok
-  def identify(server, distinct_id, properties \\ %{}) do
-    dispatch(server, distinct_id, "$identify", identified(properties), %{}, nil, :raw)
+  @spec identify(server(), term(), term(), keyword()) :: :ok
+  def identify(server, distinct_id, properties \\ %{}, opts \\ []) do
+    properties = properties |> identified() |> set_once(opts)
+    dispatch(server, distinct_id, "$identify", properties, %{}, nil, :raw)
+  end
+
+  @doc """
+  Changes the person `distinct_id`, without an event: a request to `/user-properties` of its own.
+
+  `operations` is a map or keyword list of these, which are carried out in this order:
+
+    * `:set` - properties to be set, a map or keyword list
+    * `:set_once` - the same, but only those that the person doesn't have yet
+    * `:add` - numbers to be added
+    * `:append` - values to be appended to lists
+    * `:unset` - a list of names of properties to be removed
+
+  What is none of them is left out, and named in one warning. Always `:ok`; nothing is sent for nobody, a nil or
+  empty `distinct_id`.
+
+  Updates have a queue and a thread of their own, from the first one on, so that neither they nor events wait
+  for each other. They leave one by one, in the order of their calls, and are tried again as events are; an
+  ingest that refuses one (400, 422) costs that one. Up to 1,000 of them are kept, in memory alone: `:spool_dir` is
+  for events. `flush/2` and `shutdown/1` wait for them too, a client whose process has ended goes on sending them
+  for `:shutdown_timeout`, and `stats/1` counts them apart, as `:person_updates`. `:before_send` and
+  `:global_properties` are for events.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.Analytics.set_person_properties(client, "user-1", set: %{plan: "pro"}, add: %{logins: 1}, unset: [:trial])
+      :ok
+      iex> BilldogEng.Analytics.stats(client).person_updates.captured
+      1
+  """
+  @spec set_person_properties(server(), term(), term()) :: :ok
+  def set_person_properties(server, distinct_id, operations) do
+    operations = PersonUpdate.operations(operations)
+    message = {:set_person_properties, distinct_id, operations}
+
+    case whereis(unwrap(server)) do
+      pid when is_pid(pid) and node(pid) == node() ->
+        with :no_client <- PersonUpdate.hand_in(pid, distinct_id, operations),
+             do: GenServer.cast(pid, message)
+
+      nil ->
+        :ok
+
+      remote ->
+        GenServer.cast(remote, message)
+    end
+
+    :ok
+  catch
+    _, _ -> :ok
   end
 
   @doc """
@@ -456,6 +523,23 @@ defmodule BilldogEng.Analytics do
     if Keyword.keyword?(properties),
       do: properties |> Map.new() |> identified(),
       else: %{"$set" => properties}
+  end
+
+  defp set_once(properties, []), do: properties
+
+  defp set_once(properties, opts) do
+    case if(Keyword.keyword?(opts), do: Keyword.split(opts, [:set_once])) do
+      {[{:set_once, value} | _], []} ->
+        properties |> Map.new() |> Map.put("$set_once", value)
+
+      _ ->
+        Warning.once(
+          :identify,
+          "identify/4 takes the option :set_once, and no other; the others were left out"
+        )
+
+        properties
+    end
   end
 
   defp timestamp([]), do: nil

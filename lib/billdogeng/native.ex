@@ -28,6 +28,12 @@ defmodule BilldogEng.Native do
   def hooks(_owner), do: no_library()
   def max_event_bytes(_owner), do: no_library()
 
+  # ── person updates: as captures, of a test's client `{:update, update}`; `:no_thread` ──
+  def update_person(_owner, _update, _marker), do: no_library()
+  def update_person_dirty(_owner, _update, _marker), do: no_library()
+  def give_up_person_update(_owner), do: no_library()
+  def person_tidings(_owner), do: no_library()
+
   # ── the owner ──
   def start(_options, _hooks, _label), do: no_library()
   def command(_owner, _name, _id), do: no_library()

@@ -44,6 +44,8 @@ defmodule BilldogEng.Options do
     global_properties: nil,
     context: false,
     insert_ids: false,
+    person_profiles: nil,
+    geoip_resolution_level: nil,
     spool_dir: nil,
     max_spool_bytes: 256 * 1024 * 1024,
     max_spool_age: 7 * 24 * 60 * 60 * 1000,
@@ -120,6 +122,11 @@ defmodule BilldogEng.Options do
 
   def beneath(given, defaults), do: Map.merge(defaults, given)
 
+  defp geoip_resolution_level(given) do
+    level = get(given, :geoip_resolution_level)
+    if level, do: to_string(level)
+  end
+
   # An unset variable must not keep an app from starting.
   defp mode(given, api_key) do
     case get(given, :mode) do
@@ -156,7 +163,9 @@ defmodule BilldogEng.Options do
       spool: if(mode == :live, do: spool(given)),
       external_sleep: transport.sleep_fn != (&Process.sleep/1),
       group_index: group_index(given[:group_type_index]),
-      insert_ids: get(given, :insert_ids)
+      insert_ids: get(given, :insert_ids),
+      person_profiles: get(given, :person_profiles),
+      geoip_resolution_level: geoip_resolution_level(given)
     }
   end
 
@@ -327,6 +336,19 @@ defmodule BilldogEng.Options do
 
   defp check({:mode, value}) do
     must(:mode, value, value in [:live, :test, :disabled], ":live, :test or :disabled")
+  end
+
+  defp check({:person_profiles, value}) do
+    valid = value in [nil, :always, :never, :identified_only]
+    must(:person_profiles, value, valid, ":always, :never, :identified_only or nil")
+  end
+
+  # Of the characters that a level could have; a header takes more, and a line break would begin another one.
+  defp check({:geoip_resolution_level, value}) do
+    valid =
+      (is_atom(value) and not is_boolean(value)) or (is_binary(value) and value =~ ~r/\A[A-Za-z0-9_.-]+\z/)
+
+    must(:geoip_resolution_level, value, valid, ~s(a word such as "none", or nil))
   end
 
   defp check({:insert_ids, value}), do: must(:insert_ids, value, is_boolean(value), "true or false")

@@ -7,7 +7,7 @@ defmodule BilldogEng.Owner do
 
   use GenServer
 
-  alias BilldogEng.{Analytics, Error, Native, Options, Reporter, Warning}
+  alias BilldogEng.{Analytics, Error, Native, Options, PersonUpdate, Reporter, Warning}
   alias BilldogEng.Telemetry.Emitter
   alias BilldogEng.Test.Store
   require Logger
@@ -71,6 +71,12 @@ defmodule BilldogEng.Owner do
     {:noreply, state}
   end
 
+  # Not the original's: of a caller that was too early for the client, or on another node.
+  def handle_cast({:set_person_properties, distinct_id, operations}, state) do
+    PersonUpdate.hand_in(self(), distinct_id, operations)
+    {:noreply, state}
+  end
+
   def handle_cast(_other, state), do: {:noreply, state}
 
   @impl true
@@ -84,9 +90,9 @@ defmodule BilldogEng.Owner do
   @impl true
   def handle_info(:billdogeng_news, state) do
     case Native.tidings(self()) do
-      {notices, missed, sleep, replies} ->
-        state = notices |> Enum.reduce(state, &notice/2) |> missed(missed) |> sleep(sleep)
-        {:noreply, Enum.reduce(replies, state, &reply/2)}
+      {_, _, _, _} = tidings ->
+        state = heard(tidings, :event, state)
+        {:noreply, heard(Native.person_tidings(self()), :person_update, state)}
 
       :no_client ->
         {:noreply, state}
@@ -110,8 +116,17 @@ defmodule BilldogEng.Owner do
     {:noreply, %{state | before_send_failed: true}}
   end
 
-  def handle_info({:drop_summary, reason}, state), do: {:noreply, summarise(reason, state)}
+  def handle_info({:drop_summary, key}, state), do: {:noreply, summarise(key, state)}
   def handle_info(_other, state), do: {:noreply, state}
+
+  # ── tidings: of the flush thread, and of that of person updates ──
+
+  defp heard(nil, :person_update, state), do: state
+
+  defp heard({notices, missed, sleep, replies}, kind, state) do
+    state = notices |> Enum.reduce(state, &notice(&1, kind, &2)) |> missed(missed) |> sleep(sleep)
+    Enum.reduce(replies, state, &reply/2)
+  end
 
   # ── calls ──
 
@@ -125,8 +140,8 @@ defmodule BilldogEng.Owner do
     id = :erlang.unique_integer([:positive])
 
     case Native.command(self(), name, id) do
-      :ok ->
-        %{state | calls: Map.put(state.calls, id, from)}
+      replies when is_integer(replies) ->
+        %{state | calls: Map.put(state.calls, id, {from, replies, :ok})}
 
       :no_client ->
         # The VM is stopping, and the library has taken its leave already.
@@ -142,14 +157,22 @@ defmodule BilldogEng.Owner do
   defp ended(:purge), do: :ok
   defp ended(_flush), do: {:error, Error.new("the client has ended", 0, "ENDED")}
 
+  # The last reply of a call is its answer; an error before it stands above that.
   defp reply({id, answer}, state) do
-    {from, calls} = Map.pop(state.calls, id)
+    case state.calls do
+      %{^id => {from, replies, before}} ->
+        answer = if before == :ok, do: answer(answer), else: before
 
-    if from do
-      GenServer.reply(from, answer(answer))
+        if replies > 1 do
+          put_in(state.calls[id], {from, replies - 1, answer})
+        else
+          GenServer.reply(from, answer)
+          %{state | calls: Map.delete(state.calls, id)}
+        end
+
+      _ ->
+        state
     end
-
-    %{state | calls: calls}
   end
 
   defp answer(:ok), do: :ok
@@ -167,71 +190,84 @@ defmodule BilldogEng.Owner do
 
   # ── notices ──
 
-  defp notice({:flushed, count}, state), do: debug(state, "flushed #{count} event(s)")
+  defp notice({:flushed, count}, kind, state), do: debug(state, "flushed #{counted(kind, count)}")
 
-  defp notice({:flush_failed, count, message}, state) do
-    debug(state, "flush failed, re-queued #{count} event(s): #{message}")
+  defp notice({:flush_failed, count, message}, kind, state) do
+    debug(state, "flush failed, re-queued #{counted(kind, count)}: #{message}")
   end
 
-  defp notice({:dropped, :queue_full, count}, state) do
-    state |> debug("max queue size exceeded, dropped #{count} oldest event(s)") |> dropped(:queue_full, count)
+  defp notice({:dropped, :queue_full, count}, kind, state) do
+    state
+    |> debug("max queue size exceeded, dropped #{count} oldest #{noun(kind)}")
+    |> dropped(kind, :queue_full, count)
   end
 
   # Told by the suspension's own lines.
-  defp notice({:dropped, :quota, _count}, state), do: state
+  defp notice({:dropped, :quota, _count}, _kind, state), do: state
   # Asked for.
-  defp notice({:dropped, :purged, _count}, state), do: state
-  defp notice({:dropped, reason, count}, state), do: dropped(state, reason, count)
+  defp notice({:dropped, :purged, _count}, _kind, state), do: state
+  defp notice({:dropped, reason, count}, kind, state), do: dropped(state, kind, reason, count)
 
-  defp notice({:replaced_at, event, path}, state) do
+  defp notice({:replaced_at, event, path}, kind, state) do
     Warning.log(
-      "the event #{inspect(event)} has a value that JSON has no word for, at #{path}: it was sent in its " <>
+      "#{the(kind, event)} has a value that JSON has no word for, at #{path}: it was sent in its " <>
         "nearest form; further ones are counted in stats/1 as replaced"
     )
 
     state
   end
 
-  defp notice({:too_large_at, event, path}, state) do
+  defp notice({:too_large_at, event, path}, kind, state) do
+    Warning.log("#{the(kind, event)} is larger than :max_event_bytes; the bound was reached at #{path}")
+    state
+  end
+
+  defp notice({:suspended, seconds}, kind, state) do
     Warning.log(
-      "the event #{inspect(event)} is larger than :max_event_bytes; the bound was reached at #{path}"
+      "the project's quota is used up: #{plural(kind)} are dropped (quota) for #{div(seconds, 60)} min, then it is tried again"
     )
 
     state
   end
 
-  defp notice({:suspended, seconds}, state) do
-    Warning.log(
-      "the project's quota is used up: events are dropped (quota) for #{div(seconds, 60)} min, then it is tried again"
+  defp notice({:resumed, given_up}, kind, state) do
+    Logger.info(
+      "[BilldogEng:analytics] the ingest takes #{plural(kind)} again; #{given_up} were dropped (quota)"
     )
 
     state
   end
 
-  defp notice({:resumed, given_up}, state) do
-    Logger.info("[BilldogEng:analytics] the ingest takes events again; #{given_up} were dropped (quota)")
-    state
-  end
-
-  defp notice({:no_spool, reason}, state) do
+  defp notice({:no_spool, reason}, _kind, state) do
     Logger.error("[BilldogEng:analytics] no :spool_dir, events are kept in memory alone: #{reason}")
     state
   end
 
-  defp notice({:spool_failed, problem}, state) do
+  defp notice({:spool_failed, problem}, _kind, state) do
     Logger.error("[BilldogEng:analytics] the spool: #{problem}")
     state
   end
 
-  defp notice(:spool_resumed, state) do
+  defp notice(:spool_resumed, _kind, state) do
     Logger.info("[BilldogEng:analytics] the spool: events go to the disk again")
     state
   end
 
-  defp notice(:panicked, state) do
-    Logger.error("[BilldogEng:analytics] the flush thread panicked and went on; its events are kept")
+  defp notice(:panicked, kind, state) do
+    Logger.error("[BilldogEng:analytics] the flush thread panicked and went on; its #{plural(kind)} are kept")
     state
   end
+
+  defp counted(kind, count), do: "#{count} #{noun(kind)}"
+
+  defp noun(:event), do: "event(s)"
+  defp noun(:person_update), do: "person update(s)"
+
+  defp plural(:event), do: "events"
+  defp plural(:person_update), do: "person updates"
+
+  defp the(:event, name), do: "the event #{inspect(name)}"
+  defp the(:person_update, _name), do: "a person update"
 
   defp missed(state, 0), do: state
   defp missed(state, count), do: debug(state, "#{count} older notice(s) were left out")
@@ -242,33 +278,27 @@ defmodule BilldogEng.Owner do
   end
 
   # The first drop of a reason is told at once, what follows within a minute in one sum.
-  defp dropped(state, reason, count) do
+  defp dropped(state, kind, reason, count) do
+    key = {kind, reason}
+
     case state.drops do
-      %{^reason => untold} ->
-        put_in(state.drops[reason], untold + count)
-
-      _ ->
-        warn_of_drops(reason, count)
-        Process.send_after(self(), {:drop_summary, reason}, @drop_summary_interval)
-        put_in(state.drops[reason], 0)
+      %{^key => untold} -> put_in(state.drops[key], untold + count)
+      _ -> tell_drops(state, key, count)
     end
   end
 
-  defp summarise(reason, state) do
-    case state.drops[reason] do
-      0 ->
-        # The next drop is told at once again.
-        %{state | drops: Map.delete(state.drops, reason)}
-
-      untold ->
-        warn_of_drops(reason, untold)
-        Process.send_after(self(), {:drop_summary, reason}, @drop_summary_interval)
-        put_in(state.drops[reason], 0)
+  defp summarise(key, state) do
+    case state.drops[key] do
+      # The next drop is told at once again.
+      0 -> %{state | drops: Map.delete(state.drops, key)}
+      untold -> tell_drops(state, key, untold)
     end
   end
 
-  defp warn_of_drops(reason, count) do
-    Warning.log("dropped #{count} event(s), #{reason}: #{why(reason)}")
+  defp tell_drops(state, {kind, reason} = key, count) do
+    Warning.log("dropped #{counted(kind, count)}, #{reason}: #{why(reason)}")
+    Process.send_after(self(), {:drop_summary, key}, @drop_summary_interval)
+    put_in(state.drops[key], 0)
   end
 
   defp why(:queue_full), do: "the queue is at its bound and the oldest made room"

@@ -39,8 +39,8 @@ defmodule BilldogEng.Reporter do
   end
 
   @impl true
-  def handle_info({:billdogeng_ended, stopped, stats}, state) do
-    report(stopped, stats)
+  def handle_info({:billdogeng_ended, kind, stopped, stats}, state) do
+    report(kind, stopped, stats)
     {:noreply, state}
   end
 
@@ -62,7 +62,7 @@ defmodule BilldogEng.Reporter do
   defp wait do
     if Native.draining() > 0 do
       receive do
-        {:billdogeng_ended, stopped, stats} -> report(stopped, stats)
+        {:billdogeng_ended, kind, stopped, stats} -> report(kind, stopped, stats)
       after
         100 -> :ok
       end
@@ -75,8 +75,8 @@ defmodule BilldogEng.Reporter do
 
   defp report_all do
     receive do
-      {:billdogeng_ended, stopped, stats} ->
-        report(stopped, stats)
+      {:billdogeng_ended, kind, stopped, stats} ->
+        report(kind, stopped, stats)
         report_all()
     after
       0 -> :ok
@@ -85,7 +85,7 @@ defmodule BilldogEng.Reporter do
 
   # What the owner had still to sum up ended with it, so the last line names all that was dropped; but for
   # what the app itself took out.
-  defp report(stopped, stats) do
+  defp report(kind, stopped, stats) do
     dropped = Map.drop(stats.dropped, [:before_send, :purged])
 
     if stats.queued > 0 do
@@ -99,9 +99,12 @@ defmodule BilldogEng.Reporter do
       reasons = dropped |> Enum.sort() |> Enum.map_join(", ", fn {reason, count} -> "#{count} #{reason}" end)
 
       Warning.log(
-        "a client whose process had ended dropped #{stopped} event(s) (stopped); " <>
+        "a client whose process had ended dropped #{stopped} #{noun(kind)} (stopped); " <>
           "captured #{stats.captured}, delivered #{stats.delivered}, dropped in all: #{reasons}"
       )
     end
   end
+
+  defp noun(:event), do: "event(s)"
+  defp noun(:person_update), do: "person update(s)"
 end

@@ -41,10 +41,15 @@ defmodule BilldogEng.Using do
       def capture(distinct_id, event, properties \\ %{}, groups \\ %{}, opts \\ []),
         do: BilldogEng.Analytics.capture(__MODULE__, distinct_id, event, properties, groups, opts)
 
-      @doc "See `BilldogEng.Analytics.identify/3`."
-      @spec identify(term(), term()) :: :ok
-      def identify(distinct_id, properties \\ %{}),
-        do: BilldogEng.Analytics.identify(__MODULE__, distinct_id, properties)
+      @doc "See `BilldogEng.Analytics.identify/4`."
+      @spec identify(term(), term(), keyword()) :: :ok
+      def identify(distinct_id, properties \\ %{}, opts \\ []),
+        do: BilldogEng.Analytics.identify(__MODULE__, distinct_id, properties, opts)
+
+      @doc "See `BilldogEng.Analytics.set_person_properties/3`."
+      @spec set_person_properties(term(), term()) :: :ok
+      def set_person_properties(distinct_id, operations),
+        do: BilldogEng.Analytics.set_person_properties(__MODULE__, distinct_id, operations)
 
       @doc "See `BilldogEng.Analytics.group_identify/4`."
       @spec group_identify(term(), term(), term()) :: :ok

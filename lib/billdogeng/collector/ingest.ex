@@ -80,7 +80,8 @@ defmodule BilldogEng.Collector.Ingest do
 
   defp user_properties(request, api_key) do
     with :ok <- check_key(request, api_key),
-         {:ok, _body} <- JSON.decode(request.body) do
+         {:ok, body} <- JSON.decode(request.body),
+         :ok <- check_update(body, header(request, "x-api-key")) do
       %{events: [], accepted: true, answer: {200, [], ~s({"success":true,"data":{}})}}
     else
       {:error, reason} -> refused(400, "INVALID_JSON", reason)
@@ -106,6 +107,20 @@ defmodule BilldogEng.Collector.Ingest do
 
   defp check_body(_, _key),
     do: {400, "INVALID_BODY", ~s(the body isn't {"api_key": KEY, "events": [...]})}
+
+  defp check_update(%{"api_key" => key, "distinct_id" => id, "operations" => operations}, key)
+       when id not in [nil, ""] and is_list(operations) do
+    if Enum.all?(operations, &match?(%{"operation" => "$" <> _, "key" => key} when is_binary(key), &1)),
+      do: :ok,
+      else:
+        {422, "INVALID_OPERATION", ~s(an operation isn't {"operation": "$set", "key": KEY, "value": VALUE})}
+  end
+
+  defp check_update(%{"api_key" => other, "distinct_id" => _, "operations" => _}, key) when other != key,
+    do: {400, "API_KEY_MISMATCH", "api_key in the body isn't the one in x-api-key"}
+
+  defp check_update(_, _key),
+    do: {400, "INVALID_BODY", ~s(the body isn't {"api_key": KEY, "distinct_id": ID, "operations": [...]})}
 
   defp check_events(events) do
     events

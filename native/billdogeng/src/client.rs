@@ -157,6 +157,12 @@ impl Client {
         self.news().take()
     }
 
+    /// What the lane of person updates beside this client is told.
+    #[must_use]
+    pub fn config_for_person_updates(&self) -> Config {
+        self.config.for_person_updates()
+    }
+
     /// Bytes of JSON that one event may have.
     pub fn max_event_bytes(&self) -> usize {
         self.config.max_event_bytes

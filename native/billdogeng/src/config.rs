@@ -32,6 +32,30 @@ pub struct HttpConfig {
     pub cacertfile: Option<PathBuf>,
 }
 
+/// What a client sends, and so where and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Events, in batches.
+    #[default]
+    Events,
+    /// Updates of persons, each in a request of its own.
+    PersonUpdates,
+}
+
+impl Endpoint {
+    /// Appended to the host.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Events => "/ingest-events",
+            Self::PersonUpdates => "/user-properties",
+        }
+    }
+}
+
+/// Updates of persons that are kept while the ingest fails, and bytes of them.
+const MOST_PERSON_UPDATES: usize = 1_000;
+const MOST_PERSON_UPDATE_BYTES: usize = 8 * 1024 * 1024;
+
 /// What one client is told. Bounds without a limit are `usize::MAX`.
 #[derive(Clone)]
 pub struct Config {
@@ -39,6 +63,10 @@ pub struct Config {
     pub api_key: String,
     /// How requests are made.
     pub http: HttpConfig,
+    /// What is sent.
+    pub endpoint: Endpoint,
+    /// How exactly the ingest is to place a request's address, if it is told; a header.
+    pub geoip_resolution_level: Option<String>,
     /// A flush is due when this many events are queued.
     pub flush_at: usize,
     /// A flush is due this often while anything is queued.
@@ -63,4 +91,23 @@ pub struct Config {
     pub spool_sync: bool,
     /// Waits between attempts are asked of the listener instead of being slept here.
     pub external_sleep: bool,
+}
+
+impl Config {
+    /// What the lane of person updates is told, beside a client that is told this: nothing waits for company,
+    /// and nothing is on disk.
+    #[must_use]
+    pub fn for_person_updates(&self) -> Self {
+        let mut config = self.clone();
+        config.endpoint = Endpoint::PersonUpdates;
+        config.http.gzip = false;
+        config.flush_at = 1;
+        config.max_batch_size = 1;
+        config.max_queue_size = MOST_PERSON_UPDATES;
+        config.max_queue_bytes = self.max_queue_bytes.min(MOST_PERSON_UPDATE_BYTES);
+        config.spool = None;
+        config.spool_sync = false;
+        config.external_sleep = false;
+        config
+    }
 }

@@ -34,7 +34,7 @@ mod worker;
 
 pub use answer::{Answer, Failure};
 pub use client::{Capture, Client};
-pub use config::{Config, HttpConfig, Proxy};
+pub use config::{Config, Endpoint, HttpConfig, Proxy};
 pub use error::Error;
 pub use flush_report::{Outcome, Report, Span, Trigger};
 pub use http::has_roots;

@@ -73,7 +73,7 @@ impl Parts {
         }
     }
 
-    /// That part was too large (413). Answers the event that is so by itself.
+    /// That part was too large (413), or refused where each stands alone. Answers the event that is so by itself.
     pub fn too_large(&mut self) -> Option<Batch> {
         let part = self.rest.pop()?;
         self.halve(part)

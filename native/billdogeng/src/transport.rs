@@ -1,7 +1,7 @@
 //! Requests on their own: what a batch's body becomes on the wire, and single requests for any caller.
 
 use crate::answer::{Answer, Failure};
-use crate::config::{Config, HttpConfig};
+use crate::config::{Config, Endpoint, HttpConfig};
 use crate::http::Http;
 use crate::queue::Batch;
 use bytes::Bytes;
@@ -23,14 +23,25 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// The POST of a batch: the events between what stands around them.
+    /// The POST of a batch: the events between what stands around them, or an update of a person, an object
+    /// that the key goes into first.
     pub fn of_batch(config: &Config, batch: &Batch) -> Self {
         let mut body = Vec::with_capacity(batch.bytes() + batch.len() + config.api_key.len() + 40);
         body.extend_from_slice(b"{\"api_key\":");
         crate::json::write_str(&mut body, config.api_key.as_bytes());
-        body.extend_from_slice(b",\"events\":[");
-        batch.write_to(&mut body);
-        body.extend_from_slice(b"]}");
+        body.push(b',');
+        match config.endpoint {
+            Endpoint::Events => {
+                body.extend_from_slice(b"\"events\":[");
+                batch.write_to(&mut body);
+                body.extend_from_slice(b"]}");
+            }
+            Endpoint::PersonUpdates => {
+                let brace = body.len();
+                batch.write_to(&mut body);
+                body.remove(brace);
+            }
+        }
         Self::new(body, config.http.gzip)
     }
 

@@ -15,6 +15,7 @@
 
 use crate::answer::{Answer, Failure, Kind};
 use crate::client::Client;
+use crate::config::Endpoint;
 use crate::error::Error;
 use crate::flush_report::{FlushReport, Report, Trigger};
 use crate::http::Http;
@@ -135,14 +136,18 @@ pub(crate) struct Worker {
 impl Worker {
     fn new(client: Arc<Client>, listener: Box<dyn Listener>) -> Self {
         let key = client.config.api_key.as_bytes();
-        let headers = ["x-api-key", "x-billdog-api-key"]
-            .into_iter()
-            .map(|name| transport::header(name.as_bytes(), key))
-            .collect();
-        let url = format!(
-            "{}/ingest-events",
-            client.config.http.host.trim_end_matches('/')
-        );
+        let geoip = client.config.geoip_resolution_level.as_ref();
+        let headers = [
+            Some(("x-api-key", key)),
+            Some(("x-billdog-api-key", key)),
+            geoip.map(|level| ("x-geoip-resolution-level", level.as_bytes())),
+        ]
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| transport::header(name.as_bytes(), value))
+        .collect();
+        let host = client.config.http.host.trim_end_matches('/');
+        let url = format!("{host}{}", client.config.endpoint.path());
         Self {
             client,
             listener,
@@ -497,13 +502,19 @@ impl Worker {
                 let accepted = parts.accepted();
                 self.accepted(accepted);
             }
-            Err(failure) if failure.kind == Kind::Refused => {
-                parts.refused();
-                self.refused(None, failure);
-            }
             Err(failure) if failure.kind == Kind::TooLarge => {
                 let event = parts.too_large();
-                self.refused(event, failure);
+                self.refused(event, Reason::TooLarge, failure);
+            }
+            Err(failure) if failure.kind == Kind::Refused => {
+                let alone = match self.client.config.endpoint {
+                    Endpoint::PersonUpdates => parts.too_large(),
+                    Endpoint::Events => {
+                        parts.refused();
+                        None
+                    }
+                };
+                self.refused(alone, Reason::Rejected, failure);
             }
             Err(failure) => self.attempt_failed(failure),
         }
@@ -521,14 +532,12 @@ impl Worker {
         self.go_on();
     }
 
-    /// A part of the batch was refused; `too_large` is an event that is given up for it.
-    fn refused(&mut self, too_large: Option<Batch>, failure: Failure) {
-        if let Some(event) = too_large {
+    /// A part of the batch was refused; `alone` is an event that is given up for it.
+    fn refused(&mut self, alone: Option<Batch>, reason: Reason, failure: Failure) {
+        if let Some(event) = alone {
             self.waiters.gave_up(&event, &failure.error);
             self.report.gave_up(&failure.error);
-            self.client
-                .state()
-                .give_up_in_flight(&event, Reason::TooLarge);
+            self.client.state().give_up_in_flight(&event, reason);
         }
         if let Some(flush) = &mut self.flush {
             flush.refusal = Some(failure);

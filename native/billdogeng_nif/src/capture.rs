@@ -83,42 +83,71 @@ fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> 
     if entry.hooks.is_some() && nil() == marker {
         return hooks().encode(env);
     }
+    encoded(
+        max_bytes,
+        normal,
+        marker,
+        |encoder| write(encoder, &event, entry),
+        |written, bytes, replaced| match written {
+            Ok(()) => {
+                if let Some(at) = replaced.first {
+                    entry.client.tell_replaced(|| Place::in_event(bytes, at));
+                }
+                match entry.mode {
+                    Mode::Test => {
+                        entry.client.hand_back(replaced.count);
+                        (self::event(), value::decode(env, bytes)).encode(env)
+                    }
+                    _ => answer(Some(entry.client.capture(bytes, replaced.count))).encode(env),
+                }
+            }
+            Err(Stop::TooLarge) => {
+                entry
+                    .client
+                    .tell_too_large(|| Place::in_event(bytes, bytes.len()));
+                answer(Some(entry.client.give_up(Reason::TooLarge))).encode(env)
+            }
+            Err(Stop::Dirty) => dirty().encode(env),
+            Err(Stop::Normalise) => normalise().encode(env),
+        },
+    )
+}
+
+/// Values written in another form than their own.
+pub struct Replaced {
+    pub count: u64,
+    /// Where the first of them begins.
+    pub first: Option<usize>,
+}
+
+/// Has `write` write within the bounds, in a buffer that the thread keeps, and `then` take what came of it.
+pub fn encoded<'a, R>(
+    max_bytes: usize,
+    normal: bool,
+    marker: Term<'a>,
+    write: impl FnOnce(&mut Encoder<'a>) -> Result<(), Stop>,
+    then: impl FnOnce(Result<(), Stop>, &[u8], Replaced) -> R,
+) -> R {
     let marker = marker.is_ref().then_some(marker);
     let scratch = SCRATCH.take().unwrap_or_default();
     let mut encoder = Encoder::new(scratch, max_bytes, normal, marker);
-    let written = write(&mut encoder, &event, entry);
-    let (replaced, first_replaced) = (encoder.replaced, encoder.first_replaced);
-    let mut scratch = encoder.into_scratch();
-    let bytes = &scratch.out;
-    let answer = match written {
-        Ok(()) if bytes.len() <= max_bytes => {
-            if let Some(at) = first_replaced {
-                entry.client.tell_replaced(|| Place::in_event(bytes, at));
-            }
-            match entry.mode {
-                Mode::Test => {
-                    entry.client.hand_back(replaced);
-                    (self::event(), value::decode(env, bytes)).encode(env)
-                }
-                _ => answer(Some(entry.client.capture(bytes, replaced))).encode(env),
-            }
-        }
-        Ok(()) | Err(Stop::TooLarge) => {
-            entry
-                .client
-                .tell_too_large(|| Place::in_event(bytes, bytes.len()));
-            answer(Some(entry.client.give_up(Reason::TooLarge))).encode(env)
-        }
-        Err(Stop::Dirty) => dirty().encode(env),
-        Err(Stop::Normalise) => normalise().encode(env),
+    let mut written = write(&mut encoder);
+    let replaced = Replaced {
+        count: encoder.replaced,
+        first: encoder.first_replaced,
     };
+    let mut scratch = encoder.into_scratch();
+    if written.is_ok() && scratch.out.len() > max_bytes {
+        written = Err(Stop::TooLarge);
+    }
+    let result = then(written, &scratch.out, replaced);
     scratch.out.clear();
     scratch.out.shrink_to(KEPT_BUFFER);
     SCRATCH.set(Some(scratch));
-    answer
+    result
 }
 
-fn answer(capture: Option<Capture>) -> Atom {
+pub fn answer(capture: Option<Capture>) -> Atom {
     match capture {
         Some(Capture::Taken) => ok(),
         Some(Capture::Closed) | None => no_client(),
@@ -129,7 +158,9 @@ fn answer(capture: Option<Capture>) -> Atom {
 fn write<'a>(encoder: &mut Encoder<'a>, event: &Event<'a>, entry: &Entry) -> Result<(), Stop> {
     let Event([distinct_id, name, properties, groups, timestamp]) = *event;
     encoder.literal("{\"event_name\":");
+    let name_at = encoder.len();
     encoder.value(name)?;
+    let name_end = encoder.len();
     encoder.literal(",\"event_timestamp\":");
     encoder.integer(timestamp.decode().unwrap_or_else(|_| vm::system_time_ms()));
     encoder.literal(",\"properties\":");
@@ -137,6 +168,9 @@ fn write<'a>(encoder: &mut Encoder<'a>, event: &Event<'a>, entry: &Entry) -> Res
     encoder.properties(properties, groups, &entry.groups)?;
     if entry.insert_ids {
         encoder.insert_id(start);
+    }
+    if let Some(profiles) = entry.person_profiles {
+        encoder.person_profile(profiles, name_at..name_end, start);
     }
     encoder.literal(",\"user_id\":");
     encoder.value(distinct_id)?;

@@ -5,16 +5,19 @@
 //! owner's end.
 
 use crate::encode::GroupIndex;
+use crate::person_updates::Lane;
+use crate::profiles::PersonProfiles;
 use crate::registry::{self, Entry, Hooks, Mode};
 use crate::reports::Label;
 use crate::value;
 use billdogeng::spool::{self, Problem};
 use billdogeng::{
-    Client, Command, Config, HttpConfig, LastWords, Listener, Notice, Proxy, Reason, Reply, Report,
-    Stats,
+    Client, Command, Config, Endpoint, HttpConfig, LastWords, Listener, Notice, Proxy, Reason,
+    Reply, Report, Stats, Tidings,
 };
 use rustler::env::OwnedEnv;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +30,7 @@ rustler::atoms! {
     spool_resumed, panicked, settled,
     queue_full, too_large, rejected, quota, before_send, stopped, spool_full, expired, spool_lost, purged,
     disabled, unowned, nil, mode, live, test,
+    event, person_update, person_updates, always, never, identified_only,
     captured, delivered, queued, queued_bytes, in_flight, retries, replaced,
 }
 
@@ -78,6 +82,8 @@ struct ClientOptions {
     external_sleep: bool,
     group_index: Vec<(String, String, Option<u8>)>,
     insert_ids: bool,
+    person_profiles: Option<Atom>,
+    geoip_resolution_level: Option<String>,
 }
 
 /// Where events are on disk too, and for how long.
@@ -116,9 +122,12 @@ fn drain(key: registry::Key, entry: &Entry) {
     if entry.mode != Mode::Live {
         return registry::remove(key);
     }
-    DRAINING.fetch_add(1, Ordering::AcqRel);
+    let lane = entry.lane.close();
+    DRAINING.fetch_add(1 + lane.iter().len(), Ordering::AcqRel);
     registry::remove(key);
-    entry.client.command(Command::Drain);
+    for client in lane.iter().chain([&entry.client]) {
+        client.command(Command::Drain);
+    }
 }
 
 /// Clients without owner that have not ended yet.
@@ -126,10 +135,36 @@ static DRAINING: AtomicUsize = AtomicUsize::new(0);
 /// Who is told of ended clients.
 static REPORTER: Mutex<Option<LocalPid>> = Mutex::new(None);
 
+/// What a flush thread sends.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    Event,
+    PersonUpdate,
+}
+
 /// Messages of one flush thread.
 struct Messages {
     owner: LocalPid,
+    kind: Kind,
     label: Option<Label>,
+}
+
+/// The thread of person updates beside `entry`'s client; in a test or a disabled client, accounts alone.
+pub fn start_lane(owner: Term, entry: &Entry) -> io::Result<Arc<Client>> {
+    let config = entry.client.config_for_person_updates();
+    let owner = owner.decode().map_err(|_| io::ErrorKind::InvalidInput)?;
+    let kind = Kind::PersonUpdate;
+    match entry.mode {
+        Mode::Live => Client::start(
+            config,
+            Box::new(Messages {
+                owner,
+                kind,
+                label: None,
+            }),
+        ),
+        Mode::Test | Mode::Disabled => Ok(Client::idle(config)),
+    }
 }
 
 impl Listener for Messages {
@@ -148,11 +183,12 @@ impl Listener for Messages {
         DRAINING.fetch_sub(1, Ordering::AcqRel);
         if let Some(reporter) = reporter {
             let _ = OwnedEnv::new().send_and_clear(&reporter, |env| {
-                (
-                    billdogeng_ended(),
-                    last.stopped,
-                    stats_to_term(env, Mode::Live, &last.stats),
-                )
+                let kind = match self.kind {
+                    Kind::Event => event(),
+                    Kind::PersonUpdate => person_update(),
+                };
+                let stats = stats_to_term(env, &last.stats);
+                (billdogeng_ended(), kind, last.stopped, stats)
             });
         }
     }
@@ -189,11 +225,20 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<
             max_age: Duration::from_millis(spool.max_age),
         }),
         external_sleep: options.external_sleep,
+        endpoint: Endpoint::Events,
+        geoip_resolution_level: options.geoip_resolution_level,
     };
     let client = match mode {
         Mode::Live => {
             let label = (nil() != label).then(|| Label::new(label));
-            Client::start(config, Box::new(Messages { owner, label }))
+            Client::start(
+                config,
+                Box::new(Messages {
+                    owner,
+                    kind: Kind::Event,
+                    label,
+                }),
+            )
         }
         Mode::Test | Mode::Disabled => Ok(Client::idle(config)),
     };
@@ -207,6 +252,8 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<
         mode,
         groups,
         insert_ids,
+        person_profiles: options.person_profiles.and_then(person_profiles_of),
+        lane: Lane::default(),
         hooks,
         draining: AtomicBool::new(false),
     });
@@ -221,32 +268,38 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<
     (ok(), handle).encode(env)
 }
 
-/// Hands the flush thread a command; its answer comes with the tidings of that number.
+/// Hands the flush threads a command. Answers how many of them will reply to it, with their tidings, under that
+/// number: that of the events, and that of person updates where there is one and the command is for both.
 #[rustler::nif]
-fn command(owner: Term, name: Atom, id: u64) -> Atom {
-    let command = match name {
-        name if name == flush() => Command::Flush(id),
-        name if name == settle() => Command::Settle(id),
-        name if name == shutdown() => Command::Shutdown(id),
-        name if name == slept() => Command::Slept(id),
-        name if name == purge() => Command::Purge(id),
-        name if name == tick() => Command::Tick,
-        _ => return error(),
+fn command<'a>(env: Env<'a>, owner: Term<'a>, name: Atom, id: u64) -> Term<'a> {
+    let (command, both) = match name {
+        name if name == flush() => (Command::Flush(id), true),
+        name if name == shutdown() => (Command::Shutdown(id), true),
+        name if name == purge() => (Command::Purge(id), true),
+        name if name == settle() => (Command::Settle(id), false),
+        name if name == slept() => (Command::Slept(id), false),
+        name if name == tick() => (Command::Tick, false),
+        _ => return error().encode(env),
     };
     registry::with(owner, |entry| match entry.mode {
-        Mode::Live => entry.client.command(command),
+        Mode::Live => {
+            entry.client.command(command);
+            1 + usize::from(both && entry.lane.command(command))
+        }
         // Nobody would take it.
-        Mode::Test | Mode::Disabled => (),
+        Mode::Test | Mode::Disabled => 0,
     })
-    .map_or_else(no_client, |()| ok())
+    .map_or_else(|| no_client().encode(env), |replies| replies.encode(env))
 }
 
 /// `{notices, missed, sleep, replies}`: all that has come up since the last call.
 #[rustler::nif]
 fn tidings<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
-    let Some(tidings) = registry::with(owner, |entry| entry.client.tidings()) else {
-        return no_client().encode(env);
-    };
+    registry::with(owner, |entry| tidings_to_term(env, &entry.client.tidings()))
+        .unwrap_or_else(|| no_client().encode(env))
+}
+
+pub fn tidings_to_term<'a>(env: Env<'a>, tidings: &Tidings) -> Term<'a> {
     let notices: Vec<_> = tidings
         .notices
         .iter()
@@ -267,8 +320,12 @@ fn tidings<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
 #[rustler::nif]
 fn stats<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
     registry::with(owner, |entry| {
-        stats_to_term(env, entry.mode, &entry.client.stats())
+        let updates = stats_to_term(env, &entry.lane.stats());
+        let stats = stats_to_term(env, &entry.client.stats());
+        let stats = stats.map_put(mode(), mode_to_atom(entry.mode));
+        stats.and_then(|stats| stats.map_put(person_updates(), updates))
     })
+    .and_then(Result::ok)
     .unwrap_or_else(|| no_client().encode(env))
 }
 
@@ -366,6 +423,15 @@ fn mode_of(name: Atom) -> Mode {
     }
 }
 
+fn person_profiles_of(name: Atom) -> Option<PersonProfiles> {
+    match name {
+        name if name == always() => Some(PersonProfiles::Always),
+        name if name == never() => Some(PersonProfiles::Never),
+        name if name == identified_only() => Some(PersonProfiles::IdentifiedOnly),
+        _ => None,
+    }
+}
+
 fn mode_to_atom(mode: Mode) -> Atom {
     match mode {
         Mode::Live => live(),
@@ -374,7 +440,7 @@ fn mode_to_atom(mode: Mode) -> Atom {
     }
 }
 
-fn stats_to_term<'a>(env: Env<'a>, kind: Mode, stats: &Stats) -> Term<'a> {
+fn stats_to_term<'a>(env: Env<'a>, stats: &Stats) -> Term<'a> {
     let given_up = Reason::ALL
         .iter()
         .zip(stats.dropped)
@@ -392,7 +458,6 @@ fn stats_to_term<'a>(env: Env<'a>, kind: Mode, stats: &Stats) -> Term<'a> {
         (replaced(), stats.replaced),
     ];
     let empty = Term::map_new(env).map_put(dropped(), given_up);
-    let empty = empty.and_then(|map| map.map_put(mode(), mode_to_atom(kind)));
     let empty = empty.unwrap_or_else(|_| Term::map_new(env));
     counts.iter().fold(empty, |map, (key, count)| {
         map.map_put(*key, *count).unwrap_or(map)

@@ -6,11 +6,13 @@
 //! `marker` is a reference made for that one event, so that nobody else's tuple is taken for it.
 
 use crate::names::Names;
+use crate::profiles::{self, PersonProfiles};
 use crate::vm::{self, Pairs};
 use billdogeng::json;
 use num_bigint::{BigInt, Sign};
 use rustler::{Atom, Binary, Term, TermType};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Containers deeper than this are written as `"…"`: a scheduler's stack is small.
@@ -128,8 +130,7 @@ impl<'a> Encoder<'a> {
 
     /// Gives the object written from `start` on an `$insert_id`, a UUIDv7 (RFC 9562, 5.7), unless it has one.
     pub fn insert_id(&mut self, start: usize) {
-        let object = &self.out[start..];
-        if !object.ends_with(b"}") || json::has_member(object, "$insert_id") {
+        if !self.lacks(start, "$insert_id") {
             return;
         }
         let now = SystemTime::now()
@@ -138,10 +139,35 @@ impl<'a> Encoder<'a> {
         let mut random = [0; 10];
         fastrand::fill(&mut random);
         let id = uuid::Builder::from_unix_timestamp_millis(now.as_millis() as u64, &random);
-        let separator = if object.len() > 2 { "," } else { "" };
+        self.member(start, "$insert_id", &format!("\"{}\"", id.into_uuid()));
+    }
+
+    /// Has the object written from `start` on say whether its event makes a profile, unless it does so itself.
+    pub fn person_profile(&mut self, profiles: PersonProfiles, name: Range<usize>, start: usize) {
+        if self.lacks(start, profiles::PROPERTY) {
+            let process = profiles.process(&self.out[name], &self.out[start..]);
+            self.member(
+                start,
+                profiles::PROPERTY,
+                if process { "true" } else { "false" },
+            );
+        }
+    }
+
+    /// Whether what is written from `start` on is an object without that member.
+    fn lacks(&self, start: usize, name: &str) -> bool {
+        let object = &self.out[start..];
+        object.ends_with(b"}") && !json::has_member(object, name)
+    }
+
+    /// Puts a member at the end of the object written from `start` on.
+    fn member(&mut self, start: usize, name: &str, value: &str) {
+        let empty = self.out.len() - start == 2;
         self.out.pop();
-        let member = format!("{separator}\"$insert_id\":\"{}\"}}", id.into_uuid());
-        self.literal(&member);
+        self.literal(if empty { "\"" } else { ",\"" });
+        for part in [name, "\":", value, "}"] {
+            self.literal(part);
+        }
     }
 
     /// Writes text that needs no escaping.

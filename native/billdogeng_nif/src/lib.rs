@@ -6,6 +6,8 @@
 //! | `encode.rs` | walks a term and writes it as JSON, within bounds |
 //! | `names.rs` | atoms as JSON, kept |
 //! | `client.rs` | the NIFs of the owner: start, commands, tidings, accounts |
+//! | `person_updates.rs` | the NIFs of person updates, and their lane |
+//! | `profiles.rs` | which events make a profile of their person |
 //! | `registry.rs` | from an owner's pid to its client |
 //! | `reports.rs` | the NIFs of telemetry: what flush threads report |
 //! | `request.rs` | the NIF of `Transport.request/2` |
@@ -17,6 +19,8 @@ mod capture;
 mod client;
 mod encode;
 mod names;
+mod person_updates;
+mod profiles;
 mod registry;
 mod reports;
 mod request;

@@ -3,6 +3,8 @@
 //! Readers load a snapshot and wait for nobody; a start or an end replaces it.
 
 use crate::encode::GroupIndex;
+use crate::person_updates::Lane;
+use crate::profiles::PersonProfiles;
 use crate::word::WordHasher;
 use arc_swap::ArcSwap;
 use billdogeng::Client;
@@ -32,6 +34,10 @@ pub struct Entry {
     pub groups: GroupIndex,
     /// Whether each event is given an `$insert_id`.
     pub insert_ids: bool,
+    /// Which events say whether they make a profile.
+    pub person_profiles: Option<PersonProfiles>,
+    /// Updates of persons.
+    pub lane: Lane,
     /// What the app has done to its events in Elixir, before they come here for good.
     pub hooks: Option<Hooks>,
     /// Its owner has ended.

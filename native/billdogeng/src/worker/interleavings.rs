@@ -10,7 +10,7 @@
 use super::{Attempt, Command, Worker};
 use crate::answer::{Answer, Failure, Kind};
 use crate::client::{Capture, Client};
-use crate::config::{Config, HttpConfig, Proxy};
+use crate::config::{Config, Endpoint, HttpConfig, Proxy};
 use crate::error::Error;
 use crate::news::{LastWords, Listener, Reply};
 use crate::sync::{Mutex, Notify};
@@ -35,6 +35,8 @@ fn config(flush_at: usize, max_queue_size: usize) -> Config {
             proxy: Proxy::None,
             cacertfile: None,
         },
+        endpoint: Endpoint::Events,
+        geoip_resolution_level: None,
         flush_at,
         flush_interval: HOUR,
         max_queue_size,

@@ -1,7 +1,7 @@
 //! The flush thread against real sockets, and against itself.
 
 use crate::client::{Capture, Client};
-use crate::config::{Config, HttpConfig, Proxy};
+use crate::config::{Config, Endpoint, HttpConfig, Proxy};
 use crate::error::Error;
 use crate::flush_report::Report;
 use crate::news::{LastWords, Listener, Notice, Reply};
@@ -61,6 +61,8 @@ fn config(host: &str) -> Config {
             proxy: Proxy::None,
             cacertfile: None,
         },
+        endpoint: Endpoint::Events,
+        geoip_resolution_level: None,
         flush_at: usize::MAX,
         flush_interval: PATIENCE,
         max_queue_size: usize::MAX,

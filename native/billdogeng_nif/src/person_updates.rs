@@ -1,0 +1,163 @@
+//! The NIFs of person updates: their lane beside an owner's client, a queue and a thread of its own from the first
+//! update on, so that a slow answer to either holds up nothing of the other.
+
+use crate::capture::{answer, dirty, encoded, no_client, normalise};
+use crate::client::{start_lane, tidings_to_term};
+use crate::encode::Stop;
+use crate::registry::{self, Entry, Mode};
+use crate::value;
+use billdogeng::{Client, Command, Place, Reason, Stats};
+use rustler::{Encoder as _, Term};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+rustler::atoms! { update, no_thread }
+
+/// Where updates go.
+#[derive(Default)]
+pub struct Lane(Mutex<State>);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Unopened,
+    Open(Arc<Client>),
+    /// The owner has ended.
+    Closed,
+}
+
+impl Lane {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lane's client, started where there is none; none after the owner's end.
+    fn open(
+        &self,
+        start: impl FnOnce() -> io::Result<Arc<Client>>,
+    ) -> io::Result<Option<Arc<Client>>> {
+        let mut state = self.state();
+        if matches!(*state, State::Unopened) {
+            *state = State::Open(start()?);
+        }
+        Ok(match &*state {
+            State::Open(client) => Some(Arc::clone(client)),
+            State::Unopened | State::Closed => None,
+        })
+    }
+
+    /// The lane's client, if there is one.
+    pub fn client(&self) -> Option<Arc<Client>> {
+        match &*self.state() {
+            State::Open(client) => Some(Arc::clone(client)),
+            State::Unopened | State::Closed => None,
+        }
+    }
+
+    /// Answers the lane's client for the last time.
+    pub fn close(&self) -> Option<Arc<Client>> {
+        match std::mem::replace(&mut *self.state(), State::Closed) {
+            State::Open(client) => Some(client),
+            State::Unopened | State::Closed => None,
+        }
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.client()
+            .map_or_else(Stats::default, |client| client.stats())
+    }
+
+    /// Hands its client a command, if there is one; answers whether.
+    pub fn command(&self, command: Command) -> bool {
+        self.client()
+            .map(|client| client.command(command))
+            .is_some()
+    }
+}
+
+#[rustler::nif]
+fn update_person<'a>(owner: Term<'a>, update: Term<'a>, marker: Term<'a>) -> Term<'a> {
+    take(owner, update, marker, true)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn update_person_dirty<'a>(owner: Term<'a>, update: Term<'a>, marker: Term<'a>) -> Term<'a> {
+    take(owner, update, marker, false)
+}
+
+fn take<'a>(owner: Term<'a>, update: Term<'a>, marker: Term<'a>, normal: bool) -> Term<'a> {
+    let env = owner.get_env();
+    registry::with(owner, |entry| {
+        match entry.lane.open(|| start_lane(owner, entry)) {
+            Ok(Some(client)) => update_by(&client, entry, update, marker, normal),
+            Ok(None) => no_client().encode(env),
+            Err(_) => no_thread().encode(env),
+        }
+    })
+    .unwrap_or_else(|| no_client().encode(env))
+}
+
+fn update_by<'a>(
+    client: &Client,
+    entry: &Entry,
+    update: Term<'a>,
+    marker: Term<'a>,
+    normal: bool,
+) -> Term<'a> {
+    let env = update.get_env();
+    if entry.mode == Mode::Disabled {
+        return answer(Some(client.give_up(Reason::Disabled))).encode(env);
+    }
+    encoded(
+        client.max_event_bytes(),
+        normal,
+        marker,
+        |encoder| encoder.value(update),
+        |written, bytes, replaced| match written {
+            Ok(()) => {
+                if let Some(at) = replaced.first {
+                    client.tell_replaced(|| Place::in_event(bytes, at));
+                }
+                if entry.mode == Mode::Test {
+                    client.hand_back(replaced.count);
+                    return (self::update(), value::decode(env, bytes)).encode(env);
+                }
+                answer(Some(client.capture(bytes, replaced.count))).encode(env)
+            }
+            Err(Stop::TooLarge) => {
+                client.tell_too_large(|| Place::in_event(bytes, bytes.len()));
+                answer(Some(client.give_up(Reason::TooLarge))).encode(env)
+            }
+            Err(Stop::Dirty) => dirty().encode(env),
+            Err(Stop::Normalise) => normalise().encode(env),
+        },
+    )
+}
+
+/// Counts an update that is too large to be normalised.
+#[rustler::nif]
+fn give_up_person_update<'a>(owner: Term<'a>) -> rustler::Atom {
+    answer(
+        registry::with(owner, |entry| {
+            let lane = entry
+                .lane
+                .open(|| start_lane(owner, entry))
+                .ok()
+                .flatten()?;
+            Some(lane.give_up(Reason::TooLarge))
+        })
+        .flatten(),
+    )
+}
+
+/// The tidings of its flush thread, as those of the events'; or nil.
+#[rustler::nif]
+fn person_tidings<'a>(owner: Term<'a>) -> Term<'a> {
+    let env = owner.get_env();
+    registry::with(owner, |entry| entry.lane.client())
+        .flatten()
+        .map_or_else(
+            || rustler::types::atom::nil().encode(env),
+            |lane| tidings_to_term(env, &lane.tidings()),
+        )
+}
