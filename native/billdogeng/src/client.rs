@@ -77,15 +77,15 @@ impl Client {
     /// [`Client::hand_back`] and [`Client::give_up`], and its commands nobody's: it is given none.
     #[must_use]
     pub fn idle(config: Config) -> Arc<Self> {
-        let (sender, commands) = crossbeam_channel::unbounded();
+        let (sender, commands) = sync::unbounded();
         Arc::new(Self {
             spool: None,
             state: Mutex::new(State::new(&config, Store::new(None))),
             config,
-            wake: Arc::default(),
+            wake: Arc::new(Notify::new()),
             commands,
             sender,
-            news: Mutex::default(),
+            news: Mutex::new(News::default()),
             told_replaced: AtomicBool::new(false),
             told_too_large: AtomicBool::new(false),
         })

@@ -3,9 +3,7 @@
 //!
 //! The worker is the real one but for its sleep: its loop is here, and the ingest answers at random.
 //!
-//! ```sh
-//! RUSTFLAGS="--cfg shuttle" cargo test --lib interleavings
-//! ```
+//! Run by `bin/interleavings`.
 
 use super::{Attempt, Command, Worker};
 use crate::answer::{Answer, Failure, Kind};
@@ -128,6 +126,7 @@ impl Ingest {
         }
         self.stored.lock().expect("no panic").extend(events);
         Ok(Answer {
+            status: 200,
             data: serde_json::Value::Null,
             quota_limited: false,
         })
