@@ -480,7 +480,7 @@ defmodule BilldogEng.MixProject do
       files:
         ~w(lib native/billdogeng*/Cargo.toml native/billdogeng*/build.rs native/billdogeng*/src native/prebuilt) ++
           ~w(Cargo.toml Cargo.lock .cargo/config.toml mix.exs .formatter.exs) ++
-          ~w(README.md CHANGELOG.md ARCHITECTURE.md SECURITY.md LICENSE THIRD-PARTY-LICENSES)
+          ~w(README.md guides CHANGELOG.md ARCHITECTURE.md SECURITY.md LICENSE THIRD-PARTY-LICENSES)
     ]
   end
 

@@ -32,7 +32,7 @@ defmodule BilldogEng.PackageTest do
 
     for path <- files -- kept do
       assert path =~
-               ~r{^(lib/.+\.ex|native/billdogeng(_nif)?/(Cargo\.toml|src/.+\.rs)|THIRD-PARTY-LICENSES)$},
+               ~r{^(lib/.+\.ex|guides/\w+\.md|native/billdogeng(_nif)?/(Cargo\.toml|src/.+\.rs)|THIRD-PARTY-LICENSES)$},
              path
     end
   end
