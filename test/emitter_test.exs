@@ -434,7 +434,7 @@ defmodule BilldogEng.EmitterTest do
         assert opts[:tags] -- metadata == []
         # What is no atom would have no text in a reporter.
         assert %{client: "#PID" <> _, reason: :quota} = opts[:tag_values].(%{client: self(), reason: :quota})
-        assert opts[:tag_values].(%{client: MyApp.Analytics}) == %{client: MyApp.Analytics}
+        assert opts[:tag_values].(%{client: MyApp.Analytics}) == %{client: "MyApp.Analytics"}
       end
     end
   end

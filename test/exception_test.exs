@@ -154,6 +154,7 @@ defmodule BilldogEng.ExceptionTest do
       assert innermost["filename"] == "test/exception_test.exs"
       assert is_integer(innermost["lineno"])
       assert innermost["in_app"]
+      assert [%{"in_app" => false}] = BilldogEng.Stacktrace.frames([{:erlang, :map_get, 2, []}], nil)
       refute inspect(frames) =~ @canary
 
       assert %{"module" => "ExUnit.Runner", "in_app" => false} =

@@ -365,6 +365,20 @@ defmodule BilldogEng.LoggerHandlerTest do
       end
     end
 
+    test "is that of the process's context by default" do
+      {_, client, collector} = handled(%{distinct_id: nil})
+
+      {:ok, pid} =
+        Task.start(fn ->
+          BilldogEng.Context.put(%{distinct_id: "user-9", properties: %{}})
+          {:ran, Shop.fail(:raise, 1)}
+        end)
+
+      ended(pid)
+      assert [%{"user_id" => "user-9", "properties" => properties}] = events(client, collector)
+      refute Map.has_key?(properties, "$process_person_profile")
+    end
+
     test "may be an id, or a function of the metadata, of which nothing else is sent" do
       for option <- ["user-7", & &1[:user_id], {__MODULE__, :of, [:user_id]}] do
         {_, client, collector} = handled(%{distinct_id: option})

@@ -60,6 +60,20 @@ defmodule BilldogEng.TelemetryPhoenixTest do
       assert routes(context) == []
     end
 
+    test "not by scripts, styles and downloads, though a router answers them", %{steps: steps} = context do
+      attach(context.client)
+      [{event, measurements, metadata}] = steps[:page]
+
+      for headers <- [[{"content-type", "text/csv"}], [{"content-type", "text/css; charset=utf-8"}], []] do
+        :telemetry.execute(event, measurements, put_in(metadata.conn.resp_headers, headers))
+      end
+
+      assert routes(context) == []
+      html = [{"content-type", "application/xhtml+xml"}]
+      :telemetry.execute(event, measurements, put_in(metadata.conn.resp_headers, html))
+      assert [{"request", "/"}] = routes(context)
+    end
+
     test "once where one router forwards to another", context do
       # As it is where a request has just gone through it.
       Code.ensure_loaded!(ShopWeb.Inner)

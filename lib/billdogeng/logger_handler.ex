@@ -24,8 +24,8 @@ defmodule BilldogEng.LoggerHandler do
     * `:distinct_id` - whose event it is: an id, or a function of the log event's metadata that answers one, or
       `{module, function, args}`, the metadata being put before `args`. With
       `distinct_id: & &1[:user_id]` it is what the crashed process gave to `Logger.metadata(user_id: id)`.
-      Where there is none (nil, the default), each event has a random UUID and
-      `"$process_person_profile": false`, so that crashes make no persons
+      By default (nil) it is the id of the process's `BilldogEng.Context`. Where there is none, each event has a
+      random UUID and `"$process_person_profile": false`, so that crashes make no persons
     * `:messages` - `:safe` (the default) or `:all`, see below
     * `:in_app` - the applications whose frames are the app's own, as for
       `BilldogEng.Analytics.capture_exception/5`
@@ -49,7 +49,7 @@ defmodule BilldogEng.LoggerHandler do
   as is whatever is logged in the domain `[:billdogeng]`, or while a crash is being captured.
   """
 
-  alias BilldogEng.{Analytics, Crash, ExceptionEvent}
+  alias BilldogEng.{Analytics, Context, Crash, ExceptionEvent}
 
   @options [:client, :distinct_id, :messages, :in_app]
 
@@ -210,7 +210,7 @@ defmodule BilldogEng.LoggerHandler do
   # An app's own `:before_send` may log.
   defp capture(ended_with, stacktrace, meta, config) do
     Process.put(:"$billdogeng_capturing", true)
-    {distinct_id, more} = distinct_id(config.distinct_id, meta)
+    {distinct_id, more} = distinct_id(config.distinct_id || context_id(meta), meta)
     opts = [handled: false, messages: config.messages, in_app: config.in_app]
     properties = ended_with |> ExceptionEvent.properties(stacktrace, opts) |> Map.merge(more)
 
@@ -232,6 +232,9 @@ defmodule BilldogEng.LoggerHandler do
       id -> {id, %{}}
     end
   end
+
+  # Of the process that crashed: no other's is asked for.
+  defp context_id(meta), do: if(meta.pid == self(), do: guarded(&Context.distinct_id/0))
 
   # One that fails costs the id, not the event.
   defp asked({module, function, args}, meta), do: guarded(fn -> apply(module, function, [meta | args]) end)

@@ -22,7 +22,7 @@ defmodule BilldogEng.Stacktrace do
         "filename" => frame.file,
         "function" => frame.function,
         "lineno" => frame.line,
-        "in_app" => own?(Map.get(owners, frame.module), own),
+        "in_app" => own?(frame.module, Map.get(owners, frame.module), own),
         "module" => inspect(frame.module)
       }
     end
@@ -94,9 +94,9 @@ defmodule BilldogEng.Stacktrace do
 
   # ── whose code ──
 
-  # Of no application is what a script or a shell defines.
-  defp own?(nil, _own), do: true
-  defp own?(app, own), do: app in own
+  # Of no application is what a script or a shell defines, and the VM's own modules.
+  defp own?(module, nil, _own), do: module not in :erlang.pre_loaded()
+  defp own?(_module, app, own), do: app in own
 
   # Those that use this library, and those that use them: the app, in an umbrella those of it that are built on
   # the one with the client.

@@ -125,7 +125,7 @@ defmodule BilldogEng.Telemetry do
 
   | event | when | properties |
   |---|---|---|
-  | `page_viewed` | a GET that the router dispatched was answered with 2xx and isn't JSON; a LiveView was navigated to, or patched to another path | `route`, `via` (`"request"`, `"navigate"`, `"patch"`), `controller` or `view`, `action`, `duration_ms` |
+  | `page_viewed` | a GET that the router dispatched was answered with 2xx and HTML (a HEAD that `Plug.Head` has made a GET, too); a LiveView was navigated to, or patched to another path | `route`, `via` (`"request"`, `"navigate"`, `"patch"`), `controller` or `view`, `action`, `duration_ms` |
   | `request_failed` | an error page of 400 or more was rendered | `status`, `method`, `route`, `error` (the exception's module) |
   | `live_event` | a LiveView or component handled an event of the browser's | `event`, `view`, `component`, `route`, `duration_ms` |
   | `live_view_failed` | a connected LiveView raised | `callback`, `event`, `view`, `component`, `route`, `error` |

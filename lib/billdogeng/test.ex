@@ -120,7 +120,8 @@ defmodule BilldogEng.Test do
   # ── what ──
 
   @doc """
-  The events that the calling test has captured so far, the oldest first: by one client, or by all.
+  The events that the calling test has captured so far, the oldest first: by one client, or by all; or those of a
+  name, a string.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(mode: :test)
       iex> BilldogEng.Test.own()
@@ -128,9 +129,17 @@ defmodule BilldogEng.Test do
       iex> [event] = BilldogEng.Test.captured(client)
       iex> Map.delete(event, "event_timestamp")
       %{"event_name" => "signed_up", "properties" => %{"plan" => "pro"}, "user_id" => "user-1"}
+      iex> BilldogEng.Test.captured("signed_up") == [event]
+      true
   """
-  @spec captured(BilldogEng.Analytics.server() | :all) :: [event()]
-  def captured(client \\ :all) do
+  @spec captured(BilldogEng.Analytics.server() | :all | String.t()) :: [event()]
+  def captured(client_or_name \\ :all)
+
+  def captured(name) when is_binary(name) do
+    for %{"event_name" => ^name} = event <- captured(), do: event
+  end
+
+  def captured(client) do
     client = client!(client)
     client |> owner!() |> Store.events(client)
   end
@@ -143,7 +152,7 @@ defmodule BilldogEng.Test do
   variables are bound. `opts`:
 
     * `:client` - the client that captured it; any, where it is not given
-    * `:timeout` - ms to wait, ExUnit's `assert_receive_timeout` (100)
+    * `:timeout` - ms to wait, ExUnit's `assert_receive_timeout`
 
   A failure prints the test's events.
 
@@ -177,7 +186,7 @@ defmodule BilldogEng.Test do
 
   @doc """
   Asserts that no event of that name, which matches the pattern, has been captured, nor is so in time. `opts` are
-  those of `assert_captured/3`, its `:timeout` being ExUnit's `refute_receive_timeout` (100).
+  those of `assert_captured/3`, its `:timeout` being ExUnit's `refute_receive_timeout`.
 
       iex> import BilldogEng.Test
       iex> {:ok, client} = BilldogEng.Analytics.start_link(mode: :test)
@@ -217,7 +226,7 @@ defmodule BilldogEng.Test do
     owner = owner!(client)
 
     with :none <- Store.await(owner, client, named(name, matches?), timeout) do
-      fail("no event #{inspect(name)} that matches #{shown} was captured within #{timeout} ms", owner, client)
+      fail("no event #{inspect(name)}#{that_matches(shown)} was captured within #{timeout} ms", owner, client)
     else
       {:ok, event} -> event
     end
@@ -229,11 +238,14 @@ defmodule BilldogEng.Test do
     owner = owner!(client)
 
     with {:ok, _event} <- Store.await(owner, client, named(name, matches?), timeout) do
-      fail("an event #{inspect(name)} that matches #{shown} was captured", owner, client)
+      fail("an event #{inspect(name)}#{that_matches(shown)} was captured", owner, client)
     else
       :none -> :ok
     end
   end
+
+  defp that_matches("_"), do: ""
+  defp that_matches(shown), do: " that matches #{shown}"
 
   defp named(name, matches?) do
     name = if is_atom(name), do: Atom.to_string(name), else: name

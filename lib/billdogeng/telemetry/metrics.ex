@@ -43,12 +43,8 @@ defmodule BilldogEng.Telemetry.Metrics do
   end
 
   @doc false
-  # Reporters make text of tags, and of a pid or a tuple they can't.
-  def tag_values(%{client: client} = metadata) when not is_atom(client) do
-    %{metadata | client: inspect(client)}
-  end
-
-  def tag_values(metadata), do: metadata
+  # Reporters make text of tags: of a pid or a tuple they can't, and of a module it begins with `Elixir.`.
+  def tag_values(%{client: client} = metadata), do: %{metadata | client: inspect(client)}
 
   defp sum(name, description, opts \\ []), do: Metrics.sum(name, common(description, opts))
   defp last_value(name, description, opts \\ []), do: Metrics.last_value(name, common(description, opts))

@@ -61,7 +61,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
   def read(@dispatched, measurements, metadata, options) do
     conn = metadata.conn
 
-    if conn.method == "GET" and conn.status in 200..299 and not json?(conn) and not forwarded?(metadata) do
+    if conn.method == "GET" and conn.status in 200..299 and html?(conn) and not forwarded?(metadata) do
       properties = %{route: metadata[:route], via: "request", duration_ms: Handler.ms(measurements.duration)}
 
       {options.names.page_viewed,
@@ -130,12 +130,12 @@ defmodule BilldogEng.Telemetry.Phoenix do
 
   # ── requests ──
 
-  defp json?(conn) do
+  # Scripts, styles, downloads and JSON are answered by routers as well.
+  defp html?(conn) do
     case List.keyfind(conn.resp_headers, "content-type", 0) do
-      # What nearly all pages are; the search takes as long as the capture.
-      {_, "text/html" <> _} -> false
-      {_, type} -> String.contains?(type, "json")
-      nil -> false
+      {_, "text/html" <> _} -> true
+      {_, "application/xhtml+xml" <> _} -> true
+      _ -> false
     end
   end
 
