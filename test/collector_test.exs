@@ -411,4 +411,33 @@ defmodule BilldogEng.CollectorTest do
       end
     end
   end
+
+  describe "mix billdogeng.collector" do
+    test "starts it alone, says where, and takes events" do
+      options = [:binary, line: 1_000, args: ["billdogeng.collector", "0"], env: [{~c"MIX_ENV", ~c"test"}]]
+      port = Port.open({:spawn_executable, System.find_executable("mix")}, options)
+      {:os_pid, pid} = Port.info(port, :os_pid)
+      on_exit(fn -> System.cmd("kill", ["-9", "#{pid}"], stderr_to_stdout: true) end)
+      url = listening(port)
+      {:ok, client} = BilldogEng.Analytics.start_link(api_key: "any", host: url)
+      BilldogEng.Analytics.capture(client, "user-1", "signed_up", %{plan: "pro"})
+      assert BilldogEng.Analytics.flush(client) == :ok
+      assert_receive {^port, {:data, {:eol, ~s(signed_up user-1 %{"plan" => "pro"})}}}, 5_000
+    end
+
+    test "says what is wrong with a port" do
+      for argv <- [["65536"], ["-1"], ["http"], ["1", "2"]] do
+        assert_raise Mix.Error, ~r/a port from 0 to 65535/, fn -> Mix.Tasks.Billdogeng.Collector.run(argv) end
+      end
+    end
+  end
+
+  defp listening(port) do
+    receive do
+      {^port, {:data, {:eol, "The collector listens on " <> rest}}} -> rest |> String.split() |> hd()
+      {^port, {:data, _}} -> listening(port)
+    after
+      60_000 -> flunk("the collector did not start")
+    end
+  end
 end
