@@ -54,7 +54,7 @@ defmodule Mix.Tasks.Billdogeng.SendTestEvent do
         error in ArgumentError -> Mix.raise("the options can't be used: " <> Exception.message(error))
       end
 
-    say([{"client", client} | mode(opts)] ++ TestEvent.facts(test))
+    say([{"client", client} | mode(opts, test)] ++ TestEvent.facts(test))
     report(TestEvent.send(test))
   end
 
@@ -90,7 +90,10 @@ defmodule Mix.Tasks.Billdogeng.SendTestEvent do
     error in ArgumentError -> Mix.raise(Exception.message(error))
   end
 
-  defp mode(opts) do
+  # Without a key nothing is sent, whatever the mode: that is said at the end.
+  defp mode(_opts, %{api_key: ""}), do: []
+
+  defp mode(opts, _test) do
     case Keyword.get_lazy(opts, :mode, fn -> Application.get_env(:billdogeng, :mode, :live) end) do
       :live -> []
       mode -> [{"mode", "#{inspect(mode)}, so the app sends nothing here; this one event is sent"}]
