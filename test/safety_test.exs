@@ -7,8 +7,8 @@ defmodule BilldogEng.SafetyTest do
   test "the check itself: what holds a scheduler is seen" do
     # Built-ins that yield to nobody and count for little: equal binaries of 100 MB, compared.
     prepare = fn -> for _ <- 1..2, do: String.duplicate("x", 100_000_000) end
-    compare = fn [one, two] -> for _ <- 1..400, do: true = one == two end
-    assert [_ | _] = long_schedules(prepare, compare)
+    compare = fn [one, two] -> for _ <- 1..200, do: true = one == two end
+    assert [_ | _] = each_time(fn -> long_schedules(prepare, compare) end)
   end
 
   @terms [
@@ -35,22 +35,27 @@ defmodule BilldogEng.SafetyTest do
   for {name, term} <- @terms do
     @tag timeout: 120_000
     test "#{name}: the call returns, no scheduler is held, the next event is not harmed" do
-      collector = start_collector(keep: true)
-      client = start_client(collector)
-
-      run = fn term ->
-        :ok = Analytics.capture(client, "u", "e", %{a: term})
-        :ok = Analytics.capture(client, term, "e")
-        :ok = Analytics.capture(client, "u", "next")
-      end
-
-      assert long_schedules(fn -> unquote(term) end, run) == []
-      assert %{captured: 3, queued: queued, dropped: dropped} = stats = Analytics.stats(client)
-      assert queued >= 1 and balanced?(stats)
-      assert Map.keys(dropped) -- [:too_large] == []
-      assert Analytics.flush(client) == :ok
-      assert List.last(names(collector)) == "next"
+      assert each_time(fn -> captured(fn -> unquote(term) end) end) == []
     end
+  end
+
+  defp captured(prepare) do
+    collector = start_collector(keep: true)
+    client = start_client(collector)
+
+    run = fn term ->
+      :ok = Analytics.capture(client, "u", "e", %{a: term})
+      :ok = Analytics.capture(client, term, "e")
+      :ok = Analytics.capture(client, "u", "next")
+    end
+
+    long = long_schedules(prepare, run)
+    assert %{captured: 3, queued: queued, dropped: dropped} = stats = Analytics.stats(client)
+    assert queued >= 1 and balanced?(stats)
+    assert Map.keys(dropped) -- [:too_large] == []
+    assert Analytics.flush(client) == :ok
+    assert List.last(names(collector)) == "next"
+    long
   end
 
   test "memory comes back after terms that are too large" do
