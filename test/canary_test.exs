@@ -34,7 +34,11 @@ defmodule BilldogEng.CanaryTest do
       req_headers: [{"authorization", "Bearer s3cret-header"}],
       request_path: "/list/s3cret-path",
       resp_body: "s3cret-response",
-      resp_headers: [{"x-request-id", "r1"}, {"set-cookie", "session=s3cret-cookie"}],
+      resp_headers: [
+        {"content-type", "text/html; charset=utf-8"},
+        {"x-request-id", "r1"},
+        {"set-cookie", "session=s3cret-cookie"}
+      ],
       secret_key_base: "s3cret-key-base",
       status: 200
     }

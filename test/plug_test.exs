@@ -109,7 +109,13 @@ defmodule BilldogEng.PlugTest do
     case :gen_tcp.recv(socket, 0) do
       {:ok, line} ->
         [how, user] = line |> String.trim() |> String.split(" ")
-        conn = conn(%{assigns: %{current_user: %{id: user}}, resp_headers: [{"x-request-id", "of-" <> user}]})
+
+        conn =
+          conn(%{
+            assigns: %{current_user: %{id: user}},
+            resp_headers: [{"x-request-id", "of-" <> user}, {"content-type", "text/html"}]
+          })
+
         conn = if how == "plug", do: through(conn), else: conn
         # The last request's task comes to its capture only now.
         if late, do: run(late)
