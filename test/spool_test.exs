@@ -144,7 +144,9 @@ defmodule BilldogEng.SpoolTest do
           eventually(fn -> :sys.get_state(BilldogEng.Reporter) == nil end)
         end)
 
-      refute log =~ "dropped"
+      # Other tests' clients may end at the same time, and say what they drop.
+      assert log =~ "left 70 event(s) in its spool"
+      refute log =~ "captured 70,"
       collector = start_collector()
       assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
       assert names(collector) == expected(1..70)
