@@ -339,9 +339,32 @@ defmodule BilldogEng.TelemetryPhoenixTest do
           {"ws://localhost/a?b", {"localhost", "/a"}},
           {"/a/b", {nil, "/a/b"}}
         ] do
-      assert uri |> Address.without_query() |> Address.split() == expected
+      assert %{host: host, path: path} = address = Address.parse(uri)
+      assert {host, path} == expected
       assert %{host: host, path: path} = URI.parse(uri)
       assert {host, path || "/"} == expected
+      assert Address.of?(address, uri)
+      bare = hd(String.split(uri, ["?", "#"]))
+      for other <- [bare, bare <> "?b", bare <> "#d"], do: assert(Address.of?(address, other))
+      for other <- [bare <> "x", bare <> "/x", "x" <> bare, "", "/"], do: refute(Address.of?(address, other))
+    end
+
+    refute Address.of?(nil, "")
+
+    last = Address.parse("https://shop.example:84/a")
+
+    for uri <- [
+          "https://shop.example:84/b/c?a=/b#c",
+          "https://shop.example:84",
+          "https://shop.example:84?a",
+          "https://shop.example:8443/b",
+          "https://shop.example:84.example/b",
+          "http://shop.example:84/b",
+          "ws://shop.example:84/b",
+          "/b"
+        ] do
+      assert Address.parse(uri, last) == Address.parse(uri)
+      assert Address.parse("/a", Address.parse(uri)) == Address.parse("/a")
     end
 
     assert Address.segments("//a/%C3%BC%2F/b/") == ["a", "ü/", "b"]
@@ -349,8 +372,9 @@ defmodule BilldogEng.TelemetryPhoenixTest do
 
     socket = %{router: ShopWeb.Router, endpoint: ShopWeb.Endpoint}
     alias BilldogEng.Telemetry.Phoenix, as: Routes
-    assert Routes.live_route(socket, "localhost", "/tea%20%E2%98%95/1/") == "/tea ☕/:id"
-    assert Routes.live_route(socket, "localhost", "/%zz") == nil
-    assert Routes.live_route(%{socket | router: nil}, "localhost", "/") == nil
+    route = &Routes.live_route(&1, Address.parse("http://localhost" <> &2))
+    assert route.(socket, "/tea%20%E2%98%95/1/") == "/tea ☕/:id"
+    assert route.(socket, "/%zz") == nil
+    assert route.(%{socket | router: nil}, "/") == nil
   end
 end

@@ -44,8 +44,8 @@ defmodule BilldogEng.LiveView do
   @doc false
   def handle_params(_params, uri, socket) do
     with %{properties: properties} = context <- Context.get(), true <- is_binary(uri) do
-      {host, path} = uri |> Address.without_query() |> Address.split()
-      Context.put(%{context | properties: Map.put(properties, :route, Routes.live_route(socket, host, path))})
+      route = Routes.live_route(socket, Address.parse(uri))
+      Context.put(%{context | properties: Map.put(properties, :route, route)})
     end
 
     {:cont, socket}

@@ -176,18 +176,15 @@ defmodule BilldogEng.Telemetry.Phoenix do
   defp page(measurements, %{uri: uri, socket: %{transport_pid: pid} = socket}, options)
        when is_binary(uri) and is_pid(pid) do
     key = {__MODULE__, :page, options.key}
-    address = Address.without_query(uri)
+    last = Process.get(key)
+    {last_address, _route} = last || {nil, nil}
 
-    case Process.get(key) do
-      {^address, _route} ->
-        nil
-
-      last ->
-        {host, path} = Address.split(address)
-        route = live_route(socket, host, path)
-        Process.put(key, {address, route})
-        via = via(last, Map.get(socket.private, :connect_params))
-        if via, do: viewed(measurements, socket, route, path, via, options)
+    unless Address.of?(last_address, uri) do
+      address = Address.parse(uri, last_address)
+      route = live_route(socket, address)
+      Process.put(key, {address, route})
+      via = via(last, Map.get(socket.private, :connect_params))
+      if via, do: viewed(measurements, socket, route, address.path, via, options)
     end
   end
 
@@ -219,17 +216,17 @@ defmodule BilldogEng.Telemetry.Phoenix do
 
   @doc false
   # As LiveView itself finds the route of an address.
-  def live_route(%{router: router, endpoint: endpoint}, host, path) when is_atom(router) and router != nil do
-    segments = without(endpoint.script_name(), Address.segments(path))
+  def live_route(%{router: router, endpoint: endpoint}, address) when is_atom(router) and router != nil do
+    segments = without(endpoint.script_name(), Address.segments(address.path))
 
-    with %{route: route} <- Phoenix.Router.route_info(router, "GET", segments, host),
+    with %{route: route} <- Phoenix.Router.route_info(router, "GET", segments, address.host),
          do: route,
          else: (_ -> nil)
   rescue
     _ -> nil
   end
 
-  def live_route(_socket, _host, _path), do: nil
+  def live_route(_socket, _address), do: nil
 
   defp without([same | prefix], [same | segments]), do: without(prefix, segments)
   defp without(_prefix, segments), do: segments
