@@ -8,6 +8,7 @@ use crate::state::{Accepted, Reason, State, Stats};
 use crate::store::Store;
 use crate::sync::{self, Mutex, MutexGuard, Notify, Receiver, Sender};
 use crate::worker::{Command, Worker};
+use std::borrow::Cow;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -101,8 +102,15 @@ impl Client {
         self.state().disown();
     }
 
-    /// Takes one event's JSON. Costs a short lock and a copy; waits for nothing else.
-    pub fn capture(&self, event: &[u8], replaced: u64) -> Capture {
+    /// Takes one event's JSON. Costs a short lock and a copy, which a large event that is owned is spared; waits
+    /// for nothing else.
+    pub fn capture<'a>(&self, event: impl Into<Cow<'a, [u8]>>, replaced: u64) -> Capture {
+        let mut event = event.into();
+        if let Cow::Owned(bytes) = &mut event {
+            // As it will be queued: with a comma, and no room for more. Not under the lock.
+            bytes.reserve_exact(1);
+            bytes.shrink_to(bytes.len() + 1);
+        }
         let accepted = self.state().capture(event, replaced);
         self.tell(accepted)
     }

@@ -191,7 +191,9 @@ mod tests {
 
     fn batch(events: &[&str]) -> Batch {
         let mut queue = Queue::default();
-        events.iter().for_each(|event| queue.push(event.as_bytes()));
+        events
+            .iter()
+            .for_each(|event| queue.push(event.as_bytes().into()));
         queue.take(usize::MAX, usize::MAX).expect("events")
     }
 

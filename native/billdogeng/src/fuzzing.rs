@@ -81,7 +81,7 @@ pub fn queue(bytes: &[u8]) {
         match what % 5 {
             0 | 1 => {
                 let event = vec![b'0' + what % 10; 1 + number * usize::from(what)];
-                queue.push(&event);
+                queue.push((&event).into());
                 model.push_back(event);
             }
             2 => assert_eq!(queue.drop_oldest().is_some(), model.pop_front().is_some()),

@@ -137,7 +137,7 @@ mod tests {
 
     fn fate(count: u64, answer: impl Fn(std::ops::Range<u64>) -> Says) -> Fate {
         let mut queue = Queue::default();
-        (0..count).for_each(|n| queue.push(n.to_string().as_bytes()));
+        (0..count).for_each(|n| queue.push(n.to_string().as_bytes().into()));
         let mut parts = Parts::new(queue.take(usize::MAX, usize::MAX).unwrap());
         let mut fate = Fate::default();
         loop {

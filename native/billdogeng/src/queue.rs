@@ -10,6 +10,7 @@
 //! byte, and no event spans two chunks. Taking a batch hands over slices; nothing is copied.
 
 use bytes::{Buf, Bytes, BytesMut};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -133,15 +134,24 @@ impl Queue {
         self.first + self.lens.len() as u64
     }
 
-    /// Appends one event's JSON.
-    pub fn push(&mut self, event: &[u8]) {
+    /// Appends one event's JSON. A large one that is owned stays where it is.
+    pub fn push(&mut self, event: Cow<[u8]>) {
         let stored = event.len() + 1;
-        if self.tail.capacity() - self.tail.len() < stored {
-            self.seal();
-            self.tail = BytesMut::with_capacity(CHUNK.max(stored));
+        match event {
+            Cow::Owned(mut event) if stored > CHUNK => {
+                event.push(b',');
+                self.seal();
+                self.chunks.push_back(event.into());
+            }
+            event => {
+                if self.tail.capacity() - self.tail.len() < stored {
+                    self.seal();
+                    self.tail = BytesMut::with_capacity(CHUNK.max(stored));
+                }
+                self.tail.extend_from_slice(&event);
+                self.tail.extend_from_slice(b",");
+            }
         }
-        self.tail.extend_from_slice(event);
-        self.tail.extend_from_slice(b",");
         self.lens.push_back(stored as u32);
         self.len += 1;
         self.stored += stored;
@@ -289,7 +299,7 @@ mod tests {
 
     fn filled(n: usize) -> Queue {
         let mut queue = Queue::default();
-        (0..n).for_each(|i| queue.push(i.to_string().as_bytes()));
+        (0..n).for_each(|i| queue.push(i.to_string().as_bytes().into()));
         queue
     }
 
@@ -297,7 +307,7 @@ mod tests {
     fn events_leave_in_the_order_they_came() {
         let mut queue = filled(5);
         assert_eq!(events(&mut queue, 2, usize::MAX), "0,1");
-        queue.push(b"5");
+        queue.push(b"5".into());
         assert_eq!(events(&mut queue, 9, usize::MAX), "2,3,4,5");
         assert!(queue.is_empty());
         assert_eq!(queue.bytes(), 0);
@@ -307,7 +317,7 @@ mod tests {
     fn a_batch_put_back_leaves_first_again() {
         let mut queue = filled(4);
         let batch = queue.take(3, usize::MAX).unwrap();
-        queue.push(b"4");
+        queue.push(b"4".into());
         queue.put_back(batch);
         assert_eq!((queue.head(), queue.next(), queue.len()), (0, 5, 5));
         assert_eq!(events(&mut queue, 9, usize::MAX), "0,1,2,3,4");
@@ -317,7 +327,7 @@ mod tests {
     fn a_batch_keeps_to_its_bytes_but_never_refuses_a_lone_large_event() {
         let mut queue = Queue::default();
         for event in ["aaaa", "bbbb", "cccccccccc"] {
-            queue.push(event.as_bytes());
+            queue.push(event.as_bytes().into());
         }
         assert_eq!(events(&mut queue, 9, 9), "aaaa,bbbb");
         assert_eq!(events(&mut queue, 9, 3), "cccccccccc");
@@ -328,8 +338,8 @@ mod tests {
         let big = vec![b'x'; 40 * 1024];
         let mut queue = Queue::default();
         for _ in 0..5 {
-            queue.push(&big);
-            queue.push(b"1");
+            queue.push((&big).into());
+            queue.push(b"1".into());
         }
         let mut left = 10;
         while queue.drop_oldest().is_some() {
@@ -384,8 +394,13 @@ mod tests {
             for n in 0..400 {
                 match random.u8(..10) {
                     0..=5 => {
-                        let event = format!("{n}{}", "z".repeat(random.usize(..3000)));
-                        queue.push(event.as_bytes());
+                        let large = if random.u8(..40) == 0 { 40 } else { 1 };
+                        let event = format!("{n}{}", "z".repeat(large * random.usize(..3000)));
+                        if large > 1 {
+                            queue.push(event.clone().into_bytes().into());
+                        } else {
+                            queue.push(event.as_bytes().into());
+                        }
                         model.push_back(event);
                     }
                     6 => {

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::queue::Batch;
 use crate::spool::Page;
 use crate::store::{Next, Store};
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Why an event was given up.
@@ -139,7 +140,7 @@ impl State {
 
     /// Takes an event's JSON into the queue. Bounds come before the threshold, as in the original: a
     /// queue bounded below `flush_at` never becomes due by count.
-    pub fn capture(&mut self, event: &[u8], replaced: u64) -> Accepted {
+    pub fn capture(&mut self, event: Cow<[u8]>, replaced: u64) -> Accepted {
         if self.closed {
             return Accepted::Closed;
         }

@@ -10,6 +10,7 @@
 
 use crate::queue::{Batch, Queue};
 use crate::spool::{Page, Recovered, Spool, Whereabouts};
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -93,9 +94,9 @@ impl Store {
         self.queue.next()
     }
 
-    pub fn push(&mut self, event: &[u8]) {
+    pub fn push(&mut self, event: Cow<[u8]>) {
         if let Some(spool) = &self.spool {
-            spool.append(self.queue.next(), event);
+            spool.append(self.queue.next(), &event);
         }
         self.queue.push(event);
     }
@@ -319,7 +320,7 @@ mod tests {
     fn what_left_memory_comes_back_in_its_turn() {
         let dir = TempDir::new().expect("a directory");
         let mut store = open(&dir);
-        (0..10).for_each(|n: u64| store.push(n.to_string().as_bytes()));
+        (0..10).for_each(|n: u64| store.push(n.to_string().as_bytes().into()));
         assert!(!store.evict_oldest(), "it is not on disk yet");
         assert!(store.oldest_is_safe());
         sync(&store);
@@ -337,9 +338,9 @@ mod tests {
     fn what_is_closed_leaves_to_the_disk_what_is_there() {
         let dir = TempDir::new().expect("a directory");
         let mut store = open(&dir);
-        (0..5).for_each(|n: u64| store.push(n.to_string().as_bytes()));
+        (0..5).for_each(|n: u64| store.push(n.to_string().as_bytes().into()));
         assert!(spool(&store).close(Duration::from_secs(10)));
-        store.push(b"5");
+        store.push(b"5".into());
         assert_eq!(store.close(), 1);
         assert_eq!(store.len(), 5);
         drop(store);
@@ -360,7 +361,7 @@ mod tests {
                 match random.u8(..20) {
                     0..=9 => {
                         let event = format!("{n}{}", "z".repeat(random.usize(..300)));
-                        store.push(event.as_bytes());
+                        store.push(event.as_bytes().into());
                         model.push_back(event);
                     }
                     10 => sync(&store),

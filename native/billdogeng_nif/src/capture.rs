@@ -6,10 +6,14 @@ use crate::registry::{self, Entry, Mode};
 use crate::{value, vm};
 use billdogeng::{Capture, Place, Reason};
 use rustler::{Atom, Encoder as _, Term};
+use std::borrow::Cow;
 use std::cell::Cell;
 
 /// A thread keeps its buffer between events, but no more of it than this.
 const KEPT_BUFFER: usize = 64 * 1024;
+
+/// What a large event is given at once, rather than by doubling.
+const LARGE_BUFFER: usize = 1024 * 1024;
 
 rustler::atoms! { ok, no_client, dirty, normalise, hooks, event, nil }
 
@@ -91,12 +95,12 @@ fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> 
         |written, bytes, replaced| match written {
             Ok(()) => {
                 if let Some(at) = replaced.first {
-                    entry.client.tell_replaced(|| Place::in_event(bytes, at));
+                    entry.client.tell_replaced(|| Place::in_event(&bytes, at));
                 }
                 match entry.mode {
                     Mode::Test => {
                         entry.client.hand_back(replaced.count);
-                        (self::event(), value::decode(env, bytes)).encode(env)
+                        (self::event(), value::decode(env, &bytes)).encode(env)
                     }
                     _ => answer(Some(entry.client.capture(bytes, replaced.count))).encode(env),
                 }
@@ -104,7 +108,7 @@ fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> 
             Err(Stop::TooLarge) => {
                 entry
                     .client
-                    .tell_too_large(|| Place::in_event(bytes, bytes.len()));
+                    .tell_too_large(|| Place::in_event(&bytes, bytes.len()));
                 answer(Some(entry.client.give_up(Reason::TooLarge))).encode(env)
             }
             Err(Stop::Dirty) => dirty().encode(env),
@@ -120,16 +124,21 @@ pub struct Replaced {
     pub first: Option<usize>,
 }
 
-/// Has `write` write within the bounds, in a buffer that the thread keeps, and `then` take what came of it.
+/// Has `write` write within the bounds, in a buffer that the thread keeps unless it has become too large, and
+/// `then` take what came of it.
 pub fn encoded<'a, R>(
     max_bytes: usize,
     normal: bool,
     marker: Term<'a>,
     write: impl FnOnce(&mut Encoder<'a>) -> Result<(), Stop>,
-    then: impl FnOnce(Result<(), Stop>, &[u8], Replaced) -> R,
+    then: impl FnOnce(Result<(), Stop>, Cow<[u8]>, Replaced) -> R,
 ) -> R {
     let marker = marker.is_ref().then_some(marker);
-    let scratch = SCRATCH.take().unwrap_or_default();
+    let mut scratch = SCRATCH.take().unwrap_or_default();
+    if !normal {
+        // Of what turns out to be too much, nothing is touched.
+        scratch.out.reserve(max_bytes.min(LARGE_BUFFER));
+    }
     let mut encoder = Encoder::new(scratch, max_bytes, normal, marker);
     let mut written = write(&mut encoder);
     let replaced = Replaced {
@@ -140,7 +149,12 @@ pub fn encoded<'a, R>(
     if written.is_ok() && scratch.out.len() > max_bytes {
         written = Err(Stop::TooLarge);
     }
-    let result = then(written, &scratch.out, replaced);
+    let bytes = if scratch.out.len() > KEPT_BUFFER {
+        Cow::Owned(std::mem::take(&mut scratch.out))
+    } else {
+        Cow::Borrowed(scratch.out.as_slice())
+    };
+    let result = then(written, bytes, replaced);
     scratch.out.clear();
     scratch.out.shrink_to(KEPT_BUFFER);
     SCRATCH.set(Some(scratch));

@@ -93,6 +93,9 @@ pub struct Encoder<'a> {
     max_bytes: usize,
     terms: usize,
     normal: bool,
+    /// Bytes written and terms looked at, beyond which the walk stops.
+    most_bytes: usize,
+    most_terms: usize,
 }
 
 /// A key as it is written, quotes and all, and what kind of term it was.
@@ -112,6 +115,8 @@ impl<'a> Encoder<'a> {
             max_bytes,
             terms: 0,
             normal,
+            most_bytes: max_bytes.min(if normal { NORMAL_BYTES } else { usize::MAX }),
+            most_terms: max_bytes.min(if normal { NORMAL_TERMS } else { usize::MAX }),
         }
     }
 
@@ -241,22 +246,26 @@ impl<'a> Encoder<'a> {
     /// Counts a term, and stops the walk at a bound.
     fn look(&mut self) -> Result<(), Stop> {
         self.terms += 1;
-        let written = self.out.len();
-        if written > self.max_bytes || self.terms > self.max_bytes {
-            return Err(Stop::TooLarge);
-        }
-        if self.normal && (written > NORMAL_BYTES || self.terms > NORMAL_TERMS) {
-            return Err(Stop::Dirty);
+        if self.out.len() > self.most_bytes || self.terms > self.most_terms {
+            return Err(self.stop(self.out.len().max(self.terms)));
         }
         Ok(())
     }
 
     /// Whether `more` bytes of input may be written here.
     fn room(&self, more: usize) -> Result<(), Stop> {
-        match more {
-            more if more > self.max_bytes => Err(Stop::TooLarge),
-            more if self.normal && more > NORMAL_BYTES => Err(Stop::Dirty),
-            _ => Ok(()),
+        if more > self.most_bytes {
+            return Err(self.stop(more));
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn stop(&self, reached: usize) -> Stop {
+        if reached > self.max_bytes {
+            Stop::TooLarge
+        } else {
+            Stop::Dirty
         }
     }
 
@@ -437,16 +446,12 @@ impl<'a> Encoder<'a> {
         };
         let (start, replaced) = (self.out.len(), (self.replaced, self.first_replaced));
         let mut kinds = None;
-        self.out.push(b'{');
         for (key, value) in entries {
             if __struct__() == key && value.is_atom() {
                 self.out.truncate(start);
                 return self.by_elixir();
             }
-            if kinds.is_some() {
-                self.out.push(b',');
-            }
-            let key = self.key(key)?;
+            let key = self.member_key(key, start)?;
             if !key.exact || *kinds.get_or_insert(key.kind) != key.kind {
                 // Keys that were apart as terms may be one as strings.
                 self.out.truncate(start);
@@ -454,10 +459,9 @@ impl<'a> Encoder<'a> {
                 let entries = self.entries(term)?.unwrap_or_default();
                 return self.pairs(keyed(entries), depth);
             }
-            self.out.push(b':');
             self.value_at(value, depth + 1)?;
         }
-        self.out.push(b'}');
+        self.literal(if kinds.is_none() { "{}" } else { "}" });
         Ok(())
     }
 
@@ -565,13 +569,23 @@ impl<'a> Encoder<'a> {
         Ok((kind, self.out.split_off(start), value))
     }
 
-    fn key(&mut self, term: Term<'a>) -> Result<Key, Stop> {
-        if self.names.write_known(&mut self.out, term) {
+    /// Writes a comma, a key and a colon; for the comma a brace where the object starts.
+    fn member_key(&mut self, term: Term<'a>, start: usize) -> Result<Key, Stop> {
+        if self.names.write_known_member(&mut self.out, term) {
+            self.out[start] = b'{';
             return Ok(Key {
                 kind: b'a',
                 exact: true,
             });
         }
+        self.out.push(b',');
+        self.out[start] = b'{';
+        let key = self.key(term)?;
+        self.out.push(b':');
+        Ok(key)
+    }
+
+    fn key(&mut self, term: Term<'a>) -> Result<Key, Stop> {
         if let Ok(binary) = Binary::from_term(term) {
             let before = self.replaced;
             self.string(binary.as_slice())?;

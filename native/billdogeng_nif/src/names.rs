@@ -9,35 +9,88 @@ use rustler::Term;
 /// Atoms that are kept at most. Each has one place, where it takes the place of another.
 const PLACES: usize = 256;
 
-/// Belongs to one thread at a time. An atom is one word, its own for as long as the VM runs.
-#[derive(Default)]
-pub struct Names(Vec<Option<(ErlNifTerm, Box<[u8]>)>>);
+/// What a kept name may have at most to be copied without asking how much it is.
+const SHORT: usize = 32;
 
-impl Names {
-    /// Writes the name of `term` if it is an atom that is kept; answers whether it was.
-    pub fn write_known(&self, out: &mut Vec<u8>, term: Term) -> bool {
-        let atom = term.as_c_arg();
-        match self.0.get(place(atom)) {
-            Some(Some((kept, json))) if *kept == atom => {
-                out.extend_from_slice(json);
-                true
+/// An atom's name as it stands in an object: `,"name":`.
+#[derive(Clone)]
+struct Name {
+    atom: ErlNifTerm,
+    len: usize,
+    short: [u8; SHORT],
+    /// Empty where it is a short one.
+    long: Box<[u8]>,
+}
+
+impl Name {
+    fn new(atom: ErlNifTerm, text: &[u8]) -> Self {
+        let mut short = [0; SHORT];
+        let long = match short.get_mut(..text.len()) {
+            Some(place) => {
+                place.copy_from_slice(text);
+                Box::default()
             }
-            _ => false,
+            None => text.into(),
+        };
+        Self {
+            atom,
+            len: text.len(),
+            short,
+            long,
         }
     }
 
-    /// Writes the name of the atom `term`.
-    pub fn write(&mut self, out: &mut Vec<u8>, term: Term) {
-        if self.write_known(out, term) {
-            return;
+    fn text(&self) -> &[u8] {
+        self.short.get(..self.len).unwrap_or(&self.long)
+    }
+}
+
+/// Belongs to one thread at a time. An atom is one word, its own for as long as the VM runs.
+#[derive(Default)]
+pub struct Names(Vec<Option<Name>>);
+
+impl Names {
+    /// Writes `,"name":` if `term` is an atom that is kept; answers whether it was.
+    pub fn write_known_member(&self, out: &mut Vec<u8>, term: Term) -> bool {
+        let Some(name) = self.known(term) else {
+            return false;
+        };
+        if name.len <= SHORT {
+            // All of its place, which is a matter of a few instructions, and then no more than the name.
+            let end = out.len() + name.len;
+            out.extend_from_slice(&name.short);
+            out.truncate(end);
+        } else {
+            out.extend_from_slice(&name.long);
         }
-        let start = out.len();
-        write_name(out, term);
+        true
+    }
+
+    /// Writes the name of the atom `term` as a string.
+    pub fn write(&mut self, out: &mut Vec<u8>, term: Term) {
+        let text = match self.known(term) {
+            Some(name) => name.text(),
+            None => self.keep(term).text(),
+        };
+        out.extend_from_slice(&text[1..text.len() - 1]);
+    }
+
+    fn known(&self, term: Term) -> Option<&Name> {
+        let atom = term.as_c_arg();
+        let name = self.0.get(place(atom))?.as_ref()?;
+        (name.atom == atom).then_some(name)
+    }
+
+    #[cold]
+    fn keep(&mut self, term: Term) -> &Name {
+        let mut text = vec![b','];
+        write_name(&mut text, term);
+        text.push(b':');
         if self.0.is_empty() {
             self.0.resize(PLACES, None);
         }
         let atom = term.as_c_arg();
-        self.0[place(atom)] = Some((atom, out[start..].into()));
+        self.0[place(atom)].insert(Name::new(atom, &text))
     }
 }
 

@@ -116,16 +116,16 @@ fn update_by<'a>(
         |written, bytes, replaced| match written {
             Ok(()) => {
                 if let Some(at) = replaced.first {
-                    client.tell_replaced(|| Place::in_event(bytes, at));
+                    client.tell_replaced(|| Place::in_event(&bytes, at));
                 }
                 if entry.mode == Mode::Test {
                     client.hand_back(replaced.count);
-                    return (self::update(), value::decode(env, bytes)).encode(env);
+                    return (self::update(), value::decode(env, &bytes)).encode(env);
                 }
                 answer(Some(client.capture(bytes, replaced.count))).encode(env)
             }
             Err(Stop::TooLarge) => {
-                client.tell_too_large(|| Place::in_event(bytes, bytes.len()));
+                client.tell_too_large(|| Place::in_event(&bytes, bytes.len()));
                 answer(Some(client.give_up(Reason::TooLarge))).encode(env)
             }
             Err(Stop::Dirty) => dirty().encode(env),
