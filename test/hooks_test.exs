@@ -2,6 +2,7 @@ defmodule BilldogEng.HooksTest do
   use BilldogEng.ClientCase, async: true
 
   import ExUnit.CaptureLog
+  alias BilldogEng.{Hooks, Native}
 
   def tag(event, tag), do: put_in(event["properties"]["tag"], tag)
   def globals(app), do: %{app: app}
@@ -201,5 +202,19 @@ defmodule BilldogEng.HooksTest do
     Analytics.capture(client, "u", "e", %{}, [{:company, "a"} | :x])
     assert balanced?(Analytics.stats(client))
     assert Analytics.stats(client).captured == 1
+  end
+
+  test "what a client has done to its events is kept by its pid, and forgotten with it" do
+    client = start_client(start_collector(), global_properties: %{app: "shop"})
+    assert :ets.lookup(Hooks, client) == []
+    Analytics.capture(client, "u", "e")
+    assert [{^client, %Hooks{global_properties: %{app: "shop"}} = hooks}] = :ets.lookup(Hooks, client)
+    assert hooks == Native.hooks(client)
+    GenServer.stop(client)
+    eventually(fn -> :ets.lookup(Hooks, client) == [] end)
+    # One that is late finds none, and leaves none behind.
+    assert Hooks.of(client) == nil
+    assert Analytics.capture(client, "u", "e") == :ok
+    assert :ets.lookup(Hooks, client) == []
   end
 end

@@ -162,7 +162,8 @@ defmodule BilldogEng.VMTest do
     collector = start_collector()
 
     script = """
-    {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: System.fetch_env!("HOST"))
+    opts = [api_key: "key", host: System.fetch_env!("HOST"), global_properties: %{app: "shop"}]
+    {:ok, client} = BilldogEng.Analytics.start_link(opts)
     BilldogEng.Analytics.capture(client, "u", "e")
     :ok = BilldogEng.Analytics.flush(client)
     {:ok, _} = Application.ensure_all_started(:billdogeng)
@@ -171,6 +172,8 @@ defmodule BilldogEng.VMTest do
     """
 
     assert {_, 0} = run(script, collector, dir)
-    assert Collector.count(collector) == 2
+
+    assert [%{"app" => "shop"}, %{"app" => "shop"}] =
+             for(e <- Collector.events(collector), do: e["properties"])
   end
 end

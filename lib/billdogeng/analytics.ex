@@ -474,7 +474,7 @@ defmodule BilldogEng.Analytics do
   end
 
   defp hooked(pid, event, kind) do
-    case Hooks.run(Native.hooks(pid), event, kind) do
+    case Hooks.run(Hooks.of(pid), event, kind) do
       {:ok, {distinct_id, name, properties, groups, timestamp}} ->
         case Native.capture(pid, distinct_id, name, properties, groups, timestamp, :hooked) do
           :dirty -> dirty(pid, distinct_id, name, properties, groups, timestamp, :hooked)

@@ -5,9 +5,12 @@ defmodule BilldogEng.Application do
 
   use Application
 
+  alias BilldogEng.PidTable
+
   @impl true
   def start(_type, _args) do
-    children = [BilldogEng.Context.Table, BilldogEng.Telemetry.Emitter, BilldogEng.Reporter]
+    tables = [{PidTable, BilldogEng.Context.Table}, {PidTable, BilldogEng.Hooks}]
+    children = tables ++ [BilldogEng.Telemetry.Emitter, BilldogEng.Reporter]
     Supervisor.start_link(children, strategy: :one_for_one, name: BilldogEng.Supervisor)
   end
 end

@@ -4,17 +4,14 @@ defmodule BilldogEng.Context.Table do
   #
   # A row is `{pid, whose, context}`. Its context is false once it was taken out, and its whose `@several` once
   # the process has served another user too: from then on a task that is late can't be told from one of now.
-  # The process here does no more than to own the table and to drop the rows of processes that have died.
 
-  use GenServer
+  alias BilldogEng.PidTable
 
   @several :"$several"
 
-  def start_link(_opts), do: GenServer.start_link(__MODULE__, [], name: __MODULE__)
-
   def put(pid, %{distinct_id: id} = context) do
     if :ets.insert_new(__MODULE__, {pid, id, context}) do
-      GenServer.cast(__MODULE__, {:watch, pid})
+      PidTable.watch(__MODULE__, pid)
     else
       case :ets.lookup_element(__MODULE__, pid, 2) do
         ^id -> :ets.insert(__MODULE__, {pid, id, context})
@@ -47,24 +44,4 @@ defmodule BilldogEng.Context.Table do
   end
 
   def of_first(_none), do: nil
-
-  @impl true
-  def init([]) do
-    :ets.new(__MODULE__, [:named_table, :public, read_concurrency: true, write_concurrency: true])
-    {:ok, nil}
-  end
-
-  @impl true
-  def handle_cast({:watch, pid}, state) do
-    Process.monitor(pid)
-    {:noreply, state}
-  end
-
-  @impl true
-  def handle_info({:DOWN, _ref, :process, pid, _reason}, state) do
-    :ets.delete(__MODULE__, pid)
-    {:noreply, state}
-  end
-
-  def handle_info(_other, state), do: {:noreply, state}
 end
