@@ -7,7 +7,7 @@
 
 use crate::names::Names;
 use crate::profiles::{self, PersonProfiles};
-use crate::vm::{self, Pairs};
+use crate::vm::{self, Elements, Pairs};
 use billdogeng::json;
 use num_bigint::{BigInt, Sign};
 use rustler::{Atom, Binary, Term, TermType};
@@ -422,16 +422,15 @@ impl<'a> Encoder<'a> {
         }
         let start = self.out.len();
         self.out.push(b'[');
-        let mut rest = term;
+        let mut elements = Elements::of(term);
         let mut first = true;
-        while let Ok((head, tail)) = rest.list_get_cell() {
+        for element in elements.by_ref() {
             if !std::mem::take(&mut first) {
                 self.out.push(b',');
             }
-            self.value_at(head, depth + 1)?;
-            rest = tail;
+            self.value_at(element, depth + 1)?;
         }
-        if !rest.is_empty_list() {
+        if !elements.rest().is_empty_list() {
             self.out.truncate(start);
             return self.by_elixir();
         }
@@ -546,19 +545,18 @@ impl<'a> Encoder<'a> {
     #[allow(clippy::type_complexity)]
     fn keyword(&mut self, term: Term<'a>) -> Result<Option<Vec<(u8, Vec<u8>, Term<'a>)>>, Stop> {
         let mut entries = Vec::new();
-        let mut rest = term;
-        while let Ok((head, tail)) = rest.list_get_cell() {
-            if !head.is_tuple() {
+        let mut elements = Elements::of(term);
+        for element in elements.by_ref() {
+            if !element.is_tuple() {
                 return Ok(None);
             }
-            let Ok((key, value)) = head.decode::<(Atom, Term<'a>)>() else {
+            let Ok((key, value)) = element.decode::<(Atom, Term<'a>)>() else {
                 return Ok(None);
             };
             self.look()?;
             entries.push(self.entry(key.to_term(term.get_env()), value)?);
-            rest = tail;
         }
-        let keyword = rest.is_empty_list() && !entries.is_empty();
+        let keyword = elements.rest().is_empty_list() && !entries.is_empty();
         Ok(keyword.then_some(entries))
     }
 

@@ -2,11 +2,11 @@
 #![allow(unsafe_code)]
 
 use rustler::sys::{
-    enif_get_tuple, enif_map_iterator_create, enif_map_iterator_destroy,
+    enif_get_list_cell, enif_get_tuple, enif_map_iterator_create, enif_map_iterator_destroy,
     enif_map_iterator_get_pair, enif_map_iterator_next, enif_monotonic_time, enif_time_offset,
     ErlNifMapIterator, ErlNifMapIteratorEntry, ErlNifTerm, ErlNifTimeUnit,
 };
-use rustler::Term;
+use rustler::{Env, Term};
 use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::time::Instant;
@@ -70,6 +70,49 @@ pub fn elements<'a>(term: Term<'a>) -> Option<impl ExactSizeIterator<Item = Term
             .iter()
             .map(move |element| unsafe { Term::new(env, *element) }),
     )
+}
+
+/// The elements of a list, up to where it is none any more. rustler's own way of taking it apart hands whole terms
+/// on in results, and moving them costs more than the VM's answer.
+pub struct Elements<'a> {
+    env: Env<'a>,
+    rest: ErlNifTerm,
+}
+
+impl<'a> Elements<'a> {
+    /// Of a term of any kind; one that is no list has none.
+    pub fn of(list: Term<'a>) -> Self {
+        Self {
+            env: list.get_env(),
+            rest: list.as_c_arg(),
+        }
+    }
+
+    /// What is left: of a proper list, once all have been taken, the empty one.
+    pub fn rest(&self) -> Term<'a> {
+        // SAFETY: it is a term of this environment: the list, or what the VM answered of it.
+        unsafe { Term::new(self.env, self.rest) }
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = Term<'a>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Term<'a>> {
+        let mut head = MaybeUninit::uninit();
+        // SAFETY: `rest` is a term of this environment. The VM writes both terms, of the same environment, if it
+        // answers that there is an element.
+        unsafe {
+            let mut tail = MaybeUninit::uninit();
+            let env = self.env.as_c_arg();
+            if enif_get_list_cell(env, self.rest, head.as_mut_ptr(), tail.as_mut_ptr()) == 0 {
+                return None;
+            }
+            self.rest = tail.assume_init();
+            Some(Term::new(self.env, head.assume_init()))
+        }
+    }
 }
 
 /// The pairs of a map, in the VM's order. rustler's own iterator can be read from both ends, which costs a
