@@ -453,8 +453,7 @@ defmodule BilldogEng.AnalyticsTest do
       log =
         capture_log(fn ->
           GenServer.stop(client)
-          eventually(fn -> BilldogEng.Native.draining() == 0 end)
-          :sys.get_state(BilldogEng.Reporter)
+          drained(client)
         end)
 
       assert log =~ "captured 500, delivered 0, dropped in all: 490 queue_full, 10 stopped"

@@ -146,7 +146,7 @@ defmodule BilldogEng.EmitterTest do
       {:ok, first} = Analytics.start_link([api_key: "key", host: nobody(), flush_at: :infinity] ++ spool)
       for n <- 1..3, do: Analytics.capture(first, "u", "e#{n}")
       GenServer.stop(first)
-      eventually(fn -> BilldogEng.Native.draining() == 0 end)
+      drained(first)
       client = start_client(collector, spool_dir: dir)
       assert Analytics.flush(client) == :ok
       assert {%{events: 3, attempts: 1} = stopped, %{result: :ok}} = stop(client)

@@ -40,12 +40,6 @@ defmodule BilldogEng.EndingTest do
     for n <- 11..35, do: Analytics.capture(client, "u", "e#{n}")
   end
 
-  defp drained do
-    eventually(fn -> Native.draining() == 0 end)
-    # The last words are with the reporter by then, and this is behind them.
-    :sys.get_state(BilldogEng.Reporter)
-  end
-
   endings = [
     "stopped: GenServer.stop/1": quote(do: fn _, client -> GenServer.stop(client) end),
     "killed: Process.exit/2 with :kill": quote(do: fn _, client -> Process.exit(client, :kill) end),
@@ -63,7 +57,7 @@ defmodule BilldogEng.EndingTest do
       log =
         capture_log(fn ->
           ended(unquote(ending), supervisor, client)
-          drained()
+          drained(client)
         end)
 
       assert names(collector) == for(n <- 1..10, do: "e#{n}")
@@ -83,7 +77,7 @@ defmodule BilldogEng.EndingTest do
       log =
         capture_log(fn ->
           ended(unquote(ending), supervisor, client)
-          drained()
+          drained(client)
         end)
 
       # Who waited is told, as of any GenServer that ends.
@@ -101,7 +95,7 @@ defmodule BilldogEng.EndingTest do
       log =
         capture_log(fn ->
           ended(unquote(ending), supervisor, client)
-          drained()
+          drained(client)
         end)
 
       assert names(collector) == for(n <- 1..10, do: "e#{n}")

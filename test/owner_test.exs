@@ -31,6 +31,7 @@ defmodule BilldogEng.OwnerTest do
         do: task
   end
 
+  # Of all clients, whatever they are.
   defp drained do
     eventually(fn -> Native.draining() == 0 end)
     if File.dir?("/proc/self/task"), do: eventually(fn -> flush_threads() == [] end)
@@ -110,7 +111,7 @@ defmodule BilldogEng.OwnerTest do
     assert %{captured: 1} = Task.await(asked)
     Process.unlink(starting)
     Process.exit(starting, :kill)
-    drained()
+    drained(starting)
   end
 
   describe "a client whose process has ended gives up" do
@@ -123,8 +124,7 @@ defmodule BilldogEng.OwnerTest do
       log =
         capture_log(fn ->
           Process.exit(client, :kill)
-          drained()
-          :sys.get_state(BilldogEng.Reporter)
+          drained(client)
         end)
 
       assert [line] = Regex.scan(~r/.*\[warning\].*/, log)
@@ -137,7 +137,7 @@ defmodule BilldogEng.OwnerTest do
         {_, client} = spawn_client(host, shutdown_timeout: 60_000)
         Analytics.capture(client, "u", "e")
         Process.exit(client, :kill)
-        drained()
+        drained(client)
       end
     end
 
@@ -146,7 +146,7 @@ defmodule BilldogEng.OwnerTest do
       {_, client} = spawn_client(Collector.url(collector), shutdown_timeout: 0)
       Analytics.capture(client, "u", "e")
       Process.exit(client, :kill)
-      drained()
+      drained(client)
       assert Collector.request_count(collector) == 0
     end
   end
@@ -158,7 +158,7 @@ defmodule BilldogEng.OwnerTest do
     assert_receive {:DOWN, ^ref, _, _, :normal}
     assert Analytics.queue_length(client) == 0
     Process.exit(client, :kill)
-    drained()
+    drained(client)
   end
 
   test "ten thousand starts and kills leave no thread, memory or term behind" do
@@ -253,6 +253,6 @@ defmodule BilldogEng.OwnerTest do
     assert Analytics.capture(client, "u", "e") == :ok
     assert {:module, Native} = Code.ensure_loaded(Native)
     Process.exit(client, :kill)
-    drained()
+    drained(client)
   end
 end

@@ -239,8 +239,8 @@ defmodule BilldogEng.PersonUpdatesTest do
       Process.exit(client, :kill)
       Collector.respond(collector, :ok)
       Collector.release(handle, :ok)
-      eventually(fn -> keys(collector) == ["a", "b", "c"] end)
-      eventually(fn -> Native.draining() == 0 end)
+      drained(client)
+      assert keys(collector) == ["a", "b", "c"]
     end
 
     test "what could not be sent in time is counted, and said" do
@@ -251,7 +251,7 @@ defmodule BilldogEng.PersonUpdatesTest do
 
       assert capture_log(fn ->
                GenServer.stop(client)
-               eventually(fn -> Native.draining() == 0 end)
+               drained(client)
              end) =~ "dropped 2 person update(s) (stopped); captured 2, delivered 0"
     end
 

@@ -180,7 +180,7 @@ defmodule BilldogEng.RefusalTest do
 
         capture_log(fn ->
           GenServer.stop(client)
-          eventually(fn -> Collector.request_count(collector) > 0 and BilldogEng.Native.draining() == 0 end)
+          drained(client)
         end)
 
         assert Collector.request_count(collector) == 1

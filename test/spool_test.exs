@@ -140,8 +140,7 @@ defmodule BilldogEng.SpoolTest do
       log =
         capture_log(fn ->
           stop(client)
-          eventually(fn -> BilldogEng.Native.draining() == 0 end)
-          eventually(fn -> :sys.get_state(BilldogEng.Reporter) == nil end)
+          drained(client)
         end)
 
       # Other tests' clients may end at the same time, and say what they drop.
@@ -290,8 +289,9 @@ defmodule BilldogEng.SpoolTest do
     end
 
     test "that another process of the system holds is left to it", %{dir: dir} do
-      stop(lone_client(nobody(), dir))
-      eventually(fn -> BilldogEng.Native.draining() == 0 end)
+      client = lone_client(nobody(), dir)
+      stop(client)
+      drained(client)
 
       port =
         Port.open({:spawn_executable, System.find_executable("flock")}, [
@@ -334,7 +334,7 @@ defmodule BilldogEng.SpoolTest do
       capture_all(client, 21..40)
       assert {:error, _} = Analytics.flush(client)
       stop(client)
-      eventually(fn -> BilldogEng.Native.draining() == 0 end)
+      drained(client)
       segment = dir |> segments() |> List.last()
       whole = File.read!(segment)
       File.write!(segment, binary_part(whole, 0, byte_size(whole) - 3))
@@ -345,7 +345,7 @@ defmodule BilldogEng.SpoolTest do
         # What it had to say comes before this answer.
         assert {:error, _} = Analytics.flush(client)
         stop(client)
-        eventually(fn -> BilldogEng.Native.draining() == 0 end)
+        drained(client)
       end
 
       assert capture_log(started) =~ "was damaged, its last"

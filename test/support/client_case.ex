@@ -5,7 +5,7 @@ defmodule BilldogEng.ClientCase do
 
   use ExUnit.CaseTemplate
 
-  alias BilldogEng.{Analytics, Collector}
+  alias BilldogEng.{Analytics, Collector, Native}
 
   using do
     quote do
@@ -78,6 +78,16 @@ defmodule BilldogEng.ClientCase do
         Process.sleep(10)
         eventually(fun, left - 1)
     end
+  end
+
+  @doc """
+  Waits until a client has ended, whose process has: the one may hear of it before the other. Its last words are
+  with the log by then.
+  """
+  def drained(client) do
+    eventually(fn -> Native.stats(client) == :no_client end)
+    eventually(fn -> Native.draining() == 0 end)
+    :sys.get_state(BilldogEng.Reporter)
   end
 
   @doc "`captured = delivered + dropped + queued`."
