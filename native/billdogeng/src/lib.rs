@@ -10,6 +10,7 @@
 //! Nothing here knows the BEAM: the crate is built, tested and fuzzed by `cargo test` alone.
 
 mod answer;
+mod chunks;
 mod client;
 mod config;
 mod error;
@@ -20,6 +21,7 @@ mod http;
 pub mod json;
 mod news;
 mod parts;
+mod payload;
 mod place;
 mod policy;
 mod queue;
@@ -28,6 +30,7 @@ pub mod spool;
 mod state;
 mod store;
 mod sync;
+mod threads;
 pub mod transport;
 mod waiters;
 mod worker;

@@ -9,13 +9,11 @@
 //! Each event ends in a comma, so that a run of events is the inside of a JSON array but for its last
 //! byte, and no event spans two chunks. Taking a batch hands over slices; nothing is copied.
 
+use crate::chunks::{self, CHUNK};
 use bytes::{Buf, Bytes, BytesMut};
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
-
-/// Room asked for at a time. Larger events get a chunk of their own.
-const CHUNK: usize = 64 * 1024;
 
 /// A run of events, taken off the front of the queue.
 #[derive(Debug)]
@@ -75,6 +73,11 @@ impl Batch {
             stored: self.stored - stored,
         };
         (older, newer)
+    }
+
+    /// Lets go of the events; their room is used again.
+    pub fn recycle(self) {
+        chunks::give_back(self.chunks);
     }
 
     /// Appends the events, joined by commas.
@@ -146,7 +149,10 @@ impl Queue {
             event => {
                 if self.tail.capacity() - self.tail.len() < stored {
                     self.seal();
-                    self.tail = BytesMut::with_capacity(CHUNK.max(stored));
+                    self.tail = match stored <= CHUNK {
+                        true => chunks::take(),
+                        false => BytesMut::with_capacity(stored),
+                    };
                 }
                 self.tail.extend_from_slice(&event);
                 self.tail.extend_from_slice(b",");
@@ -174,7 +180,7 @@ impl Queue {
         self.stored -= len;
         self.first += 1;
         match self.chunks.front_mut() {
-            Some(chunk) if chunk.len() == len => drop(self.chunks.pop_front()),
+            Some(chunk) if chunk.len() == len => chunks::give_back(self.chunks.pop_front()),
             Some(chunk) => chunk.advance(len),
             None => self.tail.advance(len),
         }

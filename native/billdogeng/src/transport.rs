@@ -1,86 +1,18 @@
-//! Requests on their own: what a batch's body becomes on the wire, and single requests for any caller.
+//! Single requests, for any caller.
 
 use crate::answer::{Answer, Failure};
-use crate::config::{Config, Endpoint, HttpConfig};
+use crate::config::HttpConfig;
 use crate::http::Http;
-use crate::queue::Batch;
-use bytes::Bytes;
-use libdeflater::{CompressionLvl, Compressor};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue, CONTENT_ENCODING, CONTENT_TYPE};
+use crate::payload::Payload;
+use crate::threads;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::Method;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver, UnboundedSender};
 
-/// Smaller bodies are not worth compressing.
-pub const GZIP_FROM: usize = 1024;
-
-/// A body ready to be sent, as often as it takes.
-#[derive(Clone)]
-pub struct Payload {
-    body: Bytes,
-    gzipped: bool,
-}
-
-impl Payload {
-    /// The POST of a batch: the events between what stands around them, or an update of a person, an object
-    /// that the key goes into first.
-    pub fn of_batch(config: &Config, batch: &Batch) -> Self {
-        let mut body = Vec::with_capacity(batch.bytes() + batch.len() + config.api_key.len() + 40);
-        body.extend_from_slice(b"{\"api_key\":");
-        crate::json::write_str(&mut body, config.api_key.as_bytes());
-        body.push(b',');
-        match config.endpoint {
-            Endpoint::Events => {
-                body.extend_from_slice(b"\"events\":[");
-                batch.write_to(&mut body);
-                body.extend_from_slice(b"]}");
-            }
-            Endpoint::PersonUpdates => {
-                let brace = body.len();
-                batch.write_to(&mut body);
-                body.remove(brace);
-            }
-        }
-        Self::new(body, config.http.gzip)
-    }
-
-    fn new(body: Vec<u8>, gzip: bool) -> Self {
-        match gzip && body.len() >= GZIP_FROM {
-            true => Self {
-                body: compress(&body).into(),
-                gzipped: true,
-            },
-            false => Self {
-                body: body.into(),
-                gzipped: false,
-            },
-        }
-    }
-
-    /// The body and the headers that describe it.
-    pub fn parts(&self) -> (Bytes, HeaderMap) {
-        let mut headers = HeaderMap::with_capacity(6);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.gzipped {
-            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        }
-        (self.body.clone(), headers)
-    }
-}
-
-/// Level 1: of events, a sixth of the bytes at four times the speed of level 6.
-fn compress(body: &[u8]) -> Vec<u8> {
-    // Not `fastest()`: that is level 0, which compresses nothing.
-    let level = CompressionLvl::new(1).expect("it has a level 1");
-    let mut compressor = Compressor::new(level);
-    let mut out = vec![0; compressor.gzip_compress_bound(body.len())];
-    let len = compressor
-        .gzip_compress(body, &mut out)
-        .expect("the bound is enough");
-    out.truncate(len);
-    out
-}
+/// Bytes of the thread's stack.
+const STACK: usize = 1024 * 1024;
 
 /// A header from a caller's name and value.
 ///
@@ -117,7 +49,7 @@ impl Request {
             let Some(body) = self.body else {
                 return http.send(Method::GET, &url, self.headers, None).await;
             };
-            let (body, mut headers) = Payload::new(body, self.http.gzip).parts();
+            let (body, mut headers) = Payload::of_body(body, self.http.gzip).parts();
             headers.extend(self.headers);
             http.send(Method::POST, &url, headers, Some(body)).await
         };
@@ -143,9 +75,9 @@ pub fn send(request: Request) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    std::thread::Builder::new()
-        .name("billdogeng-http".into())
-        .spawn(move || runtime.block_on(serve(requests)))?;
+    threads::spawn("billdogeng-http", STACK, move || {
+        runtime.block_on(serve(requests))
+    })?;
     let _ = sender.send(rejected);
     *lane = Some(sender);
     Ok(())

@@ -21,11 +21,13 @@ use crate::flush_report::{FlushReport, Report, Trigger};
 use crate::http::Http;
 use crate::news::{LastWords, Listener, Notice, Reply};
 use crate::parts::{Parts, Standing};
+use crate::payload::Payload;
 use crate::policy;
 use crate::queue::Batch;
 use crate::state::Reason;
 use crate::store::Next;
-use crate::transport::{self, Payload};
+use crate::threads;
+use crate::transport;
 use crate::waiters::Waiters;
 use reqwest::header::HeaderMap;
 use reqwest::Method;
@@ -37,6 +39,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep_until, Instant};
+
+/// Bytes of the thread's stack.
+const STACK: usize = 1024 * 1024;
 
 /// Drops are told at most this often: under overload every capture is one.
 const DROP_NOTICES: Duration = Duration::from_millis(100);
@@ -181,8 +186,7 @@ impl Worker {
             .thread_keep_alive(Duration::from_secs(1))
             .build()?;
         let mut worker = Self::new(client, listener);
-        let thread = std::thread::Builder::new().name("billdogeng-flush".into());
-        thread.stack_size(1024 * 1024).spawn(move || {
+        threads::spawn("billdogeng-flush", STACK, move || {
             while !worker.ended {
                 let run = AssertUnwindSafe(|| runtime.block_on(worker.run()));
                 if catch_unwind(run).is_err() {
@@ -526,6 +530,7 @@ impl Worker {
             flush.delivered += events.len() as u64;
             self.report.accepted(&events);
             self.client.state().delivered(&events);
+            events.recycle();
         }
         self.failures = 0;
         self.quota_is_back();

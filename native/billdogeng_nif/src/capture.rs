@@ -176,7 +176,12 @@ fn write<'a>(encoder: &mut Encoder<'a>, event: &Event<'a>, entry: &Entry) -> Res
     encoder.value(name)?;
     let name_end = encoder.len();
     encoder.literal(",\"event_timestamp\":");
-    encoder.integer(timestamp.decode().unwrap_or_else(|_| vm::system_time_ms()));
+    let given = if nil() == timestamp {
+        None
+    } else {
+        vm::integer(timestamp)
+    };
+    encoder.integer(given.unwrap_or_else(vm::system_time_ms));
     encoder.literal(",\"properties\":");
     let start = encoder.len();
     encoder.properties(properties, groups, &entry.groups)?;

@@ -10,7 +10,7 @@ use crate::profiles::{self, PersonProfiles};
 use crate::vm::{self, Elements, Pairs};
 use billdogeng::json;
 use num_bigint::{BigInt, Sign};
-use rustler::{Atom, Binary, Term, TermType};
+use rustler::{Atom, Term, TermType};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -220,20 +220,28 @@ impl<'a> Encoder<'a> {
 
     fn value_at(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
         self.look()?;
-        // Asked for first: most values are strings, and to ask for the type before costs a call more.
-        if let Ok(binary) = Binary::from_term(term) {
-            return self.string(binary.as_slice());
+        // Most values are known atoms, strings or numbers: each is asked for by one call, where to ask for the type
+        // before is a second one.
+        if self.names.write_known_value(&mut self.out, term) {
+            return Ok(());
+        }
+        if let Some(bytes) = vm::bytes(term) {
+            return self.string(bytes);
+        }
+        if let Some(value) = vm::integer(term) {
+            json::write_i64(&mut self.out, value);
+            return Ok(());
+        }
+        if let Some(value) = vm::float(term) {
+            json::write_f64(&mut self.out, value);
+            return Ok(());
         }
         match term.get_type() {
-            TermType::Atom => self.atom(term),
-            TermType::Integer => self.number(term),
-            TermType::Float => match term.decode::<f64>() {
-                Ok(value) => {
-                    json::write_f64(&mut self.out, value);
-                    Ok(())
-                }
-                Err(_) => self.by_elixir(),
-            },
+            TermType::Atom => {
+                self.names.write_value(&mut self.out, term);
+                Ok(())
+            }
+            TermType::Integer => self.big_integer(term),
             TermType::Map if depth < DEEPEST => self.map(term, depth),
             TermType::List if depth < DEEPEST => self.list(term, depth),
             TermType::Tuple => self.tuple(term, depth),
@@ -299,22 +307,8 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    fn atom(&mut self, term: Term<'a>) -> Result<(), Stop> {
-        if nil() == term {
-            self.literal("null");
-        } else if let Ok(value) = term.decode::<bool>() {
-            self.literal(if value { "true" } else { "false" });
-        } else {
-            self.names.write(&mut self.out, term);
-        }
-        Ok(())
-    }
-
-    fn number(&mut self, term: Term<'a>) -> Result<(), Stop> {
-        if let Ok(value) = term.decode::<i64>() {
-            json::write_i64(&mut self.out, value);
-            return Ok(());
-        }
+    #[cold]
+    fn big_integer(&mut self, term: Term<'a>) -> Result<(), Stop> {
         // 131, then 110 (SMALL_BIG_EXT) and a byte of length, or 111 (LARGE_BIG_EXT) and four; the sign;
         // the magnitude, least byte first.
         let external = term.to_binary();
@@ -381,20 +375,20 @@ impl<'a> Encoder<'a> {
     }
 
     fn ready_made(&mut self, form: Term<'a>, text: Term<'a>) -> Result<(), Stop> {
-        let Ok(text) = Binary::from_term(text) else {
+        let Some(text) = vm::bytes(text) else {
             return self.by_elixir();
         };
         if raw() != form {
             if replaced() == form || improper() == form {
                 self.count_replaced(self.out.len());
             }
-            return self.string(text.as_slice());
+            return self.string(text);
         }
         self.room(text.len())?;
-        if !json::is_value(text.as_slice()) {
+        if !json::is_value(text) {
             return self.by_elixir();
         }
-        self.out.extend_from_slice(text.as_slice());
+        self.out.extend_from_slice(text);
         Ok(())
     }
 
@@ -584,9 +578,9 @@ impl<'a> Encoder<'a> {
     }
 
     fn key(&mut self, term: Term<'a>) -> Result<Key, Stop> {
-        if let Ok(binary) = Binary::from_term(term) {
+        if let Some(bytes) = vm::bytes(term) {
             let before = self.replaced;
-            self.string(binary.as_slice())?;
+            self.string(bytes)?;
             return Ok(Key {
                 kind: b's',
                 exact: self.replaced == before,
@@ -602,7 +596,10 @@ impl<'a> Encoder<'a> {
             }
             TermType::Integer => {
                 self.out.push(b'"');
-                self.number(term)?;
+                match vm::integer(term) {
+                    Some(value) => json::write_i64(&mut self.out, value),
+                    None => self.big_integer(term)?,
+                }
                 self.out.push(b'"');
                 Ok(Key {
                     kind: b'i',

@@ -13,7 +13,7 @@
 //! | `request.rs` | the NIF of `Transport.request/2` |
 //! | `value.rs` | JSON values and errors as terms |
 //! | `word.rs` | a hash for terms that are one word |
-//! | `vm.rs` | the VM's clock and maps, straight: the one file with `unsafe` |
+//! | `vm.rs` | the VM's clock, and terms, straight: the one file with `unsafe` |
 
 mod capture;
 mod client;

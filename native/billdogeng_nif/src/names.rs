@@ -16,6 +16,8 @@ const SHORT: usize = 32;
 #[derive(Clone)]
 struct Name {
     atom: ErlNifTerm,
+    /// What it is as a value, if it isn't its name.
+    literal: Option<&'static str>,
     len: usize,
     short: [u8; SHORT],
     /// Empty where it is a short one.
@@ -34,6 +36,12 @@ impl Name {
         };
         Self {
             atom,
+            literal: match text {
+                b",\"true\":" => Some("true"),
+                b",\"false\":" => Some("false"),
+                b",\"nil\":" => Some("null"),
+                _ => None,
+            },
             len: text.len(),
             short,
             long,
@@ -42,6 +50,13 @@ impl Name {
 
     fn text(&self) -> &[u8] {
         self.short.get(..self.len).unwrap_or(&self.long)
+    }
+
+    fn write_value(&self, out: &mut Vec<u8>) {
+        match self.literal {
+            Some(literal) => out.extend_from_slice(literal.as_bytes()),
+            None => out.extend_from_slice(&self.text()[1..self.len - 1]),
+        }
     }
 }
 
@@ -64,6 +79,21 @@ impl Names {
             out.extend_from_slice(&name.long);
         }
         true
+    }
+
+    /// Writes `term` as a value if it is an atom that is kept; answers whether it was.
+    #[inline(always)]
+    pub fn write_known_value(&self, out: &mut Vec<u8>, term: Term) -> bool {
+        let known = self.known(term);
+        if let Some(name) = known {
+            name.write_value(out);
+        }
+        known.is_some()
+    }
+
+    /// Writes the atom `term` as a value.
+    pub fn write_value(&mut self, out: &mut Vec<u8>, term: Term) {
+        self.keep(term).write_value(out);
     }
 
     /// Writes the name of the atom `term` as a string.

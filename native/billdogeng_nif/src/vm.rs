@@ -2,9 +2,10 @@
 #![allow(unsafe_code)]
 
 use rustler::sys::{
-    enif_get_list_cell, enif_get_tuple, enif_map_iterator_create, enif_map_iterator_destroy,
-    enif_map_iterator_get_pair, enif_map_iterator_next, enif_monotonic_time, enif_time_offset,
-    ErlNifMapIterator, ErlNifMapIteratorEntry, ErlNifTerm, ErlNifTimeUnit,
+    enif_get_double, enif_get_int64, enif_get_list_cell, enif_get_tuple, enif_inspect_binary,
+    enif_map_iterator_create, enif_map_iterator_destroy, enif_map_iterator_get_pair,
+    enif_map_iterator_next, enif_monotonic_time, enif_time_offset, ErlNifBinary, ErlNifMapIterator,
+    ErlNifMapIteratorEntry, ErlNifTerm, ErlNifTimeUnit,
 };
 use rustler::{Env, Term};
 use std::cell::Cell;
@@ -49,6 +50,45 @@ fn system_time_ns() -> i64 {
 pub fn monotonic_time_ns() -> i64 {
     // SAFETY: it takes a plain enum and touches no memory of ours.
     unsafe { enif_monotonic_time(ErlNifTimeUnit::ERL_NIF_NSEC) }
+}
+
+/// The bytes of a binary; `None` of any other term. rustler's answer is a result whose error has to be dropped, and
+/// so are the next two's.
+#[inline(always)]
+pub fn bytes<'a>(term: Term<'a>) -> Option<&'a [u8]> {
+    let mut binary = MaybeUninit::<ErlNifBinary>::uninit();
+    // SAFETY: the term is of this environment. The VM writes the whole of it if it answers that the term is a
+    // binary; its bytes stay where they are, unchanged, as long as the environment. Those of an empty one may be
+    // nowhere.
+    unsafe {
+        let env = term.get_env().as_c_arg();
+        if enif_inspect_binary(env, term.as_c_arg(), binary.as_mut_ptr()) == 0 {
+            return None;
+        }
+        let binary = binary.assume_init();
+        match binary.size {
+            0 => Some(&[]),
+            size => Some(std::slice::from_raw_parts(binary.data, size)),
+        }
+    }
+}
+
+/// An integer of 64 bits; `None` of any other term.
+#[inline(always)]
+pub fn integer(term: Term) -> Option<i64> {
+    let mut value = 0;
+    // SAFETY: the term is of this environment, and the VM writes the value if there is one.
+    let found = unsafe { enif_get_int64(term.get_env().as_c_arg(), term.as_c_arg(), &mut value) };
+    (found != 0).then_some(value)
+}
+
+/// A float; `None` of any other term.
+#[inline(always)]
+pub fn float(term: Term) -> Option<f64> {
+    let mut value = 0.0;
+    // SAFETY: as for an integer.
+    let found = unsafe { enif_get_double(term.get_env().as_c_arg(), term.as_c_arg(), &mut value) };
+    (found != 0).then_some(value)
 }
 
 /// The elements of a tuple. rustler copies all of them first, and of ten million only some are looked at.

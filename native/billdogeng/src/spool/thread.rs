@@ -2,6 +2,7 @@
 
 use super::log::{Log, Page, Unsynced};
 use super::{now_ms, Fetch, Fetched, Inner, Problem, Shared, SPARE};
+use crate::threads;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
@@ -80,8 +81,7 @@ pub fn start(shared: Arc<Shared>, log: Log, max_bytes: u64, max_age: u64) -> io:
         retry_at: None,
     };
     // A disk may take seconds for a sync. What is written meanwhile outlives the process all the same.
-    let syncer = std::thread::Builder::new().name("billdogeng-sync".into());
-    syncer.stack_size(STACK).spawn(move || {
+    threads::spawn("billdogeng-sync", STACK, move || {
         while let Ok(unsynced) = unsynced.recv() {
             let synced = unsynced.sync();
             let mut inner = shared.lock();
@@ -90,8 +90,7 @@ pub fn start(shared: Arc<Shared>, log: Log, max_bytes: u64, max_age: u64) -> io:
             shared.work.notify_one();
         }
     })?;
-    let builder = std::thread::Builder::new().name("billdogeng-spool".into());
-    builder.stack_size(STACK).spawn(move || {
+    threads::spawn("billdogeng-spool", STACK, move || {
         let run = catch_unwind(AssertUnwindSafe(|| thread.run()));
         let Thread { shared, log, .. } = thread;
         // The directory is let go of before anyone hears of the end.
