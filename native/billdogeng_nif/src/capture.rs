@@ -157,7 +157,7 @@ pub fn encoded<'a, R>(
     let result = then(written, bytes, replaced);
     scratch.out.clear();
     scratch.out.shrink_to(KEPT_BUFFER);
-    SCRATCH.set(Some(scratch));
+    SCRATCH.with(|kept| kept.set(Some(scratch)));
     result
 }
 

@@ -199,7 +199,11 @@ impl<'a> Encoder<'a> {
     ) -> Result<(), Stop> {
         let none = groups.map_size().is_ok_and(|size| size == 0);
         if none || groups.is_empty_list() || nil() == groups {
-            return self.value(properties);
+            // Nearly always a map, which is asked for first.
+            return match Pairs::of(properties) {
+                Some(entries) => self.map(properties, entries, 0),
+                None => self.value(properties),
+            };
         }
         let mut added: Vec<(Vec<u8>, Term<'a>)> = vec![(b"\"$groups\"".to_vec(), groups)];
         let types = self.entries(groups)?;
@@ -242,7 +246,10 @@ impl<'a> Encoder<'a> {
                 Ok(())
             }
             TermType::Integer => self.big_integer(term),
-            TermType::Map if depth < DEEPEST => self.map(term, depth),
+            TermType::Map if depth < DEEPEST => match Pairs::of(term) {
+                Some(entries) => self.map(term, entries, depth),
+                None => self.by_elixir(),
+            },
             TermType::List if depth < DEEPEST => self.list(term, depth),
             TermType::Tuple => self.tuple(term, depth),
             TermType::Map if is_struct(term) => self.by_elixir(),
@@ -433,10 +440,7 @@ impl<'a> Encoder<'a> {
     }
 
     #[inline(never)]
-    fn map(&mut self, term: Term<'a>, depth: usize) -> Result<(), Stop> {
-        let Some(entries) = Pairs::of(term) else {
-            return self.by_elixir();
-        };
+    fn map(&mut self, term: Term<'a>, entries: Pairs<'a>, depth: usize) -> Result<(), Stop> {
         let (start, replaced) = (self.out.len(), (self.replaced, self.first_replaced));
         let mut kinds = None;
         for (key, value) in entries {

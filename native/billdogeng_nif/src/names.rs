@@ -13,9 +13,8 @@ const PLACES: usize = 256;
 const SHORT: usize = 32;
 
 /// An atom's name as it stands in an object: `,"name":`.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Name {
-    atom: ErlNifTerm,
     /// What it is as a value, if it isn't its name.
     literal: Option<&'static str>,
     len: usize,
@@ -25,7 +24,7 @@ struct Name {
 }
 
 impl Name {
-    fn new(atom: ErlNifTerm, text: &[u8]) -> Self {
+    fn new(text: &[u8]) -> Self {
         let mut short = [0; SHORT];
         let long = match short.get_mut(..text.len()) {
             Some(place) => {
@@ -35,7 +34,6 @@ impl Name {
             None => text.into(),
         };
         Self {
-            atom,
             literal: match text {
                 b",\"true\":" => Some("true"),
                 b",\"false\":" => Some("false"),
@@ -62,7 +60,11 @@ impl Name {
 
 /// Belongs to one thread at a time. An atom is one word, its own for as long as the VM runs.
 #[derive(Default)]
-pub struct Names(Vec<Option<Name>>);
+pub struct Names {
+    /// Close to each other, for every term is looked for here.
+    atoms: Vec<ErlNifTerm>,
+    names: Vec<Name>,
+}
 
 impl Names {
     /// Writes `,"name":` if `term` is an atom that is kept; answers whether it was.
@@ -105,10 +107,14 @@ impl Names {
         out.extend_from_slice(&text[1..text.len() - 1]);
     }
 
+    #[inline(always)]
     fn known(&self, term: Term) -> Option<&Name> {
         let atom = term.as_c_arg();
-        let name = self.0.get(place(atom))?.as_ref()?;
-        (name.atom == atom).then_some(name)
+        let place = place(atom);
+        if *self.atoms.get(place)? != atom {
+            return None;
+        }
+        self.names.get(place)
     }
 
     #[cold]
@@ -116,11 +122,16 @@ impl Names {
         let mut text = vec![b','];
         write_name(&mut text, term);
         text.push(b':');
-        if self.0.is_empty() {
-            self.0.resize(PLACES, None);
-        }
         let atom = term.as_c_arg();
-        self.0[place(atom)].insert(Name::new(atom, &text))
+        let place = place(atom);
+        if self.atoms.is_empty() {
+            // In any place but its own it is found by nobody.
+            self.atoms.resize(PLACES, atom);
+            self.names.resize_with(PLACES, Name::default);
+        }
+        self.atoms[place] = atom;
+        self.names[place] = Name::new(&text);
+        &self.names[place]
     }
 }
 
