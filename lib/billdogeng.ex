@@ -68,8 +68,14 @@ defmodule BilldogEng do
   def new("", _opts), do: invalid("the key is empty: it takes the project's key, a string")
 
   def new(api_key, opts) when is_binary(api_key) do
-    opts = Keyword.put(opts, :api_key, api_key)
+    if Keyword.keyword?(opts),
+      do: start(api_key, Keyword.put(opts, :api_key, api_key)),
+      else: invalid("expected the options of a client as a keyword list")
+  end
 
+  def new(_api_key, _opts), do: invalid("the key is no string: it takes the project's key, a string")
+
+  defp start(api_key, opts) do
     with {:ok, options} <- Options.parse(opts),
          {:ok, pid} <- Owner.start_link({:ok, options}, options.name) do
       {:ok, %__MODULE__{api_key: api_key, transport: options.transport, analytics: pid}}
@@ -82,8 +88,6 @@ defmodule BilldogEng do
   rescue
     error in ArgumentError -> invalid(Exception.message(error))
   end
-
-  def new(_api_key, _opts), do: invalid("the key is no string: it takes the project's key, a string")
 
   @doc """
   As `new/2`, but raises the `BilldogEng.Error`.

@@ -326,6 +326,66 @@ defmodule BilldogEng.AnalyticsTest do
       GenServer.stop(supervisor)
     end
 
+    test "the key is in no error, whatever the options are" do
+      Process.flag(:trap_exit, true)
+      secret = "very-secret-key"
+
+      shown = fn start ->
+        try do
+          start.() |> inspect(limit: :infinity, printable_limit: :infinity)
+        rescue
+          error -> Exception.format(:error, error, __STACKTRACE__)
+        end
+      end
+
+      transport = %{host: nobody(), request_timeout: 1, gzip: true, max_retries: 0}
+
+      for wrong <- [
+            [transport: Map.put(transport, :cacertfile, [1_114_112])],
+            [transport: Map.put(transport, :proxy, <<255>>)],
+            [transport: Map.put(transport, :cacertfile, 1)],
+            [cacertfile: <<255>>],
+            %{host: nobody()},
+            "words",
+            [:improper | :list]
+          ],
+          start <- [
+            &Analytics.start_link/1,
+            &Analytics.child_spec/1,
+            &BilldogEng.child_spec/1,
+            &BilldogEng.new(secret, &1),
+            &Supervisor.start_link([{Analytics, &1}], strategy: :one_for_one)
+          ] do
+        given =
+          case wrong do
+            [{_, _} | _] -> [api_key: secret] ++ wrong
+            %{} -> Map.put(wrong, :api_key, secret)
+            [_ | _] -> [{:api_key, secret} | :list]
+            other -> other
+          end
+
+        said = shown.(fn -> start.(given) end)
+        refute said =~ secret
+        # A child spec looks at no option but the name.
+        assert said =~ ~r/keyword list|takes|%{id: BilldogEng.Analytics/
+      end
+
+      {:error, error} =
+        BilldogEng.Transport.request(Map.merge(transport, %{sleep_fn: & &1, cacertfile: 1}),
+          headers: [{"x-api-key", secret}]
+        )
+
+      assert error.code == "INVALID_REQUEST"
+      refute inspect(error) =~ secret
+    end
+
+    test "a :cacertfile may be a charlist, as paths are" do
+      path = Path.join(System.tmp_dir!(), "billdogeng_roots_#{System.unique_integer([:positive])}.pem")
+      File.write!(path, "-----BEGIN CERTIFICATE-----\n")
+      on_exit(fn -> File.rm!(path) end)
+      start_client(nobody(), cacertfile: String.to_charlist(path))
+    end
+
     test "child specs have the name for their id, else the module" do
       assert Analytics.child_spec(api_key: "k").id == Analytics
       assert Analytics.child_spec(api_key: "k", name: {:global, :x}).id == {:global, :x}

@@ -246,6 +246,25 @@ defmodule BilldogEng.OwnerTest do
     assert length(names) == 200
   end
 
+  test "a load of the stub module over the one that runs takes nothing away" do
+    collector = start_collector()
+    {_, client} = spawn_client(Collector.url(collector), [])
+
+    ExUnit.CaptureLog.capture_log(fn ->
+      for n <- 1..3 do
+        Analytics.capture(client, "u", "e#{n}")
+        assert {:error, :on_load_failure} = :code.load_file(Native)
+        :code.purge(Native)
+      end
+    end)
+
+    {_, another} = spawn_client(Collector.url(collector), [])
+    Analytics.capture(another, "u", "e4")
+    for client <- [client, another], do: assert(Analytics.flush(client) == :ok)
+    assert names(collector) == ["e1", "e2", "e3", "e4"]
+    for client <- [client, another], do: GenServer.stop(client)
+  end
+
   test "captures while the stub module is away answer :ok and raise nothing" do
     {_, client} = spawn_client(nobody(), shutdown_timeout: 0)
     :code.delete(Native)

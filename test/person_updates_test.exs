@@ -5,7 +5,6 @@ defmodule BilldogEng.PersonUpdatesTest do
   import ExUnit.CaptureLog
 
   alias BilldogEng.Collector.JSON
-  alias BilldogEng.Native
 
   # Bodies of the updates that arrived, in their order.
   defp updates(collector) do
@@ -61,6 +60,14 @@ defmodule BilldogEng.PersonUpdatesTest do
       headers = Map.new(request.headers)
       assert %{"x-api-key" => "key", "x-billdog-api-key" => "key"} = headers
       refute Map.has_key?(headers, "content-encoding")
+    end
+
+    test "a key that can't be written as text costs itself alone", %{collector: collector, client: client} do
+      keys = [%BilldogEng.Throwing{}, {:a, self()}, 1.5, nil]
+      for key <- keys, do: assert(set(client, key) == :ok)
+      assert %{captured: 4} = accounts(client)
+      assert Analytics.flush(client) == :ok
+      assert [_, "{:a, #PID<" <> _, "1.5", "nil"] = keys(collector)
     end
 
     test "a large update isn't compressed either", %{collector: collector, client: client} do

@@ -173,6 +173,20 @@ defmodule BilldogEng.RefusalTest do
       assert names(collector) == ["e1", "e2"]
     end
 
+    test "of no time at all makes no drain hammer the ingest" do
+      for asked <- ["0", "Wed, 25 Nov 2020 08:00:00 GMT"] do
+        {collector, client} = answered({:status, 429, [{"retry-after", asked}]}, shutdown_timeout: 1_500)
+        capture(client, [1])
+
+        capture_log(fn ->
+          GenServer.stop(client)
+          drained(client)
+        end)
+
+        assert Collector.request_count(collector) in 1..3
+      end
+    end
+
     test "that lasts longer than a drain ends it, however long it is" do
       for seconds <- ["3600", "99999999999999999999"] do
         {collector, client} = answered({:status, 503, [{"retry-after", seconds}]}, shutdown_timeout: 60_000)

@@ -125,7 +125,8 @@ defmodule BilldogEng.Analytics do
       `SSL_CERT_DIR`, else the system's, else `CAStore`'s where the app has it
     * `:transport` - what `BilldogEng.Transport.config/1` answers, in place of `:host`, `:request_timeout`,
       `:gzip`, `:max_retries`, `:sleep_fn`, `:proxy` and `:cacertfile`
-    * `:sleep_fn` - called with the ms of each wait between attempts, in place of the wait; for tests
+    * `:sleep_fn` - called with the ms of each wait between attempts, in place of the wait; for tests. The waits
+      of person updates are real ones
 
   Raises `ArgumentError` for an option of the wrong type; unknown options are ignored with a warning.
 
@@ -149,12 +150,17 @@ defmodule BilldogEng.Analytics do
   """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(opts) do
-    %{id: Keyword.get(opts, :name) || __MODULE__, start: {__MODULE__, :start_link, [hide_key(opts)]}}
+    opts = hide_key(opts)
+    %{id: opts[:name] || __MODULE__, start: {__MODULE__, :start_link, [opts]}}
   end
 
   @doc false
   # Supervisors put a child's arguments into their reports; a function shows nothing of what it holds.
   def hide_key(opts) do
+    # Said here, without them: the key is among them.
+    unless Keyword.keyword?(opts),
+      do: raise(ArgumentError, "expected the options of a client as a keyword list")
+
     Keyword.replace_lazy(opts, :api_key, fn key -> if is_function(key), do: key, else: fn -> key end end)
   end
 
@@ -231,7 +237,7 @@ defmodule BilldogEng.Analytics do
   ingest that refuses one (400, 422) costs that one. Up to 1,000 of them are kept, in memory alone: `:spool_dir` is
   for events. `flush/2` and `shutdown/1` wait for them too, a client whose process has ended goes on sending them
   for `:shutdown_timeout`, and `stats/1` counts them apart, as `:person_updates`. `:before_send` and
-  `:global_properties` are for events.
+  `:global_properties` are for events. A client on another node takes them where this library runs there.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.set_person_properties(client, "user-1", set: %{plan: "pro"}, add: %{logins: 1}, unset: [:trial])
@@ -241,19 +247,24 @@ defmodule BilldogEng.Analytics do
   """
   @spec set_person_properties(server(), term(), term()) :: :ok
   def set_person_properties(server, distinct_id, operations) do
-    operations = PersonUpdate.operations(operations)
-    message = {:set_person_properties, distinct_id, operations}
+    update_person(server, distinct_id, PersonUpdate.operations(operations))
+  catch
+    _, _ -> :ok
+  end
 
+  @doc false
+  def update_person(server, distinct_id, operations) do
     case whereis(unwrap(server)) do
       pid when is_pid(pid) and node(pid) == node() ->
         with :no_client <- PersonUpdate.hand_in(pid, distinct_id, operations),
-             do: GenServer.cast(pid, message)
+             do: GenServer.cast(pid, {:set_person_properties, distinct_id, operations})
 
       nil ->
         :ok
 
+      # By no message: a client of the original's kind that runs there would end by it.
       remote ->
-        GenServer.cast(remote, message)
+        :erpc.cast(node_of(remote), __MODULE__, :update_person, [there(remote), distinct_id, operations])
     end
 
     :ok
@@ -385,7 +396,13 @@ defmodule BilldogEng.Analytics do
       %{purged: 1}
   """
   @spec purge(server()) :: :ok
-  def purge(server), do: call(server, :purge, :infinity)
+  def purge(server) do
+    case whereis(unwrap(server)) do
+      pid when is_pid(pid) and node(pid) == node() -> GenServer.call(pid, :purge, :infinity)
+      nil -> no_client(server, :purge)
+      remote -> remote_call(remote, :purge, server)
+    end
+  end
 
   @doc """
   The client's accounts, at once: this waits for no flush.
@@ -403,13 +420,16 @@ defmodule BilldogEng.Analytics do
     case whereis(server) do
       pid when is_pid(pid) and node(pid) == node() ->
         # A name is known before its client is: a process that is about to start one answers once it has.
-        with :no_client <- Native.stats(pid), do: GenServer.call(pid, :stats, :infinity)
+        with :no_client <- Native.stats(pid),
+             :no_client <- GenServer.call(pid, :stats, :infinity),
+             # Its process is there still, while the VM stops.
+             do: no_client(server, :stats)
 
       nil ->
-        no_client(server)
+        no_client(server, :stats)
 
       remote ->
-        remote_stats(remote, server)
+        remote_call(remote, :stats, server)
     end
   end
 
@@ -560,18 +580,20 @@ defmodule BilldogEng.Analytics do
   defp no_timestamp(other) do
     Warning.once(
       :timestamp,
-      ":timestamp takes a DateTime, a NaiveDateTime or integer ms; now was taken for #{shown(other)}"
+      ":timestamp takes a DateTime, a NaiveDateTime or integer ms; now was taken for #{kind_of(other)}"
     )
 
     nil
   end
 
-  # An `inspect` of the app's may raise, or worse.
-  defp shown(term) do
-    inspect(term)
-  catch
-    _, _ -> "another term"
-  end
+  # What it is, for what it says may be anybody's.
+  defp kind_of(%module{}), do: "a #{inspect(module)}"
+  defp kind_of(term) when is_binary(term), do: "a string"
+  defp kind_of(term) when is_number(term), do: "a number"
+  defp kind_of(term) when is_atom(term), do: "an atom"
+  defp kind_of(term) when is_list(term), do: "a list"
+  defp kind_of(term) when is_map(term), do: "a map"
+  defp kind_of(_term), do: "another term"
 
   # ── servers ──
 
@@ -597,13 +619,18 @@ defmodule BilldogEng.Analytics do
     end
   end
 
-  defp no_client(server), do: exit({:noproc, {GenServer, :call, [server, :stats, :infinity]}})
+  defp no_client(server, request), do: exit({:noproc, {GenServer, :call, [server, request, :infinity]}})
 
-  defp remote_stats(remote, server) do
-    :erpc.call(if(is_pid(remote), do: node(remote), else: elem(remote, 1)), __MODULE__, :stats, [
-      if(is_pid(remote), do: remote, else: elem(remote, 0))
-    ])
+  # What the original's messages have no word for is asked of this module there.
+  defp remote_call(remote, function, server) do
+    :erpc.call(node_of(remote), __MODULE__, function, [there(remote)])
   catch
-    _, _ -> no_client(server)
+    _, _ -> no_client(server, function)
   end
+
+  defp node_of(pid) when is_pid(pid), do: node(pid)
+  defp node_of({_name, node}), do: node
+
+  defp there(pid) when is_pid(pid), do: pid
+  defp there({name, _node}), do: name
 end

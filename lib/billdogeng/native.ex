@@ -11,6 +11,8 @@ defmodule BilldogEng.Native do
     case :erlang.load_nif(path, 0) do
       :ok -> :ok
       {:error, {:reload, _}} -> :ok
+      # Over one that runs: that stays, and its clients with it, for a load that fails takes nothing away.
+      {:error, {:upgrade, reason}} -> {:error, to_string(reason)}
       # Captures must stay harmless and starts must say why, so the module is loaded all the same.
       {:error, {_, reason}} -> :persistent_term.put({__MODULE__, :reason}, to_string(reason))
     end

@@ -83,11 +83,12 @@ defmodule BilldogEng.Normaliser do
 
   defp text?(key), do: is_binary(key) and String.valid?(key)
 
+  @doc false
   # nil's name is one, though `to_string(nil)` is empty.
-  defp key(nil), do: "nil"
-  defp key(key) when is_binary(key) or is_atom(key) or is_integer(key), do: key
+  def key(nil), do: "nil"
+  def key(key) when is_binary(key) or is_atom(key) or is_integer(key), do: key
 
-  defp key(key) do
+  def key(key) do
     to_string(key)
   rescue
     _ -> inspected(key)
@@ -173,6 +174,8 @@ defmodule BilldogEng.Normaliser do
   # Counted before they are listed: the VM lists ten million elements at one go.
   defp count(terms \\ 1) do
     case Process.get(__MODULE__) do
+      # An encoder of the app's has emptied the dictionary.
+      nil -> :ok
       :infinity -> :ok
       left when left < terms -> throw({__MODULE__, :too_large})
       left -> Process.put(__MODULE__, left - terms)

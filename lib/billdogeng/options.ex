@@ -227,6 +227,8 @@ defmodule BilldogEng.Options do
   end
 
   defp usable(transport) do
+    Enum.each([:proxy, :cacertfile], &check({&1, transport[&1]}))
+
     if text?(transport.host),
       do: {:ok, transport},
       else: {:error, "the :host of the option :transport takes an http:// or https:// address, a string"}
@@ -318,7 +320,7 @@ defmodule BilldogEng.Options do
   end
 
   defp check({:cacertfile, value}) do
-    valid = value == nil or (is_binary(value) and certificates?(value))
+    valid = value == nil or (text?(path(value)) and certificates?(value))
     must(:cacertfile, value, valid, "the path of a readable file with certificates (PEM)")
   end
 
@@ -362,6 +364,12 @@ defmodule BilldogEng.Options do
 
   defp check(_not_added), do: :ok
 
+  defp path(value) do
+    Transport.path(value)
+  rescue
+    _ -> nil
+  end
+
   defp certificates?(path) do
     case File.read(path) do
       {:ok, text} -> text =~ "-----BEGIN CERTIFICATE-----"
@@ -392,8 +400,18 @@ defmodule BilldogEng.Options do
   # The key and all events can be read on their way.
   defp warn_of_plain_http(host) do
     with %URI{scheme: "http", host: name} when is_binary(name) <- URI.parse(host),
-         false <- name in ["localhost", "::1"] or String.starts_with?(name, "127.") do
+         false <- loopback?(String.downcase(name)) do
       Warning.once({:plain_http, name}, "#{name} is sent the key and all events unencrypted: use https://")
+    end
+  end
+
+  defp loopback?("localhost"), do: true
+
+  defp loopback?(name) do
+    case :inet.parse_strict_address(String.to_charlist(name)) do
+      {:ok, {127, _, _, _}} -> true
+      {:ok, address} -> address == {0, 0, 0, 0, 0, 0, 0, 1}
+      {:error, _} -> false
     end
   end
 

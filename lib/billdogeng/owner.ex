@@ -55,7 +55,7 @@ defmodule BilldogEng.Owner do
   defp start(options) do
     Native.start(options.native, options.hooks, Emitter.label(options.name))
   rescue
-    ArgumentError -> {:error, "an option has a value that can't be handed to the native library"}
+    _ -> {:error, "an option has a value that can't be handed to the native library"}
   end
 
   # ── the original's messages ──
@@ -296,10 +296,13 @@ defmodule BilldogEng.Owner do
   end
 
   defp tell_drops(state, {kind, reason} = key, count) do
-    Warning.log("dropped #{counted(kind, count)}, #{reason}: #{why(reason)}")
+    Warning.log("dropped #{counted(kind, count)}, #{reason}: #{why(reason, kind)}")
     Process.send_after(self(), {:drop_summary, key}, @drop_summary_interval)
     put_in(state.drops[key], 0)
   end
+
+  defp why(:rejected, :person_update), do: "the ingest refused them"
+  defp why(reason, _kind), do: why(reason)
 
   defp why(:queue_full), do: "the queue is at its bound and the oldest made room"
   defp why(:rejected), do: "the ingest refused them, and took others of their batch"

@@ -68,11 +68,7 @@ defmodule BilldogEng.PersonUpdate do
   defp key(key) when is_binary(key), do: key
   defp key(key) when is_atom(key), do: Atom.to_string(key)
 
-  defp key(key) do
-    to_string(key)
-  rescue
-    _ -> inspect(key)
-  end
+  defp key(key), do: key |> Normaliser.key() |> to_string()
 
   defp shown(name) when is_atom(name), do: inspect(name)
   defp shown(_name), do: "what was given"

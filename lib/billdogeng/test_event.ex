@@ -110,9 +110,11 @@ defmodule BilldogEng.TestEvent do
   defp told({:error, error}, ms, test) do
     {cause, remedy} = diagnosis(error, test.transport)
 
-    {:error, if(error.status > 0, do: error.status), ms, String.replace(cause, test.api_key, "[api_key]"),
-     remedy}
+    {:error, if(error.status > 0, do: error.status), ms, hide(cause, test.api_key), remedy}
   end
+
+  # A short key could be part of any word.
+  defp hide(text, key), do: if(byte_size(key) >= 8, do: String.replace(text, key, "[api_key]"), else: text)
 
   # ── what may be wrong ──
 

@@ -42,6 +42,11 @@ defmodule BilldogEng.Transport do
     |> Map.merge(opts |> Keyword.take([:proxy, :cacertfile]) |> Map.new())
   end
 
+  @doc false
+  # A path as text, for it may be a charlist.
+  def path(path) when is_list(path), do: List.to_string(path)
+  def path(path), do: path
+
   @doc """
   Makes a request and waits for its answer, retries included (on network errors, 408, 429 and 5xx, after
   1, 2, 4 … s).
@@ -85,7 +90,7 @@ defmodule BilldogEng.Transport do
       max_retries: limit(config[:max_retries], 0xFFFF_FFFF),
       proxy: if(is_binary(config[:proxy]), do: config[:proxy]),
       proxy_of_environment: config[:proxy] == :environment,
-      cacertfile: config[:cacertfile] || BilldogEng.Roots.cacertfile(config[:host])
+      cacertfile: path(config[:cacertfile]) || BilldogEng.Roots.cacertfile(config[:host])
     }
   end
 
@@ -109,10 +114,19 @@ defmodule BilldogEng.Transport do
   end
 
   defp send_request(http, path, headers, body, id) do
-    with :normalise <- Native.request(http, path, headers, body, nil, id) do
+    with :normalise <- native_request(http, path, headers, body, nil, id) do
       marker = make_ref()
-      Native.request(http, path, headers, Normaliser.run(body, marker, :infinity), marker, id)
+      native_request(http, path, headers, Normaliser.run(body, marker, :infinity), marker, id)
     end
+  end
+
+  # An exception would carry the arguments, and with them a key, to whoever reports it.
+  defp native_request(http, path, headers, body, marker, id) do
+    Native.request(http, path, headers, body, marker, id)
+  rescue
+    _ ->
+      {:error,
+       Native.load_error() || "an option or a header has a value that can't be handed to the native library"}
   end
 
   defp failed(request, config, number, _error, true) when number <= :erlang.map_get(:max_retries, config) do

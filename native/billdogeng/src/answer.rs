@@ -168,6 +168,7 @@ fn text(body: &[u8]) -> Option<Value> {
 
 fn is_html(content_type: &str, body: &[u8]) -> bool {
     let content_type = content_type.trim_start().to_ascii_lowercase();
+    let body = body.strip_prefix("\u{FEFF}".as_bytes()).unwrap_or(body);
     content_type.starts_with("text/html")
         || content_type.starts_with("application/xhtml")
         || body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<')
@@ -206,7 +207,11 @@ mod tests {
 
     #[test]
     fn a_page_is_no_success_whatever_its_status_says() {
-        for (content_type, body) in [("text/HTML; charset=utf-8", ""), ("", " \n<!doctype html>")] {
+        for (content_type, body) in [
+            ("text/HTML; charset=utf-8", ""),
+            ("", " \n<!doctype html>"),
+            ("", "\u{FEFF}<html>"),
+        ] {
             let failure = read(200, content_type, body.as_bytes()).unwrap_err();
             assert_eq!(failure.error.code.as_deref(), Some("MALFORMED_RESPONSE"));
             assert_eq!(failure.kind, Kind::Final);

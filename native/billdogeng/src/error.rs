@@ -78,8 +78,26 @@ impl Error {
 /// Bytes from which on a key is worth hiding.
 const SECRET_FROM: usize = 8;
 
+const HIDDEN: &str = "[api_key]";
+
 fn hide(text: &str, secret: &str) -> String {
-    text.replace(secret, "[api_key]")
+    let mut hidden = text.replace(secret, HIDDEN);
+    // As a text that quotes the request has it.
+    let escaped = Value::from(secret).to_string();
+    let escaped = &escaped[1..escaped.len() - 1];
+    if escaped != secret {
+        hidden = hidden.replace(escaped, HIDDEN);
+    }
+    // An answer that was too long to be read whole may end within it.
+    let begun = (SECRET_FROM..secret.len())
+        .rev()
+        .filter_map(|len| secret.get(..len))
+        .find(|begun| hidden.ends_with(begun));
+    if let Some(begun) = begun {
+        hidden.truncate(hidden.len() - begun.len());
+        hidden.push_str(HIDDEN);
+    }
+    hidden
 }
 
 fn hide_in(value: Value, secret: &str) -> Value {
@@ -109,6 +127,19 @@ impl std::error::Error for Error {}
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_key_is_hidden_as_json_escapes_it_and_where_the_text_ends_within_it() {
+        assert_eq!(
+            hide(r#"{"k":"a\"b-1234"}"#, r#"a"b-1234"#),
+            r#"{"k":"[api_key]"}"#
+        );
+        assert_eq!(
+            hide("cut within key-12345", "key-123456789"),
+            "cut within [api_key]"
+        );
+        assert_eq!(hide("this is no key", "key-123456789"), "this is no key");
+    }
 
     #[test]
     fn a_quoted_key_is_hidden_wherever_it_stands() {

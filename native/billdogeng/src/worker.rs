@@ -651,7 +651,12 @@ impl Worker {
         let external = self.client.config.external_sleep && self.drain_until.is_none();
         let Some(flush) = &mut self.flush else { return };
         flush.failed += 1;
-        let delay = asked.unwrap_or_else(|| policy::retry_delay(flush.failed));
+        let own = policy::retry_delay(flush.failed);
+        let delay = match asked {
+            // Only time bounds a drain's attempts: one that is asked not to wait would do nothing else.
+            Some(asked) if self.drain_until.is_some() => asked.max(own),
+            asked => asked.unwrap_or(own),
+        };
         flush.wait = Some(if external {
             self.sleeps += 1;
             self.client.news().sleep(self.sleeps, delay);
