@@ -42,6 +42,11 @@ defmodule BilldogEng.LiveViewTest do
                properties: %{view: "ShopWeb.ListLive", route: "/list/:id"}
              }
 
+      # Another query is the same route.
+      before = Context.get()
+      handle_params(socket, "http://localhost/list/5?page=2")
+      assert Context.get() == before
+
       # What the view has put since stays.
       Context.put(distinct_id: "u2", properties: %{step: 1})
       handle_params(socket, "http://localhost/list")

@@ -4,6 +4,7 @@ defmodule BilldogEng.PlugTest do
   import ExUnit.CaptureLog
 
   alias BilldogEng.{Context, Telemetry}
+  require Logger
 
   def visitor(conn), do: conn.assigns[:visitor]
   def tenant(conn, tenant), do: %{tenant: tenant, path: length(conn.path_info)}
@@ -84,6 +85,76 @@ defmodule BilldogEng.PlugTest do
       conn = conn(%{assigns: %{current_user: %{id: "a"}}}) |> through() |> Map.put(:assigns, %{}) |> through()
       assert Context.distinct_id() == nil
       assert [_leaves_once] = conn.private.before_send
+    end
+  end
+
+  describe "a request that fails" do
+    setup do
+      collector = start_collector()
+      client = start_client(collector)
+      :ok = Telemetry.attach_phoenix(client)
+      config = %{client: client, distinct_id: nil}
+      handler = :"plug_test_#{System.unique_integer([:positive])}"
+      :ok = :logger.add_handler(handler, BilldogEng.LoggerHandler, %{config: config})
+
+      on_exit(fn ->
+        Telemetry.detach({Telemetry, client, :phoenix})
+        :logger.remove_handler(handler)
+      end)
+
+      %{collector: collector, client: client}
+    end
+
+    # What arrives, and whose it is; of a random id, nobody's.
+    defp arrived(%{collector: collector, client: client}) do
+      assert Analytics.flush(client) == :ok
+
+      for event <- Collector.events(collector) do
+        {event["event_name"],
+         if(event["properties"]["$process_person_profile"] != false, do: event["user_id"])}
+      end
+    end
+
+    # As Plug.RequestId, the router's pipeline, and Phoenix do in turns.
+    defp begin(user, request_id) do
+      Logger.metadata(request_id: request_id)
+      through(conn(%{assigns: %{current_user: %{id: user}}, resp_headers: [{"x-request-id", request_id}]}))
+    end
+
+    defp rendered(conn, kind, reason) do
+      metadata = %{conn: conn, status: 500, kind: kind, reason: reason, stacktrace: [], log: :error}
+      capture_log(fn -> :telemetry.execute([:phoenix, :error_rendered], %{duration: 1}, metadata) end)
+    end
+
+    # As the web server, once the page is sent.
+    defp crashed(reason) do
+      capture_log(fn -> Logger.error("crashed", crash_reason: {reason, []}) end)
+    end
+
+    test "by raising is its user's, and so is its crash, which is told after its page was sent", context do
+      conn = Plug.Conn.run_before_send(%{begin("u1", "r1") | status: 500})
+      rendered(conn, :error, %RuntimeError{message: "no"})
+      crashed(%RuntimeError{message: "no"})
+      assert arrived(context) == [{"request_failed", "u1"}, {"$exception", "u1"}]
+    end
+
+    test "by an exit or a throw is its user's, though it is told with the conn as it came", context do
+      begin("u1", "r1")
+      rendered(conn(), :exit, :timeout)
+      crashed({:timeout, {GenServer, :call, []}})
+      assert arrived(context) == [{"request_failed", "u1"}, {"$exception", "u1"}]
+    end
+
+    test "is not the one's that its process has served before", context do
+      Plug.Conn.run_before_send(%{begin("u1", "r1") | status: 503})
+      Logger.metadata(request_id: "r2")
+      rendered(conn(), :exit, :timeout)
+      crashed(%RuntimeError{message: "no"})
+      # Nor where that one was left unanswered, and the next one has no user.
+      begin("u1", "r3")
+      Logger.metadata(request_id: "r4")
+      rendered(conn(), :exit, :timeout)
+      assert arrived(context) == [{"$exception", nil}]
     end
   end
 

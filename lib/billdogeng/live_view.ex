@@ -25,6 +25,7 @@ defmodule BilldogEng.LiveView do
 
   def on_mount(opts, params, _session, %{transport_pid: pid} = socket) when is_pid(pid) do
     opts = Plug.options(opts, "BilldogEng.LiveView")
+    Process.delete(__MODULE__)
     Context.put(Plug.context(socket, %{view: Handler.name_of(socket.view)}, opts))
     {:cont, if(at_router?(params, socket), do: follow(socket), else: socket)}
   end
@@ -42,12 +43,20 @@ defmodule BilldogEng.LiveView do
   end
 
   @doc false
-  def handle_params(_params, uri, socket) do
-    with %{properties: properties} = context <- Context.get(), true <- is_binary(uri) do
-      route = Routes.live_route(socket, Address.parse(uri))
-      Context.put(%{context | properties: Map.put(properties, :route, route)})
-    end
-
+  # At most patches nothing but the query changes.
+  def handle_params(_params, uri, socket) when is_binary(uri) do
+    last = Process.get(__MODULE__)
+    unless Address.of?(last, uri), do: at(Address.parse(uri, last), socket)
     {:cont, socket}
+  end
+
+  def handle_params(_params, _uri, socket), do: {:cont, socket}
+
+  defp at(address, socket) do
+    Process.put(__MODULE__, address)
+
+    with %{properties: properties} = context <- Context.get() do
+      Context.put(%{context | properties: Map.put(properties, :route, Routes.live_route(socket, address))})
+    end
   end
 end

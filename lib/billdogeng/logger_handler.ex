@@ -24,7 +24,8 @@ defmodule BilldogEng.LoggerHandler do
     * `:distinct_id` - whose event it is: an id, or a function of the log event's metadata that answers one, or
       `{module, function, args}`, the metadata being put before `args`. With
       `distinct_id: & &1[:user_id]` it is what the crashed process gave to `Logger.metadata(user_id: id)`.
-      By default (nil) it is the id of the process's `BilldogEng.Context`. Where there is none, each event has a
+      By default (nil) it is the id of the process's `BilldogEng.Context`, or of the request's, whose error page was
+      sent already. Where there is none, each event has a
       random UUID and `"$process_person_profile": false`, so that crashes make no persons
     * `:messages` - `:safe` (the default) or `:all`, see below
     * `:in_app` - the applications whose frames are the app's own, as for
@@ -234,7 +235,10 @@ defmodule BilldogEng.LoggerHandler do
   end
 
   # Of the process that crashed: no other's is asked for.
-  defp context_id(meta), do: if(meta.pid == self(), do: guarded(&Context.distinct_id/0))
+  defp context_id(meta) do
+    if meta.pid == self(),
+      do: guarded(fn -> Context.distinct_id() || BilldogEng.Plug.failed(meta[:request_id]) end)
+  end
 
   # One that fails costs the id, not the event.
   defp asked({module, function, args}, meta), do: guarded(fn -> apply(module, function, [meta | args]) end)

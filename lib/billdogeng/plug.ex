@@ -21,13 +21,20 @@ defmodule BilldogEng.Plug do
 
   The context is the request's alone. It takes the place of one before it, nothing is merged, and it is gone once
   the response is sent (or begun to, where it is chunked): the same process may read another user's request next.
+  What tells of a failed request later is matched with it by the id that `Plug.RequestId` gave it, and is nobody's
+  where the endpoint has no such plug.
   """
 
   # Not `@behaviour Plug`, for it may be compiled before Plug is, or without it.
 
   alias BilldogEng.{Context, Hooks, Warning}
 
+  require Logger
+
   @compile {:no_warn_undefined, Plug.Conn}
+
+  # In the process dictionary: the id of the request that failed last, and whose it was.
+  @failed {__MODULE__, :failed}
 
   @doc false
   def init(opts), do: options(opts, "BilldogEng.Plug")
@@ -39,6 +46,7 @@ defmodule BilldogEng.Plug do
 
     context = context(conn, properties, opts)
     conn = if is_map_key(private, :billdogeng_context), do: conn, else: leave_once_sent(conn)
+    Process.delete(@failed)
     Context.put(context)
     with_context(conn, context)
   end
@@ -48,9 +56,32 @@ defmodule BilldogEng.Plug do
   @doc false
   # What tells of the request later (its telemetry, after the response) takes the context from the conn.
   def leave(conn) do
-    conn = with_context(conn, Context.get())
+    context = Context.get()
+    # A crash is logged after its page was sent.
+    if is_integer(conn.status) and conn.status >= 500 and context != nil,
+      do: Process.put(@failed, {request_id(conn), context.distinct_id})
+
     Context.clear()
-    conn
+    with_context(conn, context)
+  end
+
+  @doc false
+  # Whose the request was that this process has answered with an error page, if it is the one of this id.
+  def failed(request_id) do
+    case Process.get(@failed) do
+      {^request_id, distinct_id} when request_id != nil -> distinct_id
+      _ -> nil
+    end
+  end
+
+  @doc false
+  # The context of the request that this process is at and hasn't answered: an exit or a throw is told of with the
+  # conn as it was before all plugs.
+  def unanswered do
+    with %{properties: %{request_id: id}} = context when id != nil <- Context.get(),
+         ^id <- Logger.metadata()[:request_id],
+         do: context,
+         else: (_ -> nil)
   end
 
   defp with_context(conn, context), do: %{conn | private: Map.put(conn.private, :billdogeng_context, context)}

@@ -29,8 +29,8 @@ defmodule BilldogEng.Telemetry do
   better be of the form `&MyApp.Analytics.user/2`: a function without a name is gone once its module has been
   reloaded twice.
 
-  Handlers run in the process in which the event happens, and take one to three microseconds beside the capture. One
-  that fails costs that event alone: it stays attached (what raises into `:telemetry` is detached for good), its
+  Handlers run in the process in which the event happens, and take one to three microseconds beside the capture;
+  `BilldogEng.Plug` as much a request, `BilldogEng.LiveView` a change of address. One that fails costs that event alone: it stays attached (what raises into `:telemetry` is detached for good), its
   first failure is logged, and all are counted in `handlers/0`.
 
   ## Its own events
@@ -126,7 +126,7 @@ defmodule BilldogEng.Telemetry do
   | event | when | properties |
   |---|---|---|
   | `page_viewed` | a GET that the router dispatched was answered with 2xx and HTML (a HEAD that `Plug.Head` has made a GET, too); a LiveView was navigated to, or patched to another path | `route`, `via` (`"request"`, `"navigate"`, `"patch"`), `controller` or `view`, `action`, `duration_ms` |
-  | `request_failed` | an error page of 400 or more was rendered | `status`, `method`, `route`, `error` (the exception's module) |
+  | `request_failed` | an error page of 400 or more was rendered for what an action raised, threw or exited with | `status`, `method`, `route`, `error` (the exception's module) |
   | `live_event` | a LiveView or component handled an event of the browser's | `event`, `view`, `component`, `route`, `duration_ms` |
   | `live_view_failed` | a connected LiveView raised | `callback`, `event`, `view`, `component`, `route`, `error` |
   | `channel_joined` | a channel of the app's was joined | `channel`, `topic` (what is after its `:` as `*`), `duration_ms` |

@@ -223,7 +223,8 @@ defmodule BilldogEng.Telemetry.Handler do
   end
 
   # Of a request its own alone: its process may have served another one before.
-  defp context(%{conn: %{private: private}}), do: Map.get(private, :billdogeng_context)
+  defp context(%{conn: %{private: %{billdogeng_context: context}}}), do: context
+  defp context(%{conn: %{private: _}}), do: BilldogEng.Plug.unanswered()
 
   # A LiveView within another has what that one has.
   defp context(%{socket: %{parent_pid: parent, root_pid: root}}) when is_pid(root) do
