@@ -237,7 +237,10 @@ defmodule BilldogEng.TestModeTest do
         end
 
       ms = Application.fetch_env!(:ex_unit, :assert_receive_timeout)
-      assert error.message =~ ~s(no event "e" that matches %{"properties" => %{"plan" => ^plan}} was captured)
+
+      assert error.message =~
+               ~s|no event "e" that matches %{"properties" => %{"plan" => ^plan}} (plan = "pro") was captured|
+
       assert error.message =~ "within #{ms} ms"
       assert error.message =~ ~s("plan" => "free")
       assert error.message =~ ~r/\b199,\s+200\b/

@@ -174,7 +174,7 @@ defmodule BilldogEng.Test do
         BilldogEng.Test.__assert__(
           unquote(name),
           fn event -> match?(unquote(quietly(pattern)), event) end,
-          unquote(Macro.to_string(pattern)),
+          {unquote(Macro.to_string(pattern)), unquote(pins(pattern))},
           unquote(opts)
         )
 
@@ -200,10 +200,24 @@ defmodule BilldogEng.Test do
       BilldogEng.Test.__refute__(
         unquote(name),
         fn event -> match?(unquote(quietly(pattern)), event) end,
-        unquote(Macro.to_string(pattern)),
+        {unquote(Macro.to_string(pattern)), unquote(pins(pattern))},
         unquote(opts)
       )
     end
+  end
+
+  # Its pinned variables, for a failure to show what they are.
+  defp pins(pattern) do
+    {_, pins} =
+      Macro.prewalk(pattern, [], fn
+        {:^, _meta, [{name, _, context} = variable]} = pin, pins when is_atom(name) and is_atom(context) ->
+          {pin, [{name, variable} | pins]}
+
+        other, pins ->
+          {other, pins}
+      end)
+
+    pins |> Enum.reverse() |> Enum.uniq_by(&elem(&1, 0))
   end
 
   defp unguarded({:when, _meta, [pattern, _guard]}), do: pattern
@@ -244,8 +258,13 @@ defmodule BilldogEng.Test do
     end
   end
 
-  defp that_matches("_"), do: ""
-  defp that_matches(shown), do: " that matches #{shown}"
+  defp that_matches({"_", _pins}), do: ""
+  defp that_matches({shown, []}), do: " that matches #{shown}"
+
+  defp that_matches({shown, pins}) do
+    pinned = Enum.map_join(pins, ", ", fn {name, value} -> "#{name} = #{inspect(value)}" end)
+    " that matches #{shown} (#{pinned})"
+  end
 
   defp named(name, matches?) do
     name = if is_atom(name), do: Atom.to_string(name), else: name
