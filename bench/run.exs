@@ -2,6 +2,7 @@
 #
 #     bin/bench                       all of it
 #     bin/bench --only capture        what a capture costs its caller, nothing else running
+#     bin/bench --only paced          the same at 20,000 captures a second, with all of it running
 #     bin/bench --only 20             delivery at flush_at 20; any number will do
 #     bin/bench --rounds 9 --ms 2000  more and longer rounds
 #
@@ -75,7 +76,7 @@ defmodule Bench.Run do
 
     rows =
       case Keyword.get_values(opts, :only) do
-        [] -> ["capture", "20", "1000"]
+        [] -> ["capture", "paced", "20", "1000"]
         parts -> parts
       end
       |> Enum.flat_map(&part(&1, settings))
@@ -104,6 +105,14 @@ defmodule Bench.Run do
   defp part("capture", settings) do
     rounds = rounds("caller alone", settings, &alone(&1, settings))
     [row("caller alone, ns a capture", rounds, :ns, "≤ 1.5")]
+  end
+
+  defp part("paced", settings) do
+    rounds = rounds("20,000 captures/s", settings, &paced(&1, settings))
+
+    for {percentile, key} <- [{"p50", :p50}, {"p99", :p99}, {"p99.9", :p999}] do
+      row("20,000 captures/s: #{percentile}, ns a capture", rounds, key, "")
+    end
   end
 
   defp part(flush_at, settings) do
@@ -167,6 +176,35 @@ defmodule Bench.Run do
 
       {5 * @burst, %{ns: Numbers.median(bursts)}}
     end)
+  end
+
+  # As a busy app captures: 40 at a time, each measured, and a sleep of 1 ms.
+  defp paced(client, settings) do
+    checked(client, [flush_at: 20], settings, fn pid ->
+      events = Enum.take(settings.events, 40)
+      samples = :atomics.new(settings.ms * 40 + 40, signed: false)
+      count = paces(client, pid, events, samples, 0, now() + settings.ms * 1_000_000)
+      :ok = client.flush(pid)
+      sorted = Enum.sort(for n <- 1..count, do: :atomics.get(samples, n))
+      of = &Enum.at(sorted, trunc(count * &1))
+      {count, %{p50: of.(0.5), p99: of.(0.99), p999: of.(0.999)}}
+    end)
+  end
+
+  # Kept where no garbage collection of the caller's sees them.
+  defp paces(client, pid, events, samples, count, until) do
+    if now() >= until do
+      count
+    else
+      for {{id, name, properties}, n} <- Enum.with_index(events, 1) do
+        start = now()
+        client.capture(pid, id, name, properties)
+        :atomics.put(samples, count + n, now() - start)
+      end
+
+      Process.sleep(1)
+      paces(client, pid, events, samples, count + length(events), until)
+    end
   end
 
   # One caller that captures as fast as the client takes it, for some time; then a flush. All of that counts.
