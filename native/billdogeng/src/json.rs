@@ -153,10 +153,19 @@ pub fn has_member(object: &[u8], name: &str) -> bool {
         .is_ok_and(|members| members.contains_key(name))
 }
 
-/// Whether `bytes` are exactly one JSON value, and one that every ingest can read: text of whole characters,
-/// numbers that a float can hold. Others would have the whole batch refused.
-pub fn is_value(bytes: &[u8]) -> bool {
-    serde_json::from_slice::<Value>(bytes).is_ok_and(|value| is_readable(&value))
+/// How deep a JSON value is, 0 for a scalar; `None` unless `bytes` are exactly one, and one that every ingest can
+/// read: text of whole characters, numbers that a float can hold. Others would have the whole batch refused.
+pub fn depth(bytes: &[u8]) -> Option<usize> {
+    let value = serde_json::from_slice::<Value>(bytes).ok()?;
+    is_readable(&value).then(|| depth_of(&value))
+}
+
+fn depth_of(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(depth_of).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth_of).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 fn is_readable(value: &Value) -> bool {
@@ -273,14 +282,15 @@ mod tests {
                 value.to_bits(),
                 "{text}"
             );
-            assert!(is_value(text.as_bytes()));
+            assert_eq!(depth(text.as_bytes()), Some(0));
         }
     }
 
     #[test]
     fn one_value_is_one_value() {
-        assert!(is_value(b" {\"a\": [1, 2.5e3, null]} "));
-        assert!(is_value(&b"9".repeat(400)));
+        assert_eq!(depth(b" {\"a\": [1, 2.5e3, null], \"b\": {}} "), Some(2));
+        assert_eq!(depth(b"[]"), Some(1));
+        assert_eq!(depth(&b"9".repeat(400)), Some(0));
         let bad: [&[u8]; 9] = [
             b"",
             b"1 2",
@@ -293,7 +303,7 @@ mod tests {
             b"{\"\xE9\":1}",
         ];
         for bad in bad {
-            assert!(!is_value(bad), "{}", String::from_utf8_lossy(bad));
+            assert_eq!(depth(bad), None, "{}", String::from_utf8_lossy(bad));
         }
     }
 }

@@ -377,11 +377,11 @@ impl<'a> Encoder<'a> {
             Some(_) if depth >= DEEPEST => self.too_deep(),
             Some(entries) => self.pairs(keyed(entries), depth),
             None if depth >= DEEPEST && improper() == form => self.too_deep(),
-            None => self.ready_made(form, text),
+            None => self.ready_made(form, text, depth),
         }
     }
 
-    fn ready_made(&mut self, form: Term<'a>, text: Term<'a>) -> Result<(), Stop> {
+    fn ready_made(&mut self, form: Term<'a>, text: Term<'a>, depth: usize) -> Result<(), Stop> {
         let Some(text) = vm::bytes(text) else {
             return self.by_elixir();
         };
@@ -392,8 +392,10 @@ impl<'a> Encoder<'a> {
             return self.string(text);
         }
         self.room(text.len())?;
-        if !json::is_value(text) {
-            return self.by_elixir();
+        match json::depth(text) {
+            None => return self.by_elixir(),
+            Some(deep) if depth + deep > DEEPEST => return self.too_deep(),
+            Some(_) => {}
         }
         self.out.extend_from_slice(text);
         Ok(())

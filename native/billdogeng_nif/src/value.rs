@@ -3,7 +3,7 @@
 use billdogeng::Error;
 use num_bigint::BigInt;
 use rustler::{Encoder, Env, Term};
-use serde_json::{Deserializer, Value};
+use serde_json::Value;
 
 /// Objects become maps with string keys, null becomes nil, integers stay exact.
 pub fn to_term<'a>(env: Env<'a>, value: &Value) -> Term<'a> {
@@ -26,14 +26,9 @@ pub fn to_term<'a>(env: Env<'a>, value: &Value) -> Term<'a> {
     }
 }
 
-/// The terms of JSON that the encoder wrote, for tests; nil should it not be readable. Its depth is bounded
-/// there, at more than a parser takes of strangers: what an app's own encoder wrote may stand in the deepest
-/// place.
+/// The terms of JSON that the encoder wrote, for tests; nil should it not be readable.
 pub fn decode<'a>(env: Env<'a>, json: &[u8]) -> Term<'a> {
-    let mut deserializer = Deserializer::from_slice(json);
-    deserializer.disable_recursion_limit();
-    let value = deserializer.into_iter::<Value>().next();
-    to_term(env, &value.and_then(Result::ok).unwrap_or_default())
+    to_term(env, &serde_json::from_slice(json).unwrap_or_default())
 }
 
 fn number_to_term<'a>(env: Env<'a>, text: &str) -> Term<'a> {
