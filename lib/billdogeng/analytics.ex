@@ -120,7 +120,7 @@ defmodule BilldogEng.Analytics do
       header `x-geoip-resolution-level`; nil, with which it decides. `"none"` is right on servers: the address is
       the server's, not the user's
     * `:proxy` - the address of an HTTP proxy, or `:environment` for what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`
-      and `NO_PROXY` say; none by default, whatever they say
+      and `NO_PROXY` said when the VM was started; none by default, whatever they say
     * `:cacertfile` - a PEM file with the authorities to trust; by default those of `SSL_CERT_FILE` or
       `SSL_CERT_DIR`, else the system's, else `CAStore`'s where the app has it
     * `:transport` - what `BilldogEng.Transport.config/1` answers, in place of `:host`, `:request_timeout`,
