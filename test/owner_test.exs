@@ -161,6 +161,7 @@ defmodule BilldogEng.OwnerTest do
     drained(client)
   end
 
+  @tag :resident
   test "ten thousand starts and kills leave no thread, memory or term behind" do
     drained()
     opts = [api_key: "key", host: nobody(), shutdown_timeout: 0]

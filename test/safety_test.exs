@@ -58,6 +58,7 @@ defmodule BilldogEng.SafetyTest do
     long
   end
 
+  @tag :resident
   test "memory comes back after terms that are too large" do
     # In a VM of its own, which gives back at once what it frees: by default it keeps large pieces for seconds.
     script = """
