@@ -388,7 +388,8 @@ defmodule BilldogEng.Analytics do
   def purge(server), do: call(server, :purge, :infinity)
 
   @doc """
-  The client's accounts, at once: this waits for no flush.
+  The client's accounts, at once: this waits for no flush. Only of a client that is just starting it waits for the
+  end of that.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
@@ -402,7 +403,7 @@ defmodule BilldogEng.Analytics do
 
     case whereis(server) do
       pid when is_pid(pid) and node(pid) == node() ->
-        # A name is known before its client is: a process that is about to start one answers once it has.
+        # A client knows its accounts once its spool is open, and its process answers from then on.
         with :no_client <- Native.stats(pid), do: GenServer.call(pid, :stats, :infinity)
 
       nil ->
@@ -445,7 +446,7 @@ defmodule BilldogEng.Analytics do
     _, _ -> :ok
   end
 
-  # No client: the process is the original's, or not yet up, or gone.
+  # No client: the process is the original's, or gone.
   defp local(pid, distinct_id, event, properties, groups, timestamp, kind) do
     case native(pid, distinct_id, event, properties, groups, timestamp, kind) do
       :ok -> :ok
