@@ -4,7 +4,7 @@ defmodule BilldogEng.OwnerTest do
 
   import ExUnit.CaptureLog
 
-  alias BilldogEng.{Native, Options, Owner}
+  alias BilldogEng.Native
 
   defp spawn_client(to, opts) do
     opts =
@@ -89,29 +89,6 @@ defmodule BilldogEng.OwnerTest do
       drained()
       assert names(collector) == ["e1", "e2"]
     end
-  end
-
-  test "whoever asks for the accounts of a client that is just starting is answered once it has" do
-    name = __MODULE__.Starting
-
-    starting =
-      :proc_lib.spawn_link(fn ->
-        Process.register(self(), name)
-        {:ok, options} = receive do: (:start -> Options.parse(api_key: "key", name: name))
-        {:ok, state} = Owner.init({:ok, options})
-        :gen_server.enter_loop(Owner, [], state)
-      end)
-
-    eventually(fn -> Process.whereis(name) == starting end)
-    Analytics.capture(name, "u", "early")
-    eventually(fn -> match?({_, 1}, Process.info(starting, :message_queue_len)) end)
-    asked = Task.async(fn -> Analytics.stats(name) end)
-    eventually(fn -> match?({_, 2}, Process.info(starting, :message_queue_len)) end)
-    send(starting, :start)
-    assert %{captured: 1} = Task.await(asked)
-    Process.unlink(starting)
-    Process.exit(starting, :kill)
-    drained(starting)
   end
 
   describe "a client whose process has ended gives up" do

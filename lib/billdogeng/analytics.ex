@@ -237,7 +237,8 @@ defmodule BilldogEng.Analytics do
   ingest that refuses one (400, 422) costs that one. Up to 1,000 of them are kept, in memory alone: `:spool_dir` is
   for events. `flush/2` and `shutdown/1` wait for them too, a client whose process has ended goes on sending them
   for `:shutdown_timeout`, and `stats/1` counts them apart, as `:person_updates`. `:before_send` and
-  `:global_properties` are for events. A client on another node takes them where this library runs there.
+  `:global_properties` are for events. A client on another node takes them where this library runs there,
+  in no certain order.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.set_person_properties(client, "user-1", set: %{plan: "pro"}, add: %{logins: 1}, unset: [:trial])
@@ -264,12 +265,24 @@ defmodule BilldogEng.Analytics do
 
       # By no message: a client of the original's kind that runs there would end by it.
       remote ->
-        :erpc.cast(node_of(remote), __MODULE__, :update_person, [there(remote), distinct_id, operations])
+        spawn(fn -> update_person_there(remote, distinct_id, operations) end)
     end
 
     :ok
   catch
     _, _ -> :ok
+  end
+
+  defp update_person_there(remote, distinct_id, operations) do
+    :erpc.call(node_of(remote), __MODULE__, :update_person, [there(remote), distinct_id, operations])
+  catch
+    _, _ ->
+      node = node_of(remote)
+
+      Warning.once(
+        {:remote_person, node},
+        "a client on #{node} takes no person properties; they are left out there"
+      )
   end
 
   @doc """
@@ -405,7 +418,8 @@ defmodule BilldogEng.Analytics do
   end
 
   @doc """
-  The client's accounts, at once: this waits for no flush.
+  The client's accounts, at once: this waits for no flush. Only of a client that is just starting it waits for the
+  end of that.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
@@ -419,7 +433,7 @@ defmodule BilldogEng.Analytics do
 
     case whereis(server) do
       pid when is_pid(pid) and node(pid) == node() ->
-        # A name is known before its client is: a process that is about to start one answers once it has.
+        # A client knows its accounts once its spool is open, and its process answers from then on.
         with :no_client <- Native.stats(pid),
              :no_client <- GenServer.call(pid, :stats, :infinity),
              # Its process is there still, while the VM stops.
@@ -465,7 +479,7 @@ defmodule BilldogEng.Analytics do
     _, _ -> :ok
   end
 
-  # No client: the process is the original's, or not yet up, or gone.
+  # No client: the process is the original's, or gone.
   defp local(pid, distinct_id, event, properties, groups, timestamp, kind) do
     case native(pid, distinct_id, event, properties, groups, timestamp, kind) do
       :ok -> :ok

@@ -26,18 +26,29 @@ defmodule BilldogEng.Owner do
     drops: %{}
   ]
 
+  # The process takes its name itself, once it has its client: by a name that is known captures reach one. Those that
+  # went to the mailbox of a process without one would be overtaken by the next, and be later than they were.
   def start_link(options, name) do
-    GenServer.start_link(__MODULE__, options, if(name, do: [name: name], else: []))
+    with nil <- name && GenServer.whereis(name),
+         :ignore <- GenServer.start_link(__MODULE__, {options, name}) do
+      {:error, {:already_started, GenServer.whereis(name)}}
+    else
+      pid when is_pid(pid) -> {:error, {:already_started, pid}}
+      started -> started
+    end
   end
 
   @impl true
-  def init({:error, message}), do: {:stop, ArgumentError.exception(message)}
+  def init({{:error, message}, _name}), do: {:stop, ArgumentError.exception(message)}
 
-  def init({:ok, %Options{} = options}) do
+  def init({{:ok, %Options{} = options}, name}) do
     with nil <- Native.load_error(),
          :ok <- Reporter.ensure_started(),
          :ok <- if(options.mode == :test, do: Store.ensure_started(), else: :ok),
-         {:ok, handle} <- start(options) do
+         {:ok, handle} <- start(options),
+         :ok <- register(name) do
+      await_spool(options)
+
       {:ok,
        %__MODULE__{
          handle: handle,
@@ -46,6 +57,7 @@ defmodule BilldogEng.Owner do
          sleep_fn: options.transport.sleep_fn
        }}
     else
+      :taken -> :ignore
       {:error, reason} -> {:stop, Error.new("the client could not be started: #{reason}", 0, "NOT_STARTED")}
       reason -> {:stop, Error.new("the native library could not be loaded: #{reason}", 0, "NOT_LOADED")}
     end
@@ -57,6 +69,24 @@ defmodule BilldogEng.Owner do
   rescue
     _ -> {:error, "an option has a value that can't be handed to the native library"}
   end
+
+  # As `GenServer.start_link/3` does it.
+  defp register(nil), do: :ok
+
+  defp register({:via, module, name}), do: registered(module.register_name(name, self()))
+  defp register({:global, name}), do: registered(:global.register_name(name, self()))
+
+  defp register(name) do
+    registered(Process.register(self(), name))
+  rescue
+    ArgumentError -> :taken
+  end
+
+  defp registered(answer), do: if(answer in [true, :yes], do: :ok, else: :taken)
+
+  # Whoever starts a client finds in its accounts what the spool has; captures don't wait for that.
+  defp await_spool(%Options{native: %{spool: nil}}), do: :ok
+  defp await_spool(_options), do: receive(do: (:billdogeng_open -> :ok))
 
   # ── the original's messages ──
 
@@ -71,7 +101,7 @@ defmodule BilldogEng.Owner do
     {:noreply, state}
   end
 
-  # Not the original's: of a caller that was too early for the client, or on another node.
+  # Not the original's: of a caller on another node.
   def handle_cast({:set_person_properties, distinct_id, operations}, state) do
     PersonUpdate.hand_in(self(), distinct_id, operations)
     {:noreply, state}

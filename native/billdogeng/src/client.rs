@@ -5,13 +5,12 @@ use crate::news::{Listener, News, Notice, Tidings};
 use crate::place::Place;
 use crate::spool::Spool;
 use crate::state::{Accepted, Reason, State, Stats};
-use crate::store::Store;
 use crate::sync::{self, Mutex, MutexGuard, Notify, Receiver, Sender};
 use crate::worker::{Command, Worker};
 use std::borrow::Cow;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 /// What became of a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +26,8 @@ pub struct Client {
     pub(crate) config: Config,
     pub(crate) wake: Arc<Notify>,
     pub(crate) commands: Receiver<Command>,
-    pub(crate) spool: Option<Arc<Spool>>,
+    /// Once it is open.
+    pub(crate) spool: OnceLock<Arc<Spool>>,
     sender: Sender<Command>,
     state: Mutex<State>,
     news: Mutex<News>,
@@ -36,8 +36,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts a client and its flush thread. It ends after [`Command::Drain`]. With a spool it reads what
-    /// is on disk, and may wait for up to 1 s for the directory.
+    /// Starts a client and its flush thread. It ends after [`Command::Drain`]. It takes events at once; with a
+    /// spool the thread then waits for up to 1 s for the directory, reads what is on disk, and tells the listener.
     ///
     /// # Errors
     /// The system has no thread or no file descriptor left.
@@ -49,39 +49,9 @@ impl Client {
 
     pub(crate) fn new(config: Config) -> Arc<Self> {
         let (sender, commands) = sync::unbounded();
-        let wake = Arc::new(Notify::new());
-        let mut news = News::default();
-        let spool = config.spool.as_ref().and_then(|options| {
-            let wake = Arc::clone(&wake);
-            match Spool::open(options, move || wake.notify_one()) {
-                Ok((spool, recovered)) => Some((Arc::new(spool), recovered)),
-                Err(error) => {
-                    news.notice(Notice::NoSpool(error));
-                    None
-                }
-            }
-        });
         Arc::new(Self {
-            spool: spool.as_ref().map(|(spool, _)| Arc::clone(spool)),
-            state: Mutex::new(State::new(&config, Store::new(spool))),
-            config,
-            wake,
-            commands,
-            sender,
-            news: Mutex::new(news),
-            told_replaced: AtomicBool::new(false),
-            told_too_large: AtomicBool::new(false),
-        })
-    }
-
-    /// A client that only keeps accounts: no thread, no disk, nothing is sent. Its captures are those of
-    /// [`Client::hand_back`] and [`Client::give_up`], and its commands nobody's: it is given none.
-    #[must_use]
-    pub fn idle(config: Config) -> Arc<Self> {
-        let (sender, commands) = sync::unbounded();
-        Arc::new(Self {
-            spool: None,
-            state: Mutex::new(State::new(&config, Store::new(None))),
+            spool: OnceLock::new(),
+            state: Mutex::new(State::new(&config)),
             config,
             wake: Arc::new(Notify::new()),
             commands,
@@ -89,6 +59,42 @@ impl Client {
             news: Mutex::new(News::default()),
             told_replaced: AtomicBool::new(false),
             told_too_large: AtomicBool::new(false),
+        })
+    }
+
+    /// Opens the spool, if there is to be one. Events come in meanwhile; they are later ones than what it holds.
+    pub(crate) fn open_spool(&self) {
+        let Some(options) = &self.config.spool else {
+            return;
+        };
+        let wake = Arc::clone(&self.wake);
+        match Spool::open(options, move || wake.notify_one()) {
+            Ok((spool, recovered)) => {
+                let spool = Arc::new(spool);
+                self.state().adopt(Arc::clone(&spool), &recovered);
+                // In parts, for callers want the lock.
+                while !self.state().catch_up() {}
+                let _ = self.spool.set(spool);
+            }
+            Err(error) => {
+                self.news().notice(Notice::NoSpool(error));
+                self.state().open_without();
+            }
+        }
+    }
+
+    /// Whether it knows all that it has: its spool is open, or there is none.
+    pub fn is_open(&self) -> bool {
+        !self.state().is_opening()
+    }
+
+    /// A client that only keeps accounts: no thread, no disk, nothing is sent. Its captures are those of
+    /// [`Client::hand_back`] and [`Client::give_up`], and its commands nobody's: it is given none.
+    #[must_use]
+    pub fn idle(config: Config) -> Arc<Self> {
+        Self::new(Config {
+            spool: None,
+            ..config
         })
     }
 

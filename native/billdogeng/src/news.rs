@@ -123,6 +123,8 @@ pub struct LastWords {
 pub trait Listener: Send {
     /// There are tidings to take.
     fn news(&self);
+    /// The spool that there was to be is open, or can't be had, which a notice says.
+    fn opened(&self) {}
     /// The client has ended.
     fn ended(&self, last: LastWords);
     /// For telemetry, if anybody wants it.

@@ -104,12 +104,43 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// An empty queue whose first event will have this number.
-    pub fn from(number: u64) -> Self {
-        Self {
-            first: number,
-            ..Self::default()
+    /// Numbers the events anew, from this number on. None may have been taken yet.
+    pub fn renumber(&mut self, number: u64) {
+        self.first = number;
+    }
+
+    /// Shows events, the oldest first, from this number on and until they have so many bytes: the JSON of each.
+    /// Answers the number of the next. None may have been taken yet.
+    pub fn read(&self, from: u64, max_bytes: usize, mut each: impl FnMut(u64, &[u8])) -> u64 {
+        let mut number = from.max(self.first);
+        let passed = (number - self.first) as usize;
+        let lens = || self.lens.iter().map(|len| *len as usize);
+        let mut at: usize = lens().take(passed).sum();
+        let mut read = 0;
+        let mut chunks = self
+            .chunks
+            .iter()
+            .map(|chunk| &chunk[..])
+            .chain([&self.tail[..]]);
+        let mut chunk: &[u8] = &[];
+        for len in lens().skip(passed) {
+            if read >= max_bytes {
+                break;
+            }
+            // No event spans two of them.
+            while at >= chunk.len() {
+                at -= chunk.len();
+                match chunks.next() {
+                    Some(next) => chunk = next,
+                    None => return number,
+                }
+            }
+            each(number, &chunk[at..at + len - 1]);
+            at += len;
+            read += len;
+            number += 1;
         }
+        number
     }
 
     /// How many events are queued.
@@ -376,6 +407,41 @@ mod tests {
         assert_eq!(batch.numbers(), 1..3);
         assert_eq!(events(&mut queue, 9, usize::MAX), "4,5,6,7,8");
         assert_eq!((queue.len(), queue.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_read_stays_and_goes_on_where_it_was_left() {
+        let big = vec![b'x'; 40 * 1024];
+        let mut queue = Queue::default();
+        let mut all = Vec::new();
+        for n in 0..20 {
+            let event = if n % 3 == 0 {
+                big.clone()
+            } else {
+                n.to_string().into_bytes()
+            };
+            queue.push(event.clone().into());
+            all.push(event);
+        }
+        queue.drop_oldest();
+        queue.renumber(101);
+        for at_once in [0, 1, 50_000, usize::MAX] {
+            let (mut next, mut read) = (7, Vec::new());
+            loop {
+                let from = next;
+                next = queue.read(from, at_once, |number, event| {
+                    assert_eq!(number, 101 + read.len() as u64);
+                    read.push(event.to_vec());
+                });
+                if next == queue.next() || at_once == 0 {
+                    break;
+                }
+                assert!(next > from, "it goes on");
+            }
+            let expected = if at_once == 0 { &[][..] } else { &all[1..] };
+            assert_eq!(read, expected);
+        }
+        assert_eq!((queue.len(), queue.head(), queue.next()), (19, 101, 120));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use crate::config::Config;
 use crate::queue::Batch;
-use crate::spool::Page;
+use crate::spool::{Page, Recovered, Spool};
 use crate::store::{Next, Store};
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Why an event was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +105,8 @@ pub(crate) struct State {
     /// The flush thread looks at the clock by itself; without it a capture has to tell it to.
     armed: bool,
     closed: bool,
+    /// The spool is being opened: events wait for it in memory.
+    opening: bool,
     /// The quota is used up: events are given up as they come.
     suspended: bool,
     flush_at: u64,
@@ -114,21 +117,21 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub fn new(config: &Config, store: Store) -> Self {
+    pub fn new(config: &Config) -> Self {
         Self {
-            captured: store.len(),
+            store: Store::default(),
+            captured: 0,
             delivered: 0,
             retries: 0,
             replaced: 0,
             dropped: [0; Reason::ALL.len()],
             untold: [0; Reason::ALL.len()],
-            // What an earlier run has left has waited long enough.
-            due: !store.is_empty(),
-            store,
+            due: false,
             running: false,
             failed: false,
             armed: false,
             closed: false,
+            opening: config.spool.is_some(),
             suspended: false,
             flush_at: config.flush_at as u64,
             max_queue_size: config.max_queue_size,
@@ -136,6 +139,35 @@ impl State {
             max_batch_size: config.max_batch_size,
             max_batch_bytes: config.max_batch_bytes,
         }
+    }
+
+    /// The spool is open. What it holds counts, and has waited long enough: it is older than all that is queued.
+    pub fn adopt(&mut self, spool: Arc<Spool>, recovered: &Recovered) {
+        self.store.adopt(spool, recovered);
+        self.captured += recovered.events;
+        self.due |= recovered.events > 0;
+    }
+
+    /// Has some of the events that came before the spool was open go to it. Answers whether that is all of them.
+    pub fn catch_up(&mut self) -> bool {
+        let done = self.store.catch_up();
+        if done {
+            self.opening = false;
+            self.enforce_bounds();
+        }
+        done
+    }
+
+    /// There is no spool, or none any more: what is on disk alone is given up.
+    pub fn open_without(&mut self) {
+        let lost = self.store.forsake();
+        self.count_dropped(Reason::SpoolLost, lost);
+        self.opening = false;
+        self.enforce_bounds();
+    }
+
+    pub fn is_opening(&self) -> bool {
+        self.opening
     }
 
     /// Takes an event's JSON into the queue. Bounds come before the threshold, as in the original: a
@@ -196,7 +228,7 @@ impl State {
 
     /// What is on disk leaves memory; what isn't is given up. Only bytes bind what is about to be on disk.
     pub fn enforce_bounds(&mut self) {
-        let count_binds = self.failed || !(self.due || self.running);
+        let count_binds = !self.opening && (self.failed || !(self.due || self.running));
         let most = if count_binds {
             self.max_queue_size
         } else {

@@ -14,10 +14,15 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Bytes that the spool is handed at once of what came before it was open.
+const AT_ONCE: usize = 512 * 1024;
+
 #[derive(Default)]
 pub struct Store {
     queue: Queue,
     spool: Option<Arc<Spool>>,
+    /// The first of the events that came before the spool was open, and are still to go to it.
+    behind: Option<u64>,
     /// Events that are on disk, and neither in memory nor in flight.
     on_disk: u64,
     in_flight: InFlight,
@@ -43,17 +48,31 @@ pub enum Next {
 }
 
 impl Store {
-    /// With the spool that was opened, and what it held.
-    pub fn new(spool: Option<(Arc<Spool>, Recovered)>) -> Self {
-        let Some((spool, recovered)) = spool else {
-            return Self::default();
-        };
-        Self {
-            queue: Queue::from(recovered.next),
-            spool: Some(spool),
-            on_disk: recovered.events,
-            in_flight: InFlight::default(),
+    /// Takes the spool that was opened, and what it held: all that is queued is newer. No event may have been
+    /// taken yet, and none may be until [`Store::catch_up`] has answered that it is done.
+    pub fn adopt(&mut self, spool: Arc<Spool>, recovered: &Recovered) {
+        self.queue.renumber(recovered.next);
+        self.behind = Some(recovered.next);
+        self.spool = Some(spool);
+        self.on_disk = recovered.events;
+    }
+
+    /// Hands the spool some of the events that came before it was open: it wants them in their order, so later
+    /// ones wait behind them. Answers whether it has all.
+    pub fn catch_up(&mut self) -> bool {
+        if let (Some(spool), Some(from)) = (&self.spool, self.behind) {
+            let append = |number, event: &[u8]| spool.append(number, event);
+            let next = self.queue.read(from, AT_ONCE, append);
+            self.behind = (next < self.queue.next()).then_some(next);
         }
+        self.behind.is_none()
+    }
+
+    /// Goes on without a spool. Answers how many events are on disk alone.
+    pub fn forsake(&mut self) -> u64 {
+        self.spool = None;
+        self.behind = None;
+        std::mem::take(&mut self.on_disk)
     }
 
     /// Events held, but for those in flight.
@@ -95,7 +114,7 @@ impl Store {
     }
 
     pub fn push(&mut self, event: Cow<[u8]>) {
-        if let Some(spool) = &self.spool {
+        if let Some(spool) = self.spool.as_ref().filter(|_| self.behind.is_none()) {
             spool.append(self.queue.next(), &event);
         }
         self.queue.push(event);
@@ -265,14 +284,20 @@ mod tests {
     use std::time::Duration;
     use tempfile::TempDir;
 
-    fn open(dir: &TempDir) -> Store {
-        let options = Options {
+    fn options(dir: &TempDir) -> Options {
+        Options {
             dir: dir.path().into(),
             max_bytes: 64 << 20,
             max_age: Duration::from_secs(3600),
-        };
-        let (spool, recovered) = Spool::open(&options, || {}).expect("a spool");
-        Store::new(Some((Arc::new(spool), recovered)))
+        }
+    }
+
+    fn open(dir: &TempDir) -> Store {
+        let (spool, recovered) = Spool::open(&options(dir), || {}).expect("a spool");
+        let mut store = Store::default();
+        store.adopt(Arc::new(spool), &recovered);
+        assert!(store.catch_up());
+        store
     }
 
     fn spool(store: &Store) -> &Spool {
@@ -347,6 +372,49 @@ mod tests {
         let mut store = open(&dir);
         assert_eq!((store.len(), store.next()), (5, 5));
         assert_eq!(text(&take(&mut store, 9).expect("a batch")), "0,1,2,3,4");
+    }
+
+    #[test]
+    fn what_came_before_the_spool_was_open_is_behind_what_it_held_and_on_disk_too() {
+        let dir = TempDir::new().expect("a directory");
+        let mut store = open(&dir);
+        (0..3).for_each(|n: u64| store.push(format!("old{n}").as_bytes().into()));
+        assert!(spool(&store).close(Duration::from_secs(10)));
+        drop(store);
+
+        let mut store = Store::default();
+        let event = |n: u64| format!("{n}{}", "z".repeat(AT_ONCE / 4));
+        let mut pushed = 0;
+        let mut push = |store: &mut Store| {
+            store.push(event(pushed).into_bytes().into());
+            pushed += 1;
+        };
+        (0..10).for_each(|_| push(&mut store));
+        store.drop_oldest();
+        let (opened, recovered) = Spool::open(&options(&dir), || {}).expect("a spool");
+        store.adopt(Arc::new(opened), &recovered);
+        let mut parts = 1;
+        while !store.catch_up() {
+            parts += 1;
+            if parts < 5 {
+                // Later ones wait behind the earlier ones.
+                push(&mut store);
+            }
+        }
+        assert!(parts > 2, "in parts");
+        push(&mut store);
+        let events = 3 + pushed - 1;
+        assert_eq!((store.len(), store.floor()), (events, 0));
+        sync(&store);
+        (1..pushed).for_each(|_| assert!(store.evict_oldest(), "it is on disk"));
+        assert_eq!((store.len(), store.in_memory()), (events, 0));
+        let mut texts = Vec::new();
+        while let Some(batch) = take(&mut store, 1) {
+            texts.push(text(&batch));
+            store.done(&batch);
+        }
+        let old = (0..3).map(|n| format!("old{n}"));
+        assert_eq!(texts, old.chain((1..pushed).map(event)).collect::<Vec<_>>());
     }
 
     /// Against a plain list: pushed, taken, refused in parts, put back, evicted, given up, and begun anew.

@@ -187,6 +187,7 @@ impl Worker {
             .build()?;
         let mut worker = Self::new(client, listener);
         threads::spawn("billdogeng-flush", STACK, move || {
+            worker.open_spool();
             while !worker.ended {
                 let run = AssertUnwindSafe(|| runtime.block_on(worker.run()));
                 if catch_unwind(run).is_err() {

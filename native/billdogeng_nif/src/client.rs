@@ -24,7 +24,7 @@ use std::time::Duration;
 
 rustler::atoms! {
     ok, error, no_client,
-    billdogeng_news, billdogeng_ended,
+    billdogeng_news, billdogeng_open, billdogeng_ended,
     flush, settle, shutdown, slept, tick, purge,
     flushed, flush_failed, dropped, replaced_at, too_large_at, suspended, resumed, no_spool, spool_failed,
     spool_resumed, panicked, settled,
@@ -172,6 +172,10 @@ impl Listener for Messages {
         let _ = OwnedEnv::new().send_and_clear(&self.owner, |_| billdogeng_news());
     }
 
+    fn opened(&self) {
+        let _ = OwnedEnv::new().send_and_clear(&self.owner, |_| billdogeng_open());
+    }
+
     fn report(&self, report: Report) {
         if let Some(label) = &self.label {
             label.report(report);
@@ -196,9 +200,9 @@ impl Listener for Messages {
 
 /// Starts the calling process's client. The handle is for the process to keep; `hooks` is what its captures
 /// are to pass through in Elixir, or nil; `label` what telemetry calls it, or nil where nobody could listen. It
-/// is told here, for a client may have something to send at once. With a spool this reads the disk, and may wait
-/// for the directory.
-#[rustler::nif(schedule = "DirtyIo")]
+/// is told here, for a client may have something to send at once. From here on captures reach the client. One with
+/// a spool opens it by itself, and then sends the process `:billdogeng_open`.
+#[rustler::nif]
 fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<'a>) -> Term<'a> {
     let owner = env.pid();
     let limit = |bound: Option<u64>| bound.map_or(usize::MAX, |bound| bound as usize);
@@ -316,16 +320,20 @@ pub fn tidings_to_term<'a>(env: Env<'a>, tidings: &Tidings) -> Term<'a> {
     (notices, tidings.missed, sleep, replies).encode(env)
 }
 
-/// The accounts of `owner`'s client.
+/// The accounts of `owner`'s client, once it knows them: not before its spool is open.
 #[rustler::nif]
 fn stats<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
     registry::with(owner, |entry| {
+        if !entry.client.is_open() {
+            return None;
+        }
         let updates = stats_to_term(env, &entry.lane.stats());
         let stats = stats_to_term(env, &entry.client.stats());
         let stats = stats.map_put(mode(), mode_to_atom(entry.mode));
-        stats.and_then(|stats| stats.map_put(person_updates(), updates))
+        let stats = stats.and_then(|stats| stats.map_put(person_updates(), updates));
+        stats.ok()
     })
-    .and_then(Result::ok)
+    .flatten()
     .unwrap_or_else(|| no_client().encode(env))
 }
 

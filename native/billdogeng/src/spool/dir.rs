@@ -5,7 +5,7 @@
 //! for its directory, and the next one waits for it.
 
 use super::error::OpenError;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -22,8 +22,17 @@ pub type Ask = Arc<dyn Fn() + Send + Sync>;
 /// By device and inode, so that no link or second spelling makes two of one directory.
 type Id = (u64, u64);
 
-static HOLDERS: Mutex<Option<HashMap<Id, Ask>>> = Mutex::new(None);
-static RELEASED: Condvar = Condvar::new();
+/// Who has a directory, and who waits for it, in the order in which they came: what a client whose owner has ended
+/// brings into it is older than what the next one's captures are.
+#[derive(Default)]
+struct Turns {
+    holder: Option<Ask>,
+    line: VecDeque<Ask>,
+}
+
+static TURNS: Mutex<Option<HashMap<Id, Turns>>> = Mutex::new(None);
+/// A holder, or the line, is another one.
+static MOVED: Condvar = Condvar::new();
 
 /// A held directory. Dropping it lets go.
 pub struct Dir {
@@ -113,12 +122,21 @@ impl Drop for Dir {
     fn drop(&mut self) {
         // Unlocked first: who is woken below tries the lock once.
         drop(self.lock.take());
-        let mut holders = HOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(holders) = holders.as_mut() {
-            holders.remove(&self.id);
-        }
-        RELEASED.notify_all();
+        let mut all = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+        leave(&mut all, self.id, |turns| turns.holder = None);
     }
+}
+
+/// Takes somebody out of a place, which is forgotten once nobody is left there.
+fn leave(all: &mut Option<HashMap<Id, Turns>>, id: Id, leave: impl FnOnce(&mut Turns)) {
+    let all = all.get_or_insert_default();
+    if let Some(turns) = all.get_mut(&id) {
+        leave(turns);
+        if turns.holder.is_none() && turns.line.is_empty() {
+            all.remove(&id);
+        }
+    }
+    MOVED.notify_all();
 }
 
 /// Empty, or with nothing in it but a spool: then its permissions are this module's to set. A directory
@@ -138,31 +156,91 @@ fn is_ours(path: &Path) -> io::Result<bool> {
 
 fn register(id: Id, ask: Ask, until: Instant) -> Result<(), ()> {
     let mut asked: Option<Ask> = None;
-    let mut holders = HOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+    let turns = all.get_or_insert_default().entry(id).or_default();
+    turns.line.push_back(Arc::clone(&ask));
     loop {
-        let table = holders.get_or_insert_default();
-        let Some(holder) = table.get(&id).map(Arc::clone) else {
-            table.insert(id, ask);
-            return Ok(());
-        };
-        // Each holder is asked once, and not under the table's lock.
-        if !asked
-            .as_ref()
-            .is_some_and(|asked| Arc::ptr_eq(asked, &holder))
-        {
-            drop(holders);
-            holder();
+        let turns = all.get_or_insert_default().entry(id).or_default();
+        if let Some(holder) = turns.holder.clone() {
+            // Each holder is asked once, and not under the table's lock.
+            if !asked.is_some_and(|asked| Arc::ptr_eq(&asked, &holder)) {
+                drop(all);
+                holder();
+                all = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+                asked = Some(holder);
+                continue;
+            }
             asked = Some(holder);
-            holders = HOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
-            continue;
+        } else if turns
+            .line
+            .front()
+            .is_some_and(|next| Arc::ptr_eq(next, &ask))
+        {
+            turns.line.pop_front();
+            turns.holder = Some(ask);
+            // Those behind are to ask the new one.
+            MOVED.notify_all();
+            return Ok(());
         }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
+            leave(&mut all, id, |turns| {
+                turns.line.retain(|waiting| !Arc::ptr_eq(waiting, &ask));
+            });
             return Err(());
         }
-        holders = RELEASED
-            .wait_timeout(holders, left)
+        all = MOVED
+            .wait_timeout(all, left)
             .unwrap_or_else(PoisonError::into_inner)
             .0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+    use std::thread;
+    use tempfile::TempDir;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn who_came_first_has_it_first_and_is_asked_by_those_behind() {
+        let temp = TempDir::new().expect("a directory");
+        let first = Dir::hold(temp.path(), Arc::new(|| ()), LONG).expect("it is free");
+        let id = first.id;
+        let (tell, told) = channel();
+        let threads: Vec<_> = (0..5)
+            .map(|n| {
+                let (path, tell) = (temp.path().to_owned(), tell.clone());
+                let thread = thread::spawn(move || {
+                    let (ask, asked) = channel();
+                    let ask = Arc::new(move || drop(ask.send(())));
+                    let dir = Dir::hold(&path, ask, LONG).expect("it is let go of");
+                    tell.send(n).expect("the test hears it");
+                    if n < 4 {
+                        asked.recv_timeout(LONG).expect("others want it");
+                    }
+                    drop(dir);
+                });
+                let waiting = || {
+                    let all = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+                    let turns = all.as_ref().and_then(|all| all.get(&id));
+                    turns.map_or(0, |turns| turns.line.len())
+                };
+                while waiting() <= n {
+                    thread::yield_now();
+                }
+                thread
+            })
+            .collect();
+        drop(first);
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        let all = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(!all.as_ref().is_some_and(|all| all.contains_key(&id)));
     }
 }

@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::news::{Notice, Reply};
 use crate::spool::{Excess, Fetched, Spool};
 use crate::state::Reason;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -13,8 +14,21 @@ use tokio::time::Instant;
 const LAST_SYNC: Duration = Duration::from_secs(1);
 
 impl Worker {
+    /// Before anything else. The owner's captures come in all the while; its commands wait.
+    pub(super) fn open_spool(&self) {
+        if self.client.config.spool.is_none() {
+            return;
+        }
+        let open = AssertUnwindSafe(|| self.client.open_spool());
+        if catch_unwind(open).is_err() {
+            self.client.news().notice(Notice::Panicked);
+            self.client.state().open_without();
+        }
+        self.listener.opened();
+    }
+
     fn spool(&self) -> Option<Arc<Spool>> {
-        self.client.spool.clone()
+        self.client.spool.get().cloned()
     }
 
     pub(super) fn look_at_spool(&mut self, now: Instant) {
