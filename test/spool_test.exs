@@ -133,6 +133,29 @@ defmodule BilldogEng.SpoolTest do
       assert Supervisor.count_children(supervisor).active == 1
     end
 
+    test "its owner, whose batch in flight is not repeated where the ingest answers", %{dir: dir} do
+      collector = start_collector()
+      Collector.respond(collector, {:delay, 100})
+
+      options = [
+        api_key: "key",
+        host: Collector.url(collector),
+        spool_dir: dir,
+        flush_at: 10,
+        name: :in_flight
+      ]
+
+      start_supervised!(supervisor([{Analytics, options}]))
+      capture_all(:in_flight, 1..10)
+      eventually(fn -> Collector.request_count(collector) == 1 end)
+      first = Process.whereis(:in_flight)
+      # Once its request is read, it is answered in 100 ms.
+      Process.exit(first, :kill)
+      second = eventually(fn -> Enum.find([Process.whereis(:in_flight)], &(&1 not in [nil, first])) end)
+      assert %{captured: 0} = Analytics.stats(second)
+      assert names(collector) == expected(1..10)
+    end
+
     test "its owner's end, within the shutdown time-out or without it", %{dir: dir} do
       client = lone_client(nobody(), dir)
       capture_all(client, 1..70)
