@@ -378,6 +378,18 @@ defmodule BilldogEng.SpoolTest do
       assert names(collector) == expected(1..20)
     end
 
+    test "of another user costs an error line", %{dir: dir} do
+      File.mkdir!(dir)
+
+      case File.chown(dir, 65_534) do
+        :ok ->
+          assert in_memory(dir) =~ "#{dir} belongs to user 65534; it must be this VM's user's (0) or root's"
+
+        {:error, _} ->
+          IO.puts("skipped the test of another user's directory (not root?)")
+      end
+    end
+
     test "on a disk that is full costs an error line, and nothing else", %{tmp_dir: tmp} do
       disk = Path.join(tmp, "disk")
       File.mkdir!(disk)

@@ -27,6 +27,7 @@
 
 mod dir;
 mod error;
+mod files;
 mod live;
 mod log;
 mod record;
