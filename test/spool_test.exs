@@ -216,7 +216,7 @@ defmodule BilldogEng.SpoolTest do
 
       log =
         capture_log(fn ->
-          client = start_client(collector, spool_dir: dir, max_spool_bytes: 200_000)
+          client = start_client(collector, spool_dir: dir, max_spool_bytes: 200_000, spool_sync: :always)
 
           for n <- 1..3_000,
               do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
@@ -228,6 +228,8 @@ defmodule BilldogEng.SpoolTest do
                    else: (_ -> nil)
             end)
 
+          # All is on disk, and what had to go for it is gone.
+          assert {:error, _} = Analytics.flush(client)
           assert some > 1_000
           Collector.respond(collector, :ok)
           assert Analytics.flush(client) == :ok
@@ -371,11 +373,62 @@ defmodule BilldogEng.SpoolTest do
         drained(client)
       end
 
-      assert capture_log(started) =~ "was damaged, its last"
-      refute capture_log(started) =~ "was damaged"
+      assert capture_log(started) =~ "#{segment} was damaged"
+      refute capture_log(started) =~ "#{segment} was damaged"
       collector = start_collector()
       assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
       assert names(collector) == expected(1..20)
+    end
+
+    test "with a flipped bit costs what was written with it", %{dir: dir} do
+      client = lone_client(nobody(), dir, max_queue_size: :infinity)
+      for n <- 1..5_000, do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
+      stop(client)
+      drained(client)
+      [segment] = segments(dir)
+      <<front::binary-size(500), byte, rest::binary>> = File.read!(segment)
+      File.write!(segment, [front, bxor(byte, 1), rest])
+      collector = start_collector()
+
+      log =
+        capture_log(fn ->
+          client = start_client(collector, spool_dir: dir)
+          assert Analytics.flush(client) == :ok
+        end)
+
+      [lost] = Regex.run(~r/the spool: (\d+) event\(s\) are lost/, log, capture: :all_but_first)
+      lost = String.to_integer(lost)
+      assert lost in 1..500
+      assert names(collector) == expected((lost + 1)..5_000)
+      assert log =~ "#{segment} was damaged"
+    end
+
+    test "in which something else has the name of a file", %{dir: dir, tmp_dir: tmp} do
+      File.mkdir!(dir)
+      victim = Path.join(tmp, "victim")
+      File.write!(victim, "precious")
+      link = Path.join(dir, "00000000000000ff.spool")
+      File.ln_s!(victim, link)
+      {_, 0} = System.cmd("mkfifo", [Path.join(dir, "0000000000000001.spool")])
+      File.mkdir!(Path.join(dir, "0000000000000002.spool"))
+
+      log =
+        capture_log(fn ->
+          client = lone_client(nobody(), dir)
+          capture_all(client, 1..3)
+          # What it had to say comes before this answer.
+          assert {:error, _} = Analytics.flush(client)
+          stop(client)
+          drained(client)
+        end)
+
+      for name <- ~w(0000000000000001 0000000000000002 00000000000000ff),
+          do: assert(log =~ "#{dir}/#{name}.spool is not a regular file, it is left alone")
+
+      assert File.read!(victim) == "precious"
+      File.rm!(Path.join(dir, "lock"))
+      {_, 0} = System.cmd("mkfifo", [Path.join(dir, "lock")])
+      assert in_memory(dir) =~ "can't lock #{dir}/lock: it is not a regular file"
     end
 
     test "of another user costs an error line", %{dir: dir} do
@@ -391,17 +444,21 @@ defmodule BilldogEng.SpoolTest do
     end
 
     test "on a disk that is full costs an error line, and nothing else", %{tmp_dir: tmp} do
-      disk = Path.join(tmp, "disk")
-      File.mkdir!(disk)
+      on_small_disk(tmp, &on_full_disk/1)
+    end
+  end
 
-      case System.cmd("mount", ["-t", "tmpfs", "-o", "size=256k", "none", disk], stderr_to_stdout: true) do
-        {_, 0} ->
-          on_exit(fn -> System.cmd("umount", ["-l", disk]) end)
-          on_full_disk(Path.join(disk, "spool"))
+  defp on_small_disk(tmp, test) do
+    disk = Path.join(tmp, "disk")
+    File.mkdir!(disk)
 
-        {reason, _} ->
-          IO.puts("skipped the test of a full disk: #{String.trim(reason)}")
-      end
+    case System.cmd("mount", ["-t", "tmpfs", "-o", "size=256k", "none", disk], stderr_to_stdout: true) do
+      {_, 0} ->
+        on_exit(fn -> System.cmd("umount", ["-l", disk]) end)
+        test.(Path.join(disk, "spool"))
+
+      {reason, _} ->
+        IO.puts("skipped a test of a full disk: #{String.trim(reason)}")
     end
   end
 
