@@ -403,6 +403,22 @@ defmodule BilldogEng.SpoolTest do
       assert log =~ "#{segment} was damaged"
     end
 
+    test "that is removed is not said to have what it hasn't", %{dir: dir} do
+      client = lone_client(nobody(), dir, spool_sync: :always)
+      capture_all(client, 1..45)
+      assert {:error, _} = Analytics.flush(client)
+      File.rm_rf!(dir)
+
+      log =
+        capture_log(fn ->
+          stop(client)
+          drained(client)
+        end)
+
+      assert log =~ "dropped 45 event(s) (stopped)"
+      refute log =~ "left 45 event(s)"
+    end
+
     test "in which something else has the name of a file", %{dir: dir, tmp_dir: tmp} do
       File.mkdir!(dir)
       victim = Path.join(tmp, "victim")
@@ -446,6 +462,10 @@ defmodule BilldogEng.SpoolTest do
     test "on a disk that is full costs an error line, and nothing else", %{tmp_dir: tmp} do
       on_small_disk(tmp, &on_full_disk/1)
     end
+
+    test "on a disk that stays full sends nothing twice, and nothing that was counted as dropped", context do
+      on_small_disk(context.tmp_dir, &repeats_on_full_disk/1)
+    end
   end
 
   defp on_small_disk(tmp, test) do
@@ -460,6 +480,35 @@ defmodule BilldogEng.SpoolTest do
       {reason, _} ->
         IO.puts("skipped a test of a full disk: #{String.trim(reason)}")
     end
+  end
+
+  defp repeats_on_full_disk(dir) do
+    collector = start_collector()
+    Collector.respond(collector, {:status, 503})
+    client = lone_client(collector, dir, max_queue_size: :infinity, max_batch_size: 100, spool_sync: :always)
+    for n <- 1..3_000, do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
+    assert {:error, _} = Analytics.flush(client)
+    Collector.respond(collector, [:ok, :ok, :ok, {:status, 503}])
+    assert {:error, _} = Analytics.flush(client)
+    assert names(collector) == expected(1..300)
+    Collector.respond(collector, {:status, 503})
+
+    log =
+      capture_log(fn ->
+        stop(client)
+        drained(client)
+      end)
+
+    [left] = Regex.run(~r/left (\d+) event\(s\) in its spool/, log, capture: :all_but_first)
+
+    [stopped] =
+      Regex.run(~r/dropped (\d+) event\(s\) \(stopped\); captured 3000/, log, capture: :all_but_first)
+
+    [left, stopped] = Enum.map([left, stopped], &String.to_integer/1)
+    assert left > 0 and 300 + left + stopped == 3_000
+    Collector.respond(collector, :ok)
+    assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
+    assert names(collector) == expected(1..(300 + left))
   end
 
   defp on_full_disk(dir) do

@@ -69,6 +69,12 @@ impl Spooling {
         numbers.all(|n| self.spool.whereabouts(n) == Whereabouts::Disk)
     }
 
+    fn in_memory(&self) -> Vec<u64> {
+        let inner = self.spool.shared.lock();
+        let ranges = inner.in_memory(inner.live.next());
+        ranges.into_iter().flatten().collect()
+    }
+
     fn problem(&self) -> Problem {
         self.until(|spool| spool.tidings().problems.into_iter().next())
     }
@@ -788,6 +794,53 @@ fn a_removed_directory_is_said_once_and_the_client_goes_on() {
 }
 
 #[test]
+fn what_is_not_on_disk_any_more_counts_as_memory() {
+    let parent = TempDir::new().unwrap();
+    let dir = parent.path().join("spool");
+    // Seen with the next write, or at the end.
+    for written in [true, false] {
+        let spooling = open(&dir);
+        spooling.append(0..10);
+        spooling.sync();
+        assert!(spooling.stored(0..10));
+        fs::remove_dir_all(&dir).unwrap();
+        if written {
+            spooling.append(10..20);
+            spooling.sync();
+            assert_eq!(spooling.spool.whereabouts(0), Whereabouts::Memory);
+            assert_eq!(spooling.in_memory(), (0..20).collect::<Vec<_>>());
+        }
+        assert!(spooling.spool.close(LONG));
+        let all = 0..if written { 20 } else { 10 };
+        assert_eq!(spooling.in_memory(), all.collect::<Vec<_>>());
+        drop(spooling);
+        assert_eq!(open(&dir).recovered.events, 0);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
+
+#[test]
+fn of_files_that_are_gone_or_cut_off_the_events_count_as_memory_and_no_others() {
+    let dir = TempDir::new().unwrap();
+    for numbers in [0..10, 10..20, 20..30, 30..40] {
+        let spooling = open(dir.path());
+        spooling.append(numbers);
+        spooling.close();
+    }
+    let spooling = open(dir.path());
+    spooling.append(40..50);
+    spooling.sync();
+    let files = segments(dir.path());
+    fs::remove_file(&files[1]).unwrap();
+    fs::File::create(&files[2]).unwrap();
+    assert!(spooling.spool.close(LONG));
+    assert_eq!(spooling.in_memory(), (10..30).collect::<Vec<_>>());
+    drop(spooling);
+    let left = (0..10).chain(30..50).collect::<Vec<_>>();
+    assert_eq!(open(dir.path()).drain(), left);
+}
+
+#[test]
 fn a_link_in_a_files_place_leads_nowhere() {
     let dir = TempDir::new().unwrap();
     let victim = dir.path().join("victim");
@@ -902,8 +955,9 @@ fn a_full_disk_is_said_once_and_used_again_when_there_is_room() {
     let spooling = open(dir);
     let mut next = 0;
     let problem = loop {
-        spooling.append(next..next + 100);
-        next += 100;
+        // Of several records, so that some are written before one isn't.
+        spooling.append(next..next + 1_000);
+        next += 1_000;
         spooling.sync();
         if let Some(problem) = spooling.spool.tidings().problems.pop() {
             break problem;
@@ -912,8 +966,12 @@ fn a_full_disk_is_said_once_and_used_again_when_there_is_room() {
     };
     assert!(matches!(&problem, Problem::Failed(reason) if reason.contains("space")));
     assert!(!spooling.stored(0..next));
-    assert!(spooling.stored(0..100));
-    // Those in memory alone don't come back, those in front of them do.
+    // What was written is on disk: as much as there is room for.
+    assert!(size(dir) > 150_000);
+    let memory = spooling.in_memory();
+    assert_eq!(memory, (memory[0]..next).collect::<Vec<_>>());
+    assert!(spooling.stored(0..memory[0]));
+    assert_eq!(recovered_copy(dir), (0..memory[0]).collect::<Vec<_>>());
     spooling.append(next..next + 100);
     next += 100;
     spooling.sync();
@@ -948,6 +1006,40 @@ fn removals_on_a_full_disk_are_recorded_when_there_is_room() {
     fs::remove_file(dir.join("ballast")).unwrap();
     spooling.close();
     assert_eq!(open(dir).drain(), (40..100).collect::<Vec<_>>());
+}
+
+#[test]
+fn on_a_disk_that_stays_full_what_was_delivered_does_not_come_back() {
+    let Some(mount) = Mount::new("size=256k,mode=700") else {
+        return;
+    };
+    let dir = mount.0.path();
+    let spooling = open(dir);
+    spooling.append(0..200);
+    spooling.sync();
+    fs::write(dir.join("ballast"), vec![0; 256 * 1024]).unwrap_err();
+    // There may be room in the last block.
+    spooling.append(200..300);
+    spooling.sync();
+    assert!(matches!(spooling.problem(), Problem::Failed(_)));
+    let written = spooling.in_memory()[0];
+    for below in [40, 90, 130] {
+        spooling.spool.remove(0..below);
+        spooling.sync();
+        assert_eq!(recovered_copy(dir), (below..written).collect::<Vec<_>>());
+    }
+    spooling.spool.remove(0..140);
+    spooling.close();
+    assert_eq!(open(dir).drain(), (140..written).collect::<Vec<_>>());
+}
+
+/// What a start would find now.
+fn recovered_copy(dir: &Path) -> Vec<u64> {
+    let copy = TempDir::new().unwrap();
+    for path in segments(dir) {
+        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    recovered(copy.path()).0
 }
 
 #[test]
