@@ -133,6 +133,29 @@ defmodule BilldogEng.SpoolTest do
       assert Supervisor.count_children(supervisor).active == 1
     end
 
+    test "its owner, whose batch in flight is not repeated where the ingest answers", %{dir: dir} do
+      collector = start_collector()
+      Collector.respond(collector, {:delay, 100})
+
+      options = [
+        api_key: "key",
+        host: Collector.url(collector),
+        spool_dir: dir,
+        flush_at: 10,
+        name: :in_flight
+      ]
+
+      start_supervised!(supervisor([{Analytics, options}]))
+      capture_all(:in_flight, 1..10)
+      eventually(fn -> Collector.request_count(collector) == 1 end)
+      first = Process.whereis(:in_flight)
+      # Once its request is read, it is answered in 100 ms.
+      Process.exit(first, :kill)
+      second = eventually(fn -> Enum.find([Process.whereis(:in_flight)], &(&1 not in [nil, first])) end)
+      assert %{captured: 0} = Analytics.stats(second)
+      assert names(collector) == expected(1..10)
+    end
+
     test "its owner's end, within the shutdown time-out or without it", %{dir: dir} do
       client = lone_client(nobody(), dir)
       capture_all(client, 1..70)
@@ -193,7 +216,7 @@ defmodule BilldogEng.SpoolTest do
 
       log =
         capture_log(fn ->
-          client = start_client(collector, spool_dir: dir, max_spool_bytes: 200_000)
+          client = start_client(collector, spool_dir: dir, max_spool_bytes: 200_000, spool_sync: :always)
 
           for n <- 1..3_000,
               do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
@@ -205,6 +228,8 @@ defmodule BilldogEng.SpoolTest do
                    else: (_ -> nil)
             end)
 
+          # All is on disk, and what had to go for it is gone.
+          assert {:error, _} = Analytics.flush(client)
           assert some > 1_000
           Collector.respond(collector, :ok)
           assert Analytics.flush(client) == :ok
@@ -348,26 +373,142 @@ defmodule BilldogEng.SpoolTest do
         drained(client)
       end
 
-      assert capture_log(started) =~ "was damaged, its last"
-      refute capture_log(started) =~ "was damaged"
+      assert capture_log(started) =~ "#{segment} was damaged"
+      refute capture_log(started) =~ "#{segment} was damaged"
       collector = start_collector()
       assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
       assert names(collector) == expected(1..20)
     end
 
-    test "on a disk that is full costs an error line, and nothing else", %{tmp_dir: tmp} do
-      disk = Path.join(tmp, "disk")
-      File.mkdir!(disk)
+    test "with a flipped bit costs what was written with it", %{dir: dir} do
+      client = lone_client(nobody(), dir, max_queue_size: :infinity)
+      for n <- 1..5_000, do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
+      stop(client)
+      drained(client)
+      [segment] = segments(dir)
+      <<front::binary-size(500), byte, rest::binary>> = File.read!(segment)
+      File.write!(segment, [front, bxor(byte, 1), rest])
+      collector = start_collector()
 
-      case System.cmd("mount", ["-t", "tmpfs", "-o", "size=256k", "none", disk], stderr_to_stdout: true) do
-        {_, 0} ->
-          on_exit(fn -> System.cmd("umount", ["-l", disk]) end)
-          on_full_disk(Path.join(disk, "spool"))
+      log =
+        capture_log(fn ->
+          client = start_client(collector, spool_dir: dir)
+          assert Analytics.flush(client) == :ok
+        end)
 
-        {reason, _} ->
-          IO.puts("skipped the test of a full disk: #{String.trim(reason)}")
+      [lost] = Regex.run(~r/the spool: (\d+) event\(s\) are lost/, log, capture: :all_but_first)
+      lost = String.to_integer(lost)
+      assert lost in 1..500
+      assert names(collector) == expected((lost + 1)..5_000)
+      assert log =~ "#{segment} was damaged"
+    end
+
+    test "that is removed is not said to have what it hasn't", %{dir: dir} do
+      client = lone_client(nobody(), dir, spool_sync: :always)
+      capture_all(client, 1..45)
+      assert {:error, _} = Analytics.flush(client)
+      File.rm_rf!(dir)
+
+      log =
+        capture_log(fn ->
+          stop(client)
+          drained(client)
+        end)
+
+      assert log =~ "dropped 45 event(s) (stopped)"
+      refute log =~ "left 45 event(s)"
+    end
+
+    test "in which something else has the name of a file", %{dir: dir, tmp_dir: tmp} do
+      File.mkdir!(dir)
+      victim = Path.join(tmp, "victim")
+      File.write!(victim, "precious")
+      link = Path.join(dir, "00000000000000ff.spool")
+      File.ln_s!(victim, link)
+      {_, 0} = System.cmd("mkfifo", [Path.join(dir, "0000000000000001.spool")])
+      File.mkdir!(Path.join(dir, "0000000000000002.spool"))
+
+      log =
+        capture_log(fn ->
+          client = lone_client(nobody(), dir)
+          capture_all(client, 1..3)
+          # What it had to say comes before this answer.
+          assert {:error, _} = Analytics.flush(client)
+          stop(client)
+          drained(client)
+        end)
+
+      for name <- ~w(0000000000000001 0000000000000002 00000000000000ff),
+          do: assert(log =~ "#{dir}/#{name}.spool is not a regular file, it is left alone")
+
+      assert File.read!(victim) == "precious"
+      File.rm!(Path.join(dir, "lock"))
+      {_, 0} = System.cmd("mkfifo", [Path.join(dir, "lock")])
+      assert in_memory(dir) =~ "can't lock #{dir}/lock: it is not a regular file"
+    end
+
+    test "of another user costs an error line", %{dir: dir} do
+      File.mkdir!(dir)
+
+      case File.chown(dir, 65_534) do
+        :ok ->
+          assert in_memory(dir) =~ "#{dir} belongs to user 65534; it must be this VM's user's (0) or root's"
+
+        {:error, _} ->
+          IO.puts("skipped the test of another user's directory (not root?)")
       end
     end
+
+    test "on a disk that is full costs an error line, and nothing else", %{tmp_dir: tmp} do
+      on_small_disk(tmp, &on_full_disk/1)
+    end
+
+    test "on a disk that stays full sends nothing twice, and nothing that was counted as dropped", context do
+      on_small_disk(context.tmp_dir, &repeats_on_full_disk/1)
+    end
+  end
+
+  defp on_small_disk(tmp, test) do
+    disk = Path.join(tmp, "disk")
+    File.mkdir!(disk)
+
+    case System.cmd("mount", ["-t", "tmpfs", "-o", "size=256k", "none", disk], stderr_to_stdout: true) do
+      {_, 0} ->
+        on_exit(fn -> System.cmd("umount", ["-l", disk]) end)
+        test.(Path.join(disk, "spool"))
+
+      {reason, _} ->
+        IO.puts("skipped a test of a full disk: #{String.trim(reason)}")
+    end
+  end
+
+  defp repeats_on_full_disk(dir) do
+    collector = start_collector()
+    Collector.respond(collector, {:status, 503})
+    client = lone_client(collector, dir, max_queue_size: :infinity, max_batch_size: 100, spool_sync: :always)
+    for n <- 1..3_000, do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
+    assert {:error, _} = Analytics.flush(client)
+    Collector.respond(collector, [:ok, :ok, :ok, {:status, 503}])
+    assert {:error, _} = Analytics.flush(client)
+    assert names(collector) == expected(1..300)
+    Collector.respond(collector, {:status, 503})
+
+    log =
+      capture_log(fn ->
+        stop(client)
+        drained(client)
+      end)
+
+    [left] = Regex.run(~r/left (\d+) event\(s\) in its spool/, log, capture: :all_but_first)
+
+    [stopped] =
+      Regex.run(~r/dropped (\d+) event\(s\) \(stopped\); captured 3000/, log, capture: :all_but_first)
+
+    [left, stopped] = Enum.map([left, stopped], &String.to_integer/1)
+    assert left > 0 and 300 + left + stopped == 3_000
+    Collector.respond(collector, :ok)
+    assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
+    assert names(collector) == expected(1..(300 + left))
   end
 
   defp on_full_disk(dir) do

@@ -34,23 +34,29 @@ defmodule BilldogEng.StartTest do
     drained(client)
   end
 
-  # Whoever opens a pipe to write waits until somebody reads it: the start takes as long as the test wants.
+  # Another process of the system has the directory: the start takes as long as the test wants.
   defp hold(dir) do
     File.mkdir_p!(dir)
-    File.rm(Path.join(dir, "lock"))
-    {_, 0} = System.cmd("mkfifo", ["-m", "600", Path.join(dir, "lock")])
-    # Of a test that failed before it let go: no thread is to wait for good.
-    on_exit(fn -> System.cmd("sh", ["-c", ": <> '#{Path.join(dir, "lock")}'"]) end)
+    args = [Path.join(dir, "lock"), "sh", "-c", "echo held; read line"]
+    holder = Port.open({:spawn_executable, System.find_executable("flock")}, [:binary, args: args])
+    assert_receive {^holder, {:data, "held\n"}}, 5_000
+    holder
   end
 
-  defp let_go(dir), do: {_, 0} = System.cmd("sh", ["-c", ": < '#{Path.join(dir, "lock")}'"])
+  defp let_go(holder), do: Port.close(holder)
+
+  # As `Analytics.start_link/1`, but with more patience.
+  defp start_link(opts) do
+    {:ok, options} = Options.parse(opts)
+    Owner.start_link({:ok, put_in(options.native.spool.patience, 60_000)}, options.name)
+  end
 
   defp start(opts) do
     test = self()
     on_exit(fn -> with pid when is_pid(pid) <- Process.whereis(opts[:name]), do: Process.exit(pid, :kill) end)
 
     Task.async(fn ->
-      {:ok, client} = Analytics.start_link(opts)
+      {:ok, client} = start_link(opts)
       Process.unlink(client)
       send(test, {:started, client})
       client
@@ -70,7 +76,7 @@ defmodule BilldogEng.StartTest do
     test "captures by its name are its own: in their order, at their time, by their process", context do
       %{dir: dir, name: name} = context
       leave(dir, for(n <- 1..70, do: "left#{n}"))
-      hold(dir)
+      holder = hold(dir)
       collector = start_collector()
       before_send = fn event -> put_in(event, ["properties", "by"], inspect(self())) end
       starting = start(options(collector, name: name, spool_dir: dir, before_send: before_send))
@@ -88,7 +94,7 @@ defmodule BilldogEng.StartTest do
       flush = Task.async(fn -> Analytics.flush(name) end)
       asked(pid, :flush)
       refute_received {:started, _}
-      let_go(dir)
+      let_go(holder)
       assert Task.await(starting) == pid
       assert %{captured: 1_071, dropped: dropped, person_updates: %{captured: 1}} = Task.await(stats)
       assert dropped == %{}
@@ -107,46 +113,45 @@ defmodule BilldogEng.StartTest do
     end
 
     test "they are on disk once it has started, whatever becomes of it", %{dir: dir, name: name} do
-      hold(dir)
+      holder = hold(dir)
       collector = start_collector()
       Collector.respond(collector, {:status, 503})
       starting = start(options(collector, name: name, spool_dir: dir, shutdown_timeout: 0))
       pid = known(name)
       for n <- 1..5_000, do: Analytics.capture(name, "u", "e#{n}", %{filler: String.duplicate("x", 300)})
-      let_go(dir)
+      let_go(holder)
       assert Task.await(starting) == pid
       for n <- 5_001..5_100, do: Analytics.capture(name, "u", "e#{n}")
       Process.exit(pid, :kill)
       drained(pid)
-      File.rm!(Path.join(dir, "lock"))
       Collector.respond(collector, :ok)
       assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
       assert names(collector) == for(n <- 1..5_100, do: "e#{n}")
     end
 
     test "its process may end: what it was handed is sent", %{dir: dir, name: name} do
-      hold(dir)
+      holder = hold(dir)
       collector = start_collector()
       Process.flag(:trap_exit, true)
       opts = options(collector, name: name, spool_dir: dir)
-      starter = spawn_link(fn -> Analytics.start_link(opts) end)
+      starter = spawn_link(fn -> start_link(opts) end)
       pid = known(name)
       for n <- 1..100, do: Analytics.capture(name, "u", "e#{n}")
       Process.exit(pid, :kill)
       assert_receive {:EXIT, ^starter, _}, 5_000
-      let_go(dir)
+      let_go(holder)
       eventually(fn -> Collector.count(collector) == 100 end)
       assert names(collector) == for(n <- 1..100, do: "e#{n}")
     end
 
     test "only the bound of bytes holds, and what goes for it is counted", %{dir: dir, name: name} do
-      hold(dir)
+      holder = hold(dir)
       collector = start_collector()
       opts = [name: name, spool_dir: dir, max_queue_size: 10, max_queue_bytes: 20_000]
       starting = start(options(collector, opts))
       known(name)
       for n <- 1..1_000, do: Analytics.capture(name, "u", "e#{n}")
-      let_go(dir)
+      let_go(holder)
       client = Task.await(starting)
       assert Analytics.flush(client) == :ok
       stats = Analytics.stats(client)

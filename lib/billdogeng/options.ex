@@ -60,6 +60,9 @@ defmodule BilldogEng.Options do
   # Of `config :billdogeng`, and no client's option.
   @library [:in_app]
 
+  # Ms that a spool's directory is waited for, where another client holds it.
+  @patience 1_000
+
   @largest 0xFFFF_FFFF_FFFF_FFFF
 
   @doc false
@@ -176,6 +179,7 @@ defmodule BilldogEng.Options do
         dir: Path.expand(dir),
         max_bytes: get(given, :max_spool_bytes),
         max_age: get(given, :max_spool_age),
+        patience: @patience,
         sync: get(given, :spool_sync) == :always
       }
     end

@@ -395,9 +395,10 @@ impl State {
 
     /// Of a client that takes no more: what is not on disk is given up. Answers how many events that were.
     pub fn give_up_rest(&mut self) -> u64 {
-        let dropped = self.store.close();
-        self.count_dropped(Reason::Stopped, dropped);
-        dropped
+        let (stopped, lost) = self.store.close();
+        self.count_dropped(Reason::Stopped, stopped);
+        self.count_dropped(Reason::SpoolLost, lost);
+        stopped
     }
 
     pub fn stats(&self) -> Stats {

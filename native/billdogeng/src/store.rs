@@ -181,15 +181,20 @@ impl Store {
     }
 
     /// Leaves to a spool that has been closed what is on its disk, and gives up the rest. Answers how many
-    /// events that were.
-    pub fn close(&mut self) -> u64 {
-        let mut dropped = 0;
-        while !self.queue.is_empty() {
-            if !self.evict_oldest() {
-                dropped += u64::from(self.drop_oldest());
-            }
+    /// events were in memory, and how many nowhere any more.
+    pub fn close(&mut self) -> (u64, u64) {
+        let Some(spool) = &self.spool else {
+            return (self.drop_all(), 0);
+        };
+        let gone = spool.leave();
+        let (mut dropped, mut later) = (0, gone.iter().peekable());
+        while let Some(number) = self.queue.drop_oldest() {
+            while later.next_if(|range| range.end <= number).is_some() {}
+            dropped += u64::from(later.peek().is_some_and(|range| range.start <= number));
         }
-        dropped
+        let all: u64 = gone.iter().map(|range| range.end - range.start).sum();
+        self.recount();
+        (dropped, all - dropped)
     }
 
     // ── batches ──
@@ -279,20 +284,22 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::{Fetched, Options};
+    use crate::spool::{Fetched, Options, PATIENCE};
     use std::collections::VecDeque;
+    use std::path::Path;
     use std::time::Duration;
     use tempfile::TempDir;
 
-    fn options(dir: &TempDir) -> Options {
+    fn options(dir: impl AsRef<Path>) -> Options {
         Options {
-            dir: dir.path().into(),
+            dir: dir.as_ref().into(),
             max_bytes: 64 << 20,
             max_age: Duration::from_secs(3600),
+            patience: PATIENCE,
         }
     }
 
-    fn open(dir: &TempDir) -> Store {
+    fn open(dir: impl AsRef<Path>) -> Store {
         let (spool, recovered) = Spool::open(&options(dir), || {}).expect("a spool");
         let mut store = Store::default();
         store.adopt(Arc::new(spool), &recovered);
@@ -366,7 +373,7 @@ mod tests {
         (0..5).for_each(|n: u64| store.push(n.to_string().as_bytes().into()));
         assert!(spool(&store).close(Duration::from_secs(10)));
         store.push(b"5".into());
-        assert_eq!(store.close(), 1);
+        assert_eq!(store.close(), (1, 0));
         assert_eq!(store.len(), 5);
         drop(store);
         let mut store = open(&dir);
@@ -417,6 +424,39 @@ mod tests {
         assert_eq!(texts, old.chain((1..pushed).map(event)).collect::<Vec<_>>());
     }
 
+    #[test]
+    fn what_is_closed_leaves_nothing_to_a_directory_that_is_gone() {
+        let parent = TempDir::new().expect("a directory");
+        let dir = parent.path().join("spool");
+        let mut store = open(&dir);
+        (0..5).for_each(|n: u64| store.push(n.to_string().as_bytes().into()));
+        sync(&store);
+        (0..3).for_each(|_| assert!(store.evict_oldest()));
+        std::fs::remove_dir_all(&dir).expect("it was there");
+        assert!(spool(&store).close(Duration::from_secs(10)));
+        assert_eq!(store.close(), (2, 3));
+        assert!(store.is_empty());
+    }
+
+    /// The disk may take longer than anybody waits: what was counted as given up then is not sent by the next start.
+    #[test]
+    fn what_is_left_is_what_the_next_start_has_however_long_the_last_sync_takes() {
+        let dir = TempDir::new().expect("a directory");
+        let mut left = 0;
+        for n in 0..50u64 {
+            let mut store = open(&dir);
+            assert_eq!(store.len(), left, "round {n}");
+            (0..100).for_each(|_| store.push(b"1".into()));
+            if n % 2 == 0 {
+                sync(&store);
+                (0..10).for_each(|_| store.push(b"2".into()));
+            }
+            spool(&store).close(Duration::from_micros(100 * n));
+            store.close();
+            left = store.len();
+        }
+    }
+
     /// Against a plain list: pushed, taken, refused in parts, put back, evicted, given up, and begun anew.
     #[test]
     fn it_behaves_as_a_plain_list_does_wherever_events_are() {
@@ -445,7 +485,7 @@ mod tests {
                     }
                     15 => {
                         spool(&store).close(Duration::from_secs(10));
-                        assert_eq!(store.close(), 0, "seed {seed}");
+                        assert_eq!(store.close(), (0, 0), "seed {seed}");
                         drop(store);
                         store = open(&dir);
                     }

@@ -314,8 +314,10 @@ impl Worker {
     fn step(&mut self, attempt: &mut Option<Attempt>) {
         let now = Instant::now();
         self.look_at_spool(now);
-        let handed_over = self.drain_until.is_some() && self.wanted_until.is_some();
-        if handed_over || self.drain_until.is_some_and(|until| until <= now) {
+        let out_of_time = [self.drain_until, self.handover()];
+        let out_of_time = out_of_time.into_iter().flatten().any(|until| until <= now);
+        // A client that waits for the directory sends what is left; the attempt in flight is not its to repeat.
+        if out_of_time || (attempt.is_none() && self.handover().is_some()) {
             *attempt = None;
             return self.end();
         }
@@ -750,6 +752,7 @@ impl Worker {
         [
             wait,
             self.drain_until,
+            self.handover(),
             self.suspended_until,
             self.drops_told,
         ]

@@ -4,7 +4,7 @@
 //! on its standard output what it has done; what is said stays in the pipe when it is dead. For more
 //! kills than the usual 20: `BILLDOGENG_KILLS=200`.
 
-use billdogeng::spool::{Fetched, Options, Spool};
+use billdogeng::spool::{Fetched, Options, Spool, PATIENCE};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -24,6 +24,7 @@ fn open(dir: &Path) -> (Spool, u64, Receiver<()>) {
         dir: dir.into(),
         max_bytes: 256 << 20,
         max_age: Duration::from_secs(3_600),
+        patience: PATIENCE,
     };
     let (told, news) = channel();
     let opened = Spool::open(&options, move || {

@@ -92,6 +92,7 @@ struct SpoolOptions {
     dir: String,
     max_bytes: u64,
     max_age: u64,
+    patience: u64,
     sync: bool,
 }
 
@@ -227,6 +228,7 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<
             dir: spool.dir.into(),
             max_bytes: spool.max_bytes,
             max_age: Duration::from_millis(spool.max_age),
+            patience: Duration::from_millis(spool.patience),
         }),
         external_sleep: options.external_sleep,
         endpoint: Endpoint::Events,

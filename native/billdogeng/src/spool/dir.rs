@@ -5,6 +5,7 @@
 //! for its directory, and the next one waits for it.
 
 use super::error::OpenError;
+use super::files;
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
@@ -53,6 +54,11 @@ impl Dir {
         }
         let path = path.canonicalize().map_err(failed("find"))?;
         let meta = fs::metadata(&path).map_err(failed("look at"))?;
+        let user = files::user().map_err(failed("find who owns"))?;
+        // Any other owner could read the events, plant some, and put links in the files' places.
+        if ![user, 0].contains(&meta.uid()) {
+            return Err(OpenError::Foreign(path, meta.uid(), user));
+        }
         if meta.mode() & 0o077 != 0 && is_ours(&path).map_err(failed("read"))? {
             // Where that is refused, what others may do decides below.
             let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
@@ -80,7 +86,7 @@ impl Dir {
         let failed = |error: io::Error| OpenError::io("lock", &path, &error);
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(0o600);
-        let file = options.open(&path).map_err(failed)?;
+        let file = files::open(&path, &mut options).map_err(failed)?;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
@@ -98,16 +104,21 @@ impl Dir {
         &self.path
     }
 
-    /// Whether the path still leads to the directory that is held.
+    /// Whether the path still leads to the directory.
+    pub fn is_there(&self) -> io::Result<bool> {
+        let meta = fs::metadata(&self.path)?;
+        Ok((meta.dev(), meta.ino()) == self.id)
+    }
+
+    /// Whether the path still leads to the directory, and to the lock that it is held by.
     ///
     /// # Errors
     /// It was removed, or another stands in its place: that one isn't held.
     pub fn check(&self) -> io::Result<()> {
-        let meta = fs::metadata(&self.path)?;
-        let lock = fs::metadata(self.path.join("lock"))?;
+        let there = self.is_there()?;
+        let lock = fs::symlink_metadata(self.path.join("lock"))?;
         let held = self.lock.as_ref().map(File::metadata).transpose()?;
-        if (meta.dev(), meta.ino()) == self.id && held.is_some_and(|held| held.ino() == lock.ino())
-        {
+        if there && held.is_some_and(|held| held.ino() == lock.ino()) {
             Ok(())
         } else {
             Err(io::Error::new(
@@ -216,7 +227,9 @@ mod tests {
                 let (path, tell) = (temp.path().to_owned(), tell.clone());
                 let thread = thread::spawn(move || {
                     let (ask, asked) = channel();
-                    let ask = Arc::new(move || drop(ask.send(())));
+                    let ask = Arc::new(move || {
+                        let _ = ask.send(());
+                    });
                     let dir = Dir::hold(&path, ask, LONG).expect("it is let go of");
                     tell.send(n).expect("the test hears it");
                     if n < 4 {

@@ -13,6 +13,8 @@ pub enum OpenError {
     InUse(PathBuf),
     /// Others than its owner may write to the directory: they could plant events.
     Exposed(PathBuf),
+    /// It belongs to another user (the second is this process's): that one could do as much.
+    Foreign(PathBuf, u32, u32),
     /// A segment was written by another version of this library.
     Version(PathBuf, u32),
     /// The system refused something: what, where, and its reason.
@@ -35,6 +37,11 @@ impl fmt::Display for OpenError {
                 "{} can be written by others than its owner",
                 path.display()
             ),
+            Self::Foreign(path, owner, user) => write!(
+                f,
+                "{} belongs to user {owner}; it must be this VM's user's ({user}) or root's",
+                path.display()
+            ),
             Self::Version(path, version) => write!(
                 f,
                 "{} is of version {version}, which this release does not know",
@@ -52,8 +59,12 @@ impl std::error::Error for OpenError {}
 /// Something about the disk that is worth a line in a log. Each is told once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// A segment was not whole; its last so many bytes are given up, what was in front of them is not.
+    /// A segment was not whole; so many bytes are given up, and nothing else of it.
     Damaged(PathBuf, u64),
+    /// So many events are not in the segments, and nothing says that they were removed.
+    Missing(u64),
+    /// What has a segment's name is none: a directory, a link, a pipe.
+    Skipped(PathBuf),
     /// Nothing can be written, for this reason. Events are in memory alone until [`Problem::Resumed`].
     Failed(String),
     /// Events go to the disk again.
@@ -65,9 +76,25 @@ pub enum Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Damaged(path, 0) => {
+                write!(
+                    f,
+                    "{} is empty, what it may have had is lost",
+                    path.display()
+                )
+            }
             Self::Damaged(path, bytes) => write!(
                 f,
-                "{} was damaged, its last {bytes} bytes are given up",
+                "{} was damaged, {bytes} bytes of it are given up",
+                path.display()
+            ),
+            Self::Missing(events) => write!(
+                f,
+                "{events} event(s) are lost, for a file was damaged or deleted"
+            ),
+            Self::Skipped(path) => write!(
+                f,
+                "{} is not a regular file, it is left alone",
                 path.display()
             ),
             Self::Failed(reason) => {

@@ -6,20 +6,24 @@
 //!  ▲ deleted as soon as nothing in it, or in front of it, is alive
 //! ```
 //!
-//! Nothing is ever written over, and a segment of an earlier run is never appended to: what a crash can
+//! No record is ever written over, and a segment of an earlier run is never appended to: what a crash can
 //! tear is the end of the last file.
 
+mod recover;
+
 use super::dir::Dir;
-use super::error::{OpenError, Problem};
-use super::live::Live;
-use super::record::{self, Opening, Record, SEGMENT_HEADER};
+use super::files;
+use super::record::{self, Record, Records, SEGMENT_HEADER};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// No segment has a higher id.
+const MOST: u64 = 1 << 62;
 
 /// A run of events as they were appended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +52,8 @@ struct Segment {
     size: u64,
     /// The number after the newest event in it, or in front of it.
     next: u64,
+    /// Its file, by device and inode.
+    file: (u64, u64),
 }
 
 /// Where the last read ended: the record there has events from `number` on.
@@ -70,6 +76,8 @@ pub struct Log {
     front: Vec<u8>,
     cursor: Option<Cursor>,
     ages: Ages,
+    /// The highest floor that was written over another, and how many were.
+    floor: (u64, usize),
 }
 
 /// What a sync has to bring to the disk. It takes as long as the disk does, and needs no lock.
@@ -101,68 +109,15 @@ impl Unsynced {
     }
 }
 
-/// What was found in a directory.
-pub struct Found {
-    pub log: Log,
-    pub live: Live,
-    pub problems: Vec<Problem>,
-    /// Bytes of the live events.
-    pub bytes: u64,
-}
-
 /// The id of a segment by its file's name.
 pub fn segment_id(path: &Path) -> Option<u64> {
     let digits = path.file_name()?.to_str()?.strip_suffix(".spool")?;
-    let hex = digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    hex.then(|| u64::from_str_radix(digits, 16).ok())?
+    let id = u64::from_str_radix(digits, 16).ok();
+    // As this library spells it; and one that others can follow.
+    id.filter(|id| format!("{id:016x}") == digits && *id <= MOST)
 }
 
 impl Log {
-    /// Reads what a directory holds. What is damaged is cut off, so that it is told of but once.
-    pub fn recover(
-        dir: Dir,
-        segment_bytes: u64,
-        age_step: u64,
-        now: u64,
-    ) -> Result<Found, OpenError> {
-        let failed = |error: io::Error| OpenError::io("read", dir.path(), &error);
-        let mut ids = Vec::new();
-        for entry in fs::read_dir(dir.path()).map_err(failed)? {
-            ids.extend(segment_id(&entry.map_err(failed)?.path()));
-        }
-        ids.sort_unstable();
-        let mut found = Found {
-            log: Log {
-                dir,
-                segments: VecDeque::new(),
-                next_id: ids.last().map_or(0, |id| id + 1),
-                next: 0,
-                file: None,
-                unsynced: Unsynced::default(),
-                segment_bytes,
-                front: Vec::new(),
-                cursor: None,
-                ages: Ages::new(age_step),
-            },
-            live: Live::default(),
-            problems: Vec::new(),
-            bytes: 0,
-        };
-        let mut records = VecDeque::new();
-        for id in ids {
-            found.recover_segment(id, now, &mut records)?;
-        }
-        for (first, lens) in records {
-            for run in found.live.runs(&(first..first + lens.len() as u64)) {
-                let run = (run.start - first) as usize..(run.end - first) as usize;
-                found.bytes += lens[run].iter().copied().map(u64::from).sum::<u64>();
-            }
-        }
-        found.log.next = found.live.next();
-        found.log.delete_dead(found.live.floor());
-        Ok(found)
-    }
-
     /// Appends a record of ranges that are gone.
     pub fn write_removed(&mut self, ranges: &[Range<u64>]) -> io::Result<()> {
         let id = self.writable()?;
@@ -183,7 +138,7 @@ impl Log {
     ) -> io::Result<()> {
         let id = self.writable()?;
         let mut front = std::mem::take(&mut self.front);
-        record::events(&mut front, id, first, time, lens, bytes);
+        record::events(&mut front, id, self.next, first, time, lens, bytes);
         let written = self.append(&front, bytes);
         self.front = front;
         written?;
@@ -200,16 +155,16 @@ impl Log {
             return Err(io::ErrorKind::NotFound.into());
         };
         self.unsynced.note(shared);
-        let mut file: &File = shared;
-        match file.write_all(front).and_then(|()| file.write_all(rest)) {
+        let (size, end) = (segment.size, segment.size + front.len() as u64);
+        let written = shared.write_all_at(front, size);
+        match written.and_then(|()| shared.write_all_at(rest, end)) {
             Ok(()) => {
-                segment.size += (front.len() + rest.len()) as u64;
+                segment.size = end + rest.len() as u64;
                 Ok(())
             }
             Err(error) => {
                 // Half a record must not stand in front of a whole one.
-                let size = segment.size;
-                if file.set_len(size).is_err() {
+                if shared.set_len(size).is_err() {
                     self.file = None;
                 }
                 Err(error)
@@ -229,12 +184,17 @@ impl Log {
         let id = self.next_id;
         let path = self.path(id);
         let mut options = OpenOptions::new();
-        options.create_new(true).append(true).mode(0o600);
-        let mut file = options.open(&path)?;
-        if let Err(error) = file.write_all(&record::opening(id)) {
-            let _ = fs::remove_file(&path);
-            return Err(error);
-        }
+        options.create_new(true).write(true).mode(0o600);
+        let file = files::open(&path, &mut options)?;
+        let opening = record::opening(id, self.next);
+        let made = file.write_all_at(&opening, 0);
+        let meta = match made.and_then(|()| file.metadata()) {
+            Ok(meta) => meta,
+            Err(error) => {
+                let _ = fs::remove_file(&path);
+                return Err(error);
+            }
+        };
         self.unsynced.dir = Some(self.dir.path().into());
         self.next_id += 1;
         self.file = Some(Arc::new(file));
@@ -242,8 +202,51 @@ impl Log {
             id,
             size: SEGMENT_HEADER,
             next: self.next,
+            file: (meta.dev(), meta.ino()),
         });
         Ok(id)
+    }
+
+    /// Notes that all events below are gone, over what was noted so before: a full disk takes that too.
+    pub fn write_floor(&mut self, floor: u64) -> io::Result<()> {
+        let floor = floor.min(self.next);
+        let Some(segment) = self.segments.back().filter(|_| floor > self.floor.0) else {
+            return Ok(());
+        };
+        let file = match &self.file {
+            Some(file) => Arc::clone(file),
+            None => {
+                let path = self.path(segment.id);
+                Arc::new(files::open(&path, OpenOptions::new().write(true))?)
+            }
+        };
+        let (bytes, at) = record::floor(segment.id, floor, self.floor.1);
+        file.write_all_at(&bytes, at)?;
+        self.unsynced.note(&file);
+        self.floor = (floor, self.floor.1 + 1);
+        Ok(())
+    }
+
+    /// Looks whether the files are still there, and answers the numbers of the events whose isn't.
+    pub fn missing(&mut self) -> Vec<Range<u64>> {
+        let mut missing = Vec::new();
+        let held = self.dir.is_there().is_ok_and(|there| there);
+        let mut first = 0;
+        for segment in std::mem::take(&mut self.segments) {
+            let numbers = first..segment.next;
+            first = segment.next;
+            let meta = fs::symlink_metadata(self.path(segment.id)).ok();
+            let meta = meta.filter(|meta| held && (meta.dev(), meta.ino()) == segment.file);
+            match meta.filter(|meta| meta.len() >= segment.size) {
+                Some(_) => self.segments.push_back(segment),
+                None => missing.push(numbers),
+            }
+        }
+        if !missing.is_empty() {
+            // What is written next must not go where nobody finds it.
+            self.abandon();
+        }
+        missing
     }
 
     /// Ends the last segment; the next record opens another.
@@ -270,6 +273,11 @@ impl Log {
         }
     }
 
+    /// The number after the newest event that was written.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     pub fn is_synced(&self) -> bool {
         self.unsynced.files.is_empty() && self.unsynced.dir.is_none()
     }
@@ -288,34 +296,42 @@ impl Log {
             .front()
             .is_some_and(|segment| floor >= segment.next)
             && (self.segments.len() > 1 || self.file.is_none())
-        {
-            self.delete_front();
-        }
+            && self.delete_front()
+        {}
         self.ages.forget_below(floor);
     }
 
-    /// Deletes all segments.
+    /// Deletes all segments. What can't be is noted to be gone.
     pub fn wipe(&mut self) {
         if self.segments.is_empty() {
             return;
         }
         self.file = None;
-        while !self.segments.is_empty() {
-            self.delete_front();
-        }
+        while self.delete_front() {}
         self.ages.forget_below(self.next);
         // Else a power cut could bring them back, and with them events that are delivered.
         self.unsynced = Unsynced {
             files: Vec::new(),
             dir: Some(self.dir.path().into()),
         };
+        // There is a segment only where it can't be deleted.
+        let _ = self.write_floor(self.next);
     }
 
-    fn delete_front(&mut self) {
-        if let Some(segment) = self.segments.pop_front() {
-            // Not there is as good as deleted, and what can't be deleted is full of dead events.
-            let _ = fs::remove_file(self.path(segment.id));
+    /// Answers whether there was one, and is no more.
+    fn delete_front(&mut self) -> bool {
+        let Some(segment) = self.segments.front() else {
+            return false;
+        };
+        // Not there is as good as deleted. One that stays keeps those behind it, which say what of it is gone.
+        let deleted = match fs::remove_file(self.path(segment.id)) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if deleted {
+            self.segments.pop_front();
         }
+        deleted
     }
 
     fn path(&self, id: u64) -> PathBuf {
@@ -363,38 +379,37 @@ impl Log {
         };
         let mut lost = run.start..run.end.min(segment.next);
         let (id, size) = (segment.id, segment.size);
-        let mut offset = match &self.cursor {
+        let offset = match &self.cursor {
             Some(cursor) if cursor.id == id && cursor.number <= run.start => cursor.offset,
             _ => SEGMENT_HEADER,
         };
-        let Ok(mut file) = File::open(self.path(id)) else {
+        let Ok(file) = files::open(&self.path(id), OpenOptions::new().read(true)) else {
             return Err(lost);
         };
-        if file.seek(SeekFrom::Start(offset)).is_err() {
+        let Ok(mut records) = Records::new(&file, id, offset, size) else {
             return Err(lost);
-        }
-        let mut file = BufReader::with_capacity(64 * 1024, file);
-        let mut payload = Vec::new();
+        };
         let mut full = false;
         while !full && page.next() < run.end {
-            let Ok(Some(record)) = record::read(&mut file, id, size - offset, &mut payload) else {
+            let Some((place, record)) = records.read() else {
                 break;
             };
-            if let Record::Events { numbers, .. } = record {
-                if numbers.start > page.next() {
-                    lost.end = numbers.start.min(lost.end);
-                    break;
-                }
-                if numbers.end > page.next() {
-                    self.cursor = Some(Cursor {
-                        id,
-                        offset,
-                        number: numbers.start,
-                    });
-                    full = take(&mut page, numbers, run.end, &payload, max_events, max_bytes);
-                }
+            let Record::Events { numbers, .. } = record else {
+                continue;
+            };
+            if numbers.start > page.next() {
+                lost.end = numbers.start.min(lost.end);
+                break;
             }
-            offset += (record::HEADER + payload.len()) as u64;
+            if numbers.end > page.next() {
+                self.cursor = Some(Cursor {
+                    id,
+                    offset: place.start,
+                    number: numbers.start,
+                });
+                let payload = records.payload();
+                full = take(&mut page, numbers, run.end, payload, max_events, max_bytes);
+            }
         }
         if page.lens.is_empty() {
             Err(lost)
@@ -430,75 +445,6 @@ fn take(
         page.bytes.extend_from_slice(event);
     }
     false
-}
-
-/// The number of a record's first event, and the bytes of each.
-type Lens = (u64, Vec<u32>);
-
-impl Found {
-    fn recover_segment(
-        &mut self,
-        id: u64,
-        now: u64,
-        records: &mut VecDeque<Lens>,
-    ) -> Result<(), OpenError> {
-        let path = self.log.path(id);
-        let failed = |error: io::Error| OpenError::io("read", &path, &error);
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).open(&path).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
-        let mut reader = BufReader::with_capacity(256 * 1024, &file);
-        let mut payload = Vec::new();
-        let mut header = (&mut reader).take(SEGMENT_HEADER);
-        header.read_to_end(&mut payload).map_err(failed)?;
-        let mut good = match record::read_opening(&payload, id) {
-            Opening::Segment => SEGMENT_HEADER,
-            Opening::Foreign(version) => return Err(OpenError::Version(path, version)),
-            Opening::Broken => 0,
-        };
-        while good > 0 {
-            // What can't be read is as good as not there.
-            let Ok(Some(record)) = record::read(&mut reader, id, size - good, &mut payload) else {
-                break;
-            };
-            match record {
-                Record::Events { numbers, .. } if numbers.start < self.live.next() => break,
-                Record::Events { numbers, time } => {
-                    let count = (numbers.end - numbers.start) as usize;
-                    let lens = record::lens(&payload, count).collect();
-                    records.push_back((numbers.start, lens));
-                    // A clock that was ahead then must not keep events for ever.
-                    self.log.ages.note(time.min(now), numbers.end);
-                    self.live.append(numbers);
-                }
-                Record::Removed => {
-                    for range in record::ranges(&payload) {
-                        self.live.remove(range);
-                    }
-                    let floor = self.live.floor();
-                    while records
-                        .front()
-                        .is_some_and(|(first, lens)| first + lens.len() as u64 <= floor)
-                    {
-                        records.pop_front();
-                    }
-                }
-            }
-            good += (record::HEADER + payload.len()) as u64;
-        }
-        if good < size {
-            let damaged = Problem::Damaged(path.clone(), size - good);
-            self.problems.push(damaged);
-            let cut = file.set_len(good).and_then(|()| file.sync_all());
-            cut.map_err(failed)?;
-        }
-        self.log.segments.push_back(Segment {
-            id,
-            size: good,
-            next: self.live.next(),
-        });
-        Ok(())
-    }
 }
 
 /// When events were written, in groups, so that a week of them needs but a few.

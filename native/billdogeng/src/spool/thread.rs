@@ -132,6 +132,7 @@ impl Thread {
             self.tidy(floor, tell);
             if closing {
                 self.last_sync();
+                self.last_removals();
                 return;
             }
         }
@@ -257,12 +258,10 @@ impl Thread {
             return Ok(());
         }
         if self.is_paused() && !job.closing {
+            self.note_removed(job.floor);
             return Ok(());
         }
-        if !self.removed.is_empty() {
-            self.log.write_removed(&self.removed)?;
-            self.removed.clear();
-        }
+        self.write_removed(job.floor)?;
         let time = now_ms();
         for (at, run) in &job.runs {
             let page = &job.pages[*at];
@@ -272,29 +271,63 @@ impl Thread {
         Ok(())
     }
 
+    fn write_removed(&mut self, floor: u64) -> io::Result<()> {
+        if !self.removed.is_empty() {
+            let written = self.log.write_removed(&self.removed);
+            if written.is_err() {
+                self.note_removed(floor);
+            }
+            written?;
+            self.removed.clear();
+        }
+        Ok(())
+    }
+
+    /// What can't be recorded is noted where there is room for it on any disk, as far as all before it is gone too.
+    fn note_removed(&mut self, floor: u64) {
+        if !self.removed.is_empty() {
+            // That it can't be is known already.
+            let _ = self.log.write_floor(floor);
+        }
+    }
+
     fn is_paused(&self) -> bool {
         self.retry_at.is_some_and(|at| at > Instant::now())
     }
 
     /// Makes known what was done, and begins the next sync. Answers whether somebody wants to hear of it.
-    fn publish(&mut self, job: Job, failed: Option<io::Error>, fetched: Option<Fetched>) -> bool {
+    fn publish(
+        &mut self,
+        mut job: Job,
+        failed: Option<io::Error>,
+        fetched: Option<Fetched>,
+    ) -> bool {
         let shared = Arc::clone(&self.shared);
+        let synced = job.synced.take().map(|result| self.checked(result));
+        let missing = match (&failed, &synced) {
+            (None, None | Some(Ok(()))) => Vec::new(),
+            _ => self.log.missing(),
+        };
         let mut inner = shared.lock();
         let mut pages = job.pages;
         let mut tell = fetched.is_some();
+        tell |= self.lost(&mut inner, missing);
         if fetched.is_some() {
             inner.tidings.fetched = fetched;
         }
-        if let Some(result) = job.synced {
+        if let Some(result) = synced {
             if let Some(mark) = self.syncing.take() {
                 tell |= self.synced(&mut inner, result, mark);
             }
         }
         if let Some(error) = failed {
-            tell |= self.failures == 0 || inner.syncs_done < job.mark.asked;
-            inner.syncs_done = inner.syncs_done.max(job.mark.asked);
-            pages.extend(self.failed(&mut inner, &error));
-        } else if job.sync && self.syncing.is_none() {
+            tell |= self.failures == 0;
+            job.mark.events = false;
+            // What was written before it failed is with the system, and synced as any other.
+            let written = self.log.next();
+            pages.extend(self.failed(&mut inner, &error, written));
+        }
+        if job.sync && self.syncing.is_none() {
             tell |= self.begin_sync(&mut inner, job.mark);
         }
         tell |= inner.slow > 0;
@@ -317,11 +350,26 @@ impl Thread {
         false
     }
 
+    /// Whether what a sync has brought to the disk is where it is looked for.
+    fn checked(&self, synced: io::Result<()>) -> io::Result<()> {
+        synced.and_then(|()| self.log.check())
+    }
+
+    /// Events whose files are gone are in memory alone.
+    fn lost(&self, inner: &mut Inner, missing: Vec<Range<u64>>) -> bool {
+        let any = !missing.is_empty();
+        for numbers in missing {
+            inner.holes.insert(numbers);
+        }
+        inner.forget_dead();
+        any
+    }
+
     /// A sync has ended.
     fn synced(&mut self, inner: &mut Inner, result: io::Result<()>, mark: Mark) -> bool {
         let mut tell = inner.syncs_done < mark.asked;
         inner.syncs_done = inner.syncs_done.max(mark.asked);
-        match result.and_then(|()| self.log.check()) {
+        match result {
             Ok(()) => {
                 inner.stored = inner.stored.max(mark.next);
                 if self.failures > 0 && mark.events {
@@ -333,7 +381,9 @@ impl Thread {
             }
             Err(error) => {
                 tell |= self.failures == 0;
-                for page in self.failed(inner, &error) {
+                self.log.abandon();
+                // Whether what was written has made it to the disk can't be known, so it is taken not to have.
+                for page in self.failed(inner, &error, 0) {
                     inner.reuse(page);
                 }
             }
@@ -341,13 +391,10 @@ impl Thread {
         tell
     }
 
-    /// Nothing is written for a while. Whether what is not known to be on disk has made it there can't be
-    /// known, so it is taken not to have.
-    fn failed(&mut self, inner: &mut Inner, error: &io::Error) -> VecDeque<Page> {
-        self.log.abandon();
+    /// Nothing is written for a while, and nothing will be of the events from `written` on that wait for it.
+    fn failed(&mut self, inner: &mut Inner, error: &io::Error, written: u64) -> VecDeque<Page> {
         if let Some(mark) = &mut self.syncing {
-            // Of what it will have synced, nothing counts any more.
-            (mark.next, mark.events) = (0, false);
+            mark.events = false;
         }
         if self.failures == 0 {
             let problem = Problem::Failed(error.to_string());
@@ -360,8 +407,10 @@ impl Thread {
         let waiting = std::mem::take(&mut inner.pending);
         inner.pending_bytes = 0;
         inner.taken = inner.live.next();
-        inner.holes.insert(inner.stored..inner.taken);
-        inner.stored = inner.taken;
+        inner.holes.insert(inner.stored.max(written)..inner.taken);
+        if written == 0 {
+            inner.stored = inner.taken;
+        }
         waiting
     }
 
@@ -385,7 +434,25 @@ impl Thread {
         };
         drop(inner);
         let result = self.log.unsynced().sync();
-        self.synced(&mut shared.lock(), result, mark);
+        let result = self.checked(result);
+        // Nobody looks after this one: what is said to be left has to be there.
+        let missing = self.log.missing();
+        let mut inner = shared.lock();
+        self.synced(&mut inner, result, mark);
+        self.lost(&mut inner, missing);
+    }
+
+    /// What the client gives up because it can't know it to be on disk doesn't come back from there; nor what it
+    /// gave up while it waited for the last sync.
+    fn last_removals(&mut self) {
+        let mut inner = self.shared.lock();
+        self.removed.append(&mut inner.removed);
+        self.removed.extend(inner.in_memory(self.log.next()));
+        let floor = inner.live.floor();
+        drop(inner);
+        if !self.removed.is_empty() && self.write_removed(floor).is_ok() {
+            let _ = self.log.unsynced().sync();
+        }
     }
 
     /// Deletes what is dead, and proposes what has to go.

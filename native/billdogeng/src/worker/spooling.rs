@@ -3,7 +3,7 @@
 use super::Worker;
 use crate::error::Error;
 use crate::news::{Notice, Reply};
-use crate::spool::{Excess, Fetched, Spool};
+use crate::spool::{Excess, Fetched, Spool, PATIENCE};
 use crate::state::Reason;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
@@ -12,6 +12,9 @@ use tokio::time::Instant;
 
 /// How long the last sync of a client that ends may take; it goes on after that, unheard.
 const LAST_SYNC: Duration = Duration::from_secs(1);
+/// How long the attempt in flight may take once another client waits for the directory, which does so for
+/// [`PATIENCE`]: the last sync has the rest of it.
+const LAST_ATTEMPT: Duration = Duration::from_millis(500);
 
 impl Worker {
     /// Before anything else. The owner's captures come in all the while; its commands wait.
@@ -38,7 +41,7 @@ impl Worker {
             self.client.news().notice(Notice::Spool(problem));
         }
         if tidings.wanted {
-            self.wanted_until = Some(now + crate::spool::PATIENCE);
+            self.wanted_until = Some(now + PATIENCE);
         }
         self.wanted_until.take_if(|until| *until <= now);
         if let Some(fetched) = tidings.fetched {
@@ -53,6 +56,13 @@ impl Worker {
         state.enforce_bounds();
         drop(state);
         self.synced(&spool);
+    }
+
+    /// Until when a client that drains may use the directory, where another one wants it.
+    pub(super) fn handover(&self) -> Option<Instant> {
+        self.drain_until
+            .and(self.wanted_until)
+            .map(|until| until - (PATIENCE - LAST_ATTEMPT))
     }
 
     /// What the flush under way has asked for; without one it stays where it is.

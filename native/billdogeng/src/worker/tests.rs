@@ -3,16 +3,18 @@
 use crate::client::{Capture, Client};
 use crate::config::{Config, Endpoint, HttpConfig, Proxy};
 use crate::error::Error;
-use crate::flush_report::Report;
+use crate::flush_report::{Report, Trigger};
 use crate::news::{LastWords, Listener, Notice, Reply};
+use crate::spool;
 use crate::state::Reason;
-use crate::worker::Command;
+use crate::worker::{Attempt, Command, Worker};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -248,6 +250,32 @@ fn a_drain_without_an_answer_ends_with_its_time_and_counts_what_is_left() {
         (last.stopped, last.stats.queued, last.stats.captured),
         (2, 0, 2)
     );
+}
+
+/// Whether a client that drains has ended, whose directory has been wanted for so long and whose attempt is not
+/// answered yet.
+fn has_handed_over(wanted_for: Duration, mut attempt: Option<Attempt>) -> bool {
+    let (sender, _told) = channel();
+    let client = Client::new(config("http://127.0.0.1:9"));
+    let mut worker = Worker::new(client, Box::new(Teller(sender)));
+    worker.client.capture(b"1", 0);
+    let now = Instant::now();
+    worker.begin_flush(1, Trigger::Shutdown);
+    worker.take_batch();
+    worker.drain_until = Some(now + PATIENCE);
+    worker.wanted_until = Some(now + spool::PATIENCE - wanted_for);
+    worker.step(&mut attempt);
+    assert_eq!(attempt.is_none(), worker.ended);
+    assert!(worker.ended || worker.deadline() < worker.drain_until);
+    worker.ended
+}
+
+#[test]
+fn a_client_that_hands_its_directory_over_lets_its_attempt_end_but_begins_no_other() {
+    let attempt = || Some(Box::pin(std::future::pending()) as Attempt);
+    assert!(!has_handed_over(Duration::ZERO, attempt()));
+    assert!(has_handed_over(spool::PATIENCE / 2, attempt()));
+    assert!(has_handed_over(Duration::ZERO, None));
 }
 
 /// Waits for a notice of which `wanted` is true.
