@@ -29,14 +29,17 @@ defmodule BilldogEng.Owner do
   # The process takes its name itself, once it has its client: by a name that is known captures reach one. Those that
   # went to the mailbox of a process without one would be overtaken by the next, and be later than they were.
   def start_link(options, name) do
-    with nil <- name && GenServer.whereis(name),
+    with nil <- holder(name),
          :ignore <- GenServer.start_link(__MODULE__, {options, name}) do
-      {:error, {:already_started, GenServer.whereis(name)}}
+      {:error, {:already_started, holder(name)}}
     else
       pid when is_pid(pid) -> {:error, {:already_started, pid}}
       started -> started
     end
   end
+
+  defp holder(nil), do: nil
+  defp holder(name), do: GenServer.whereis(name)
 
   @impl true
   def init({{:error, message}, _name}), do: {:stop, ArgumentError.exception(message)}
