@@ -22,7 +22,7 @@ pub struct HttpConfig {
     pub host: String,
     /// How long one attempt may take, from connecting to the answer's last byte.
     pub request_timeout: Duration,
-    /// Whether bodies of [`crate::transport::GZIP_FROM`] bytes or more are compressed.
+    /// Whether bodies of 1,024 bytes or more are compressed.
     pub gzip: bool,
     /// Attempts after the first one of a request.
     pub max_retries: u32,
