@@ -104,7 +104,7 @@ defmodule BilldogEng.Owner do
     {:noreply, state}
   end
 
-  # Not the original's: of a caller on another node.
+  # Not the original's: of a caller that found no client of this process.
   def handle_cast({:set_person_properties, distinct_id, operations}, state) do
     PersonUpdate.hand_in(self(), distinct_id, operations)
     {:noreply, state}

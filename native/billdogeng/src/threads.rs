@@ -19,8 +19,8 @@ pub fn spawn(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> 
     Ok(())
 }
 
-/// Has the calling thread, and those that it starts, take their turn once a processor is free or somebody's time
-/// is up, and never interrupt. Its share of the processor's time stays what it is: sched(7), SCHED_BATCH.
+/// Asks that the calling thread, and those that it starts, take their turn once a processor is free or somebody's
+/// time is up; the system may have them interrupt all the same. Its share of the processor's time stays what it is: sched(7), SCHED_BATCH.
 #[cfg(target_os = "linux")]
 fn stand_back() {
     let parameters = libc::sched_param { sched_priority: 0 };
@@ -37,7 +37,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn a_thread_and_those_that_it_starts_interrupt_nobody() {
+    fn a_thread_and_those_that_it_starts_stand_back() {
         // Of the thread that reads it: field 41 of its stat, behind a name in parentheses (proc(5)).
         let policy = || {
             let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("Linux has it");
