@@ -370,6 +370,13 @@ defmodule BilldogEng.AnalyticsTest do
         assert said =~ ~r/keyword list|takes|%{id: BilldogEng.Analytics/
       end
 
+      # Past the checks of options, too.
+      {:ok, options} = BilldogEng.Options.parse(api_key: secret, host: nobody())
+      options = put_in(options.native.http.cacertfile, 1)
+      assert {:error, reason} = GenServer.start(BilldogEng.Owner, {{:ok, options}, nil})
+      assert %Error{code: "NOT_STARTED"} = reason
+      refute inspect(reason) =~ secret
+
       {:error, error} =
         BilldogEng.Transport.request(Map.merge(transport, %{sleep_fn: & &1, cacertfile: 1}),
           headers: [{"x-api-key", secret}]
