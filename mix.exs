@@ -232,7 +232,7 @@ defmodule Mix.Tasks.Compile.BilldogengNif do
     {major, minor} = @oldest_rust
 
     "Rust #{major}.#{minor} or newer is needed: on Debian 12 and 13 `apt-get install cargo-web rustc-web`, " <>
-      "on macOS and elsewhere https://rustup.rs. " <>
+      "on Debian testing `apt-get install cargo rustc`, on macOS and elsewhere https://rustup.rs. " <>
       "Or set BILLDOGENG_NIF to the path of a library built on a like machine, and none is needed here"
   end
 

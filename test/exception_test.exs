@@ -26,6 +26,9 @@ defmodule BilldogEng.ExceptionTest do
   # Of another module at run time, so that no compiler sees what must fail.
   defp same(term), do: :erlang.binary_to_term(:erlang.term_to_binary(term))
 
+  # Until Elixir 1.19, the update of a struct raised it for a term that is another struct or none.
+  defp bad_struct(term), do: %{__struct__: BadStructError, __exception__: true, struct: URI, term: term}
+
   defp described(fun, messages) do
     {kind, reason, stacktrace} = caught(fun)
     normal = ExceptionEvent.normal(kind, reason, stacktrace)
@@ -57,7 +60,7 @@ defmodule BilldogEng.ExceptionTest do
         {fn -> same(@canary).() end, "BadFunctionError", "expected a function", false},
         {fn -> same(&Callee.arity_two/2).(@canary) end, "BadArityError",
          "function with arity 2 called with 1 argument(s)", false},
-        {fn -> %URI{same(state) | host: 1} end, "BadStructError", "expected a struct named URI", false},
+        {fn -> :erlang.error(bad_struct(state)) end, "BadStructError", "expected a struct named URI", false},
         {fn -> to_string(same(state)) end, "Protocol.UndefinedError", "protocol String.Chars not implemented",
          false},
         {fn -> Enum.fetch!([@canary], same(1)) end, "Enum.OutOfBoundsError", "out of bounds error", false},

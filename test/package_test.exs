@@ -59,6 +59,7 @@ defmodule BilldogEng.PackageTest do
     app = app(context, "by_path", ~s({:billdogeng, path: "../package"}))
     assert {output, 0} = mix(context, app, ["run", "-e", captures()])
     assert output =~ "delivered: 1"
+    refute output =~ "warning:"
   end
 
   @tag skip: !System.find_executable("git") && "there is no git here"

@@ -129,7 +129,8 @@ defmodule BilldogEng.ExceptionEvent do
   defp message(%KeyError{key: key}, _) when is_atom(key), do: "key #{inspect(key)} not found"
   defp message(%KeyError{}, _), do: "key not found"
 
-  defp message(%BadStructError{struct: module}, _) when is_atom(module),
+  # A map pattern: Elixir 1.20 no longer has this struct.
+  defp message(%{__struct__: BadStructError, struct: module}, _) when is_atom(module),
     do: "expected a struct named #{inspect(module)}"
 
   defp message(%Protocol.UndefinedError{protocol: protocol}, _) when is_atom(protocol),

@@ -29,8 +29,6 @@ defmodule BilldogEng.Plug do
 
   alias BilldogEng.{Context, Hooks, Warning}
 
-  require Logger
-
   @compile {:no_warn_undefined, Plug.Conn}
 
   # In the process dictionary: the id of the request that failed last, and whose it was.

@@ -10,33 +10,23 @@ defmodule BilldogEng.Telemetry.Address do
   # Whether it is the address of `uri`, whatever the query.
   def of?(nil, _uri), do: false
 
-  def of?(%{text: text}, uri) do
-    size = byte_size(text)
-
-    case uri do
-      <<^text::binary-size(size), rest::binary>> -> until(rest, ??, ?#) == 0
-      _ -> false
-    end
-  end
+  def of?(%{text: text}, uri), do: starts_with?(uri, text) and until(rest(uri, text), ??, ?#) == 0
 
   @doc false
   # The address of `uri`. Its origin is nearly always that of the last one, and then isn't looked into again.
   def parse(uri, last \\ nil) do
     {origin, host} = origin(uri, last)
-    from = byte_size(origin)
-    <<_::binary-size(from), rest::binary>> = uri
+    rest = rest(uri, origin)
     size = until(rest, ??, ?#)
     path = if size == 0, do: "/", else: binary_part(rest, 0, size)
-    %__MODULE__{text: binary_part(uri, 0, from + size), origin: origin, host: host, path: path}
+    text = binary_part(uri, 0, byte_size(origin) + size)
+    %__MODULE__{text: text, origin: origin, host: host, path: path}
   end
 
   defp origin(uri, %{origin: origin, host: host}) do
-    size = byte_size(origin)
-
-    case uri do
-      <<^origin::binary-size(size), "/", _::binary>> -> {origin, host}
-      _ -> origin(uri, nil)
-    end
+    if starts_with?(uri, origin) and match?("/" <> _, rest(uri, origin)),
+      do: {origin, host},
+      else: origin(uri, nil)
   end
 
   defp origin("http://" <> rest = uri, nil), do: by_authority(uri, rest)
@@ -73,14 +63,26 @@ defmodule BilldogEng.Telemetry.Address do
   def segments(path) do
     {size, encoded} = segment(path, 0, false)
     segment = binary_part(path, 0, size)
-    <<_::binary-size(size), rest::binary>> = path
-    [if(encoded, do: URI.decode(segment), else: segment) | segments(rest)]
+    [if(encoded, do: URI.decode(segment), else: segment) | segments(rest(path, segment))]
   end
 
   defp segment(<<byte, rest::binary>>, size, encoded) when byte != ?/,
     do: segment(rest, size + 1, encoded or byte == ?%)
 
   defp segment(_end, size, encoded), do: {size, encoded}
+
+  # A comparison of binaries, without the patterns of `String.starts_with?/2`: this runs at each address change.
+  defp starts_with?(text, prefix) do
+    size = byte_size(prefix)
+    byte_size(text) >= size and binary_part(text, 0, size) == prefix
+  end
+
+  # The text after a prefix of that length. Before Elixir 1.20, the size in a bit pattern cannot be pinned; since then
+  # it has to be.
+  defp rest(text, prefix) do
+    from = byte_size(prefix)
+    binary_part(text, from, byte_size(text) - from)
+  end
 
   # How many bytes are before the first of them.
   defp until(binary, one, other, size \\ 0)
