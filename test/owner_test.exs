@@ -157,7 +157,7 @@ defmodule BilldogEng.OwnerTest do
     measure = fn ->
       :erlang.garbage_collect()
       terms = :persistent_term.info().count
-      {terms, :erlang.memory(:atom), length(Process.list()), resident_kib()}
+      {terms, :erlang.system_info(:atom_count), length(Process.list()), resident_kib()}
     end
 
     start_and_kill.(2_000)
@@ -166,7 +166,8 @@ defmodule BilldogEng.OwnerTest do
     {terms_after, atoms_after, processes_after, resident_after} = measure.()
 
     assert terms_after == terms
-    assert atoms_after == atoms
+    # An atom a client would be 10,000; a module that is loaded meanwhile brings a few.
+    assert atoms_after - atoms < 1_000
     assert processes_after <= processes + 2
     # A leak of 1 KiB a client would be 10 MiB.
     assert resident_after - resident < 10 * 1024
