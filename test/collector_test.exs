@@ -1,6 +1,7 @@
 defmodule BilldogEng.CollectorTest do
   use ExUnit.Case, async: true
 
+  import BilldogEng.RawHTTP
   import ExUnit.CaptureIO
 
   alias BilldogEng.Collector
@@ -8,61 +9,11 @@ defmodule BilldogEng.CollectorTest do
 
   doctest BilldogEng.Collector
   doctest BilldogEng.Collector.Ingest
+  doctest BilldogEng.Collector.Printer
   doctest BilldogEng.Collector.JSON
 
   defp start(opts \\ []) do
     start_supervised!({Collector, opts})
-  end
-
-  defp connect(collector) do
-    options = [:binary, active: false, packet: :raw]
-    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, Collector.port(collector), options)
-    socket
-  end
-
-  defp batch(names, key \\ "k") do
-    events =
-      Enum.map_join(names, ",", fn name ->
-        ~s({"event_name":"#{name}","event_timestamp":1,"properties":{"a":1},"user_id":"u"})
-      end)
-
-    ~s({"api_key":"#{key}","events":[#{events}]})
-  end
-
-  defp send_post(socket, body, headers \\ [], path \\ "/ingest-events") do
-    headers =
-      for {name, value} <-
-            [{"X-Api-Key", "k"}, {"Content-Length", "#{byte_size(body)}"}] ++ headers,
-          do: "#{name}: #{value}\r\n"
-
-    :ok = :gen_tcp.send(socket, ["POST #{path} HTTP/1.1\r\nHost: x\r\n", headers, "\r\n", body])
-  end
-
-  defp read_answer(socket) do
-    :inet.setopts(socket, packet: :http_bin)
-
-    with {:ok, {:http_response, _, status, _}} <- :gen_tcp.recv(socket, 0, 5_000) do
-      headers = read_headers(socket, %{})
-      length = headers |> Map.get("content-length", "0") |> String.to_integer()
-      :inet.setopts(socket, packet: :raw)
-      body = if length > 0, do: elem(:gen_tcp.recv(socket, length, 5_000), 1), else: ""
-      {status, headers, body}
-    end
-  end
-
-  defp read_headers(socket, read) do
-    case :gen_tcp.recv(socket, 0, 5_000) do
-      {:ok, {:http_header, _, name, _, value}} ->
-        read_headers(socket, Map.put(read, String.downcase("#{name}"), value))
-
-      {:ok, :http_eoh} ->
-        read
-    end
-  end
-
-  defp post(socket, body, headers \\ [], path \\ "/ingest-events") do
-    send_post(socket, body, headers, path)
-    read_answer(socket)
   end
 
   defp code({_status, _headers, body}) do
@@ -193,6 +144,54 @@ defmodule BilldogEng.CollectorTest do
         end)
 
       assert lines == ~s(a u %{"a" => 1}\nb u %{"a" => 1}\n)
+    end
+
+    test "marks the events that the real ingest refuses, and accepts them" do
+      body =
+        ~s({"api_key":"k","events":[) <>
+          ~s({"event_name":"a","event_timestamp":1,"properties":{},"user_id":"u"},) <>
+          ~s({"event_name":"","event_timestamp":1,"properties":[1],"user_id":null},) <>
+          ~s({"event_name":7,"event_timestamp":1,"properties":{},"user_id":""}]})
+
+      lines =
+        capture_io(fn ->
+          {:ok, collector} = Collector.start_link(print: true)
+          assert {200, _, _} = post(connect(collector), body)
+          [_, second, third] = Collector.events(collector)
+
+          assert Collector.invalid_events(collector) == [
+                   {second, ["event_name is empty", "user_id is nil", "properties is not a map: [1]"]},
+                   {third, ["event_name is not a string: 7", "user_id is empty"]}
+                 ]
+
+          assert %{events: 3, invalid: 2} = Collector.totals(collector)
+          :ok = Collector.reset(collector)
+          assert {Collector.invalid_events(collector), Collector.totals(collector).invalid} == {[], 0}
+          GenServer.stop(collector)
+        end)
+
+      assert lines == """
+             a u %{}
+             "" nil [invalid: event_name is empty, user_id is nil, properties is not a map: [1]] [1]
+             7 "" [invalid: event_name is not a string: 7, user_id is empty] %{}
+             """
+    end
+
+    test "prints a line a refused request" do
+      lines =
+        capture_io(fn ->
+          {:ok, collector} = Collector.start_link(print: true, api_key: "mine")
+          assert {401, _, _} = post(connect(collector), batch(~w(a b)))
+          socket = connect(collector)
+          :ok = :gen_tcp.send(socket, <<0x16, 0x03, 0x01>>)
+          assert {400, _, _} = read_answer(socket)
+          GenServer.stop(collector)
+        end)
+
+      assert lines == """
+             refused with 401: unknown API key
+             refused with 400: this is TLS: the collector has none, so its URL begins with http://
+             """
     end
 
     test "counts only, with keep: false, and tells subscribers all the same" do

@@ -15,6 +15,16 @@ defmodule BilldogEng.Collector do
   It takes `POST /ingest-events` and `POST /user-properties` over HTTP/1.1, gzipped or not, and
   listens on loopback unless told otherwise. There is no TLS.
 
+  ## Invalid events
+
+  The real ingest refuses an event whose name is not a string or empty, whose ID is nil or empty, or whose properties
+  are not a map. The collector accepts such an event, so that you see it, and marks it: `invalid_events/1` returns it
+  with the reasons, `totals/1` counts it, and its printed line says so:
+
+      "" user-1 [invalid: event_name is empty] %{"plan" => "pro"}
+
+  A test that must not send any asserts `BilldogEng.Collector.invalid_events(collector) == []`.
+
   ## Failing on purpose
 
   `respond/2` takes a mode (`t:mode/0`) that holds until the next call:
@@ -30,12 +40,15 @@ defmodule BilldogEng.Collector do
   | `:refuse` | no listener, and open connections closed; the next mode listens again on the same port |
   | `{:gate, pid}` | `pid` gets `{:collector_request, handle, request}`; the answer waits for `release/2` |
   | `{:sequence, modes}`, or a list | one mode a request, the last one stays |
-  | a function of the request | the mode that it answers, for each request |
+  | a function of the request | the mode that it returns, for each request |
+
+  A function runs in the connection's process, so requests of several connections call it at the same time. If it
+  raises, throws, exits or returns no mode, the request is answered with 500 and one error is logged.
 
   Only `:ok` keeps events and tells subscribers. `requests/1` has every request, whatever it met.
   """
 
-  alias BilldogEng.Collector.{Connection, Server}
+  alias BilldogEng.Collector.{Connection, Mode, Server}
 
   @typedoc "A running collector."
   @type t :: GenServer.server()
@@ -84,9 +97,13 @@ defmodule BilldogEng.Collector do
     * `:port` - the port, `0` (the default) for a free one
     * `:ip` - the address to listen on, `{127, 0, 0, 1}`
     * `:api_key` - the one key to take (others get 401), or `nil` (the default) for any
-    * `:print` - true prints one line an event, false is the default
+    * `:print` - true prints one line for each event and for each refused request, false is the default
     * `:keep` - false counts events and requests and keeps neither, for floods; true is the default
+    * `:idle_timeout` - ms after which a connection without a request is closed, 60,000
+    * `:read_timeout` - ms from the first byte of a request to its last, 30,000; a slower one is answered 408
     * `:name` - a name, as `GenServer` takes it
+
+  The request line and the headers may have 64 KiB (else 431), a body 64 MiB, also after gzip (else 413).
 
   ## Examples
 
@@ -155,6 +172,24 @@ defmodule BilldogEng.Collector do
   def events(collector), do: GenServer.call(collector, :events, :infinity)
 
   @doc """
+  Returns the accepted events that the real ingest refuses, each with its reasons, in the order in which they arrived.
+
+  ## Examples
+
+      iex> {:ok, collector} = BilldogEng.Collector.start_link()
+      iex> url = BilldogEng.Collector.url(collector)
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: url)
+      iex> BilldogEng.Analytics.capture(client, nil, "signed_up", %{plan: "pro"})
+      iex> BilldogEng.Analytics.flush(client)
+      iex> [{%{"event_name" => "signed_up"}, reasons}] = BilldogEng.Collector.invalid_events(collector)
+      iex> reasons
+      ["user_id is nil"]
+
+  """
+  @spec invalid_events(t) :: [{map, [String.t(), ...]}]
+  def invalid_events(collector), do: GenServer.call(collector, :invalid_events, :infinity)
+
+  @doc """
   How many events it accepted.
 
   ## Examples
@@ -194,18 +229,19 @@ defmodule BilldogEng.Collector do
   def request_count(collector), do: totals(collector).requests
 
   @doc """
-  Sums over all requests, with `keep: false` too: `events` accepted, `requests` read, `accepted`
-  requests among them, their bodies' `wire_bytes` as sent and `bytes` after gzip was taken off.
+  Sums over all requests, with `keep: false` too: `events` accepted, `invalid` ones among them, `requests` read,
+  `accepted` requests among them, their bodies' `wire_bytes` as sent and `bytes` after gzip was taken off.
 
   ## Examples
 
       iex> {:ok, collector} = BilldogEng.Collector.start_link(keep: false)
       iex> BilldogEng.Collector.totals(collector)
-      %{accepted: 0, bytes: 0, events: 0, requests: 0, wire_bytes: 0}
+      %{accepted: 0, bytes: 0, events: 0, invalid: 0, requests: 0, wire_bytes: 0}
 
   """
   @spec totals(t) :: %{
           events: non_neg_integer,
+          invalid: non_neg_integer,
           requests: non_neg_integer,
           accepted: non_neg_integer,
           wire_bytes: non_neg_integer,
@@ -240,7 +276,9 @@ defmodule BilldogEng.Collector do
   """
   @spec respond(t, mode) :: :ok
   def respond(collector, mode) do
-    GenServer.call(collector, {:respond, checked(mode)}, :infinity)
+    with {:error, reason} <- GenServer.call(collector, {:respond, checked(mode)}, :infinity) do
+      raise "the collector can't listen on its port again: #{:inet.format_error(reason)}"
+    end
   end
 
   @doc """
@@ -274,32 +312,13 @@ defmodule BilldogEng.Collector do
 
   """
   @spec subscribe(t, pid) :: :ok
-  def subscribe(collector, pid \\ self()), do: GenServer.call(collector, {:subscribe, pid})
+  def subscribe(collector, pid \\ self()) when is_pid(pid), do: GenServer.call(collector, {:subscribe, pid})
 
-  ## Modes are checked by the caller, so that a wrong one is its error.
-
-  defp checked([_ | _] = modes), do: checked({:sequence, modes})
-  defp checked({:sequence, [_ | _] = modes}), do: {:sequence, Enum.map(modes, &checked/1)}
-  defp checked(mode) when mode in [:ok, :hang, :reset, :refuse], do: mode
-  defp checked({:status, status} = mode) when status in 100..599, do: mode
-
-  defp checked({:status, status, headers} = mode) when status in 100..599 and is_list(headers),
-    do: mode
-
-  defp checked({:status, status, headers, body} = mode)
-       when status in 100..599 and is_list(headers) and is_binary(body),
-       do: mode
-
-  defp checked({:json, status, body} = mode) when status in 100..599 and is_binary(body), do: mode
-  defp checked({:delay, ms}) when is_integer(ms) and ms >= 0, do: {:delay, ms, :ok}
-
-  defp checked({:delay, ms, mode}) when is_integer(ms) and ms >= 0,
-    do: {:delay, ms, checked(mode)}
-
-  defp checked({:gate, pid} = mode) when is_pid(pid), do: mode
-  defp checked(choose) when is_function(choose, 1), do: &checked(choose.(&1))
-
+  # By the caller, so that a wrong mode is its error.
   defp checked(mode) do
-    raise ArgumentError, "not a mode of BilldogEng.Collector.respond/2: #{inspect(mode)}"
+    case Mode.check(mode) do
+      {:ok, mode} -> mode
+      {:error, reason} -> raise ArgumentError, "BilldogEng.Collector.respond/2 was given #{reason}"
+    end
   end
 end
