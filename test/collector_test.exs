@@ -424,6 +424,43 @@ defmodule BilldogEng.CollectorTest do
       assert_receive {^port, {:data, {:eol, ~s(signed_up user-1 %{"plan" => "pro"})}}}, 5_000
     end
 
+    test "a port that was asked for and is taken is an error that names it" do
+      {:ok, other} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
+      {:ok, port} = :inet.port(other)
+      Process.flag(:trap_exit, true)
+      message = ~r/cannot listen on 127.0.0.1:#{port}: address already in use.*billdogeng.collector 0/
+      assert_raise Mix.Error, message, fn -> Mix.Tasks.Billdogeng.Collector.start!(port, 0) end
+    end
+
+    test "a second collector is an error that names the first, whatever its mode is" do
+      collector = start()
+      port = Collector.port(collector)
+      Process.flag(:trap_exit, true)
+
+      for mode <- [:ok, :hang, :reset, {:gate, self()}], {asked, default} <- [{nil, port}, {port, 0}] do
+        Collector.respond(collector, mode)
+        message = ~r/a collector listens on http:..127.0.0.1:#{port} already/
+        assert_raise Mix.Error, message, fn -> Mix.Tasks.Billdogeng.Collector.start!(asked, default) end
+      end
+
+      assert Collector.request_count(collector) == 0
+    end
+
+    test "a default port that another program has is left for a free one, and the host: line is printed" do
+      {:ok, other} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
+      {:ok, port} = :inet.port(other)
+      Process.flag(:trap_exit, true)
+      # It closes what asks it, as a server of another protocol does.
+      spawn_link(fn -> :gen_tcp.accept(other) |> elem(1) |> :gen_tcp.close() end)
+
+      {collector, lines} = Mix.Tasks.Billdogeng.Collector.start!(nil, port)
+      url = Collector.url(collector)
+      refute Collector.port(collector) == port
+      assert ["The collector listens on " <> _, elsewhere] = lines
+      assert elsewhere =~ "Port #{port} is taken by another program"
+      assert elsewhere =~ ~s(    host: "#{url}"\n)
+    end
+
     test "says what is wrong with a port" do
       for argv <- [["65536"], ["-1"], ["http"], ["1", "2"]] do
         assert_raise Mix.Error, ~r/a port from 0 to 65535/, fn -> Mix.Tasks.Billdogeng.Collector.run(argv) end

@@ -103,6 +103,9 @@ defmodule BilldogEng.Collector do
     * `:read_timeout` - ms from the first byte of a request to its last, 30,000; a slower one is answered 408
     * `:name` - a name, as `GenServer` takes it
 
+  If it cannot listen, it returns `{:error, {reason, message}}`, for example
+  `{:error, {:eaddrinuse, "cannot listen on 127.0.0.1:4632: address already in use"}}`.
+
   The request line and the headers may have 64 KiB (else 431), a body 64 MiB, also after gzip (else 413).
 
   ## Examples
@@ -117,6 +120,10 @@ defmodule BilldogEng.Collector do
     {name, opts} = Keyword.split(opts, [:name])
     GenServer.start_link(Server, opts, name)
   end
+
+  @doc false
+  # Of `mix billdogeng.collector`. IANA has assigned it to nobody, and it is below the ports that systems lend.
+  def default_port, do: 4632
 
   @doc """
   The child spec; its `id` is the `:name` where there is one.
@@ -276,9 +283,8 @@ defmodule BilldogEng.Collector do
   """
   @spec respond(t, mode) :: :ok
   def respond(collector, mode) do
-    with {:error, reason} <- GenServer.call(collector, {:respond, checked(mode)}, :infinity) do
-      raise "the collector can't listen on its port again: #{:inet.format_error(reason)}"
-    end
+    with {:error, message} <- GenServer.call(collector, {:respond, checked(mode)}, :infinity),
+         do: raise(message)
   end
 
   @doc """

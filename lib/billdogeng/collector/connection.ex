@@ -7,9 +7,11 @@ defmodule BilldogEng.Collector.Connection do
   #
   # Whoever accepts owns the socket, so nothing is handed over and a killed process closes it.
 
-  alias BilldogEng.Collector.{HTTP, Ingest, Mode}
+  alias BilldogEng.Collector.{HTTP, Ingest, Mode, Probe}
 
   require Logger
+
+  @probe Probe.path()
 
   # For a peer that still sends when it is refused: a close would reset the connection under the answer.
   @drain_ms 5_000
@@ -72,6 +74,11 @@ defmodule BilldogEng.Collector.Connection do
 
   defp serve(%{socket: socket} = reader, collector, options) do
     case HTTP.read(reader, options) do
+      # In every mode, and in no account.
+      {:ok, %{path: @probe}, _, _} ->
+        answer(socket, Probe.answer(), false)
+        finish(socket)
+
       {:ok, request, keep_alive?, reader} ->
         verdict = Ingest.judge(request, options.api_key)
         request = readable(request, verdict)

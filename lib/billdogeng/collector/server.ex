@@ -32,18 +32,14 @@ defmodule BilldogEng.Collector.Server do
 
     case listen(forget(state)) do
       {:ok, state} -> {:ok, state}
-      {:error, reason} -> {:stop, reason}
+      {:error, reason} -> {:stop, {reason, cannot_listen(state, reason)}}
     end
   end
 
   @impl true
   def handle_call(:port, _from, state), do: {:reply, state.port, state}
 
-  def handle_call(:url, _from, state) do
-    host = state.ip |> :inet.ntoa() |> to_string()
-    host = if tuple_size(state.ip) == 8, do: "[#{host}]", else: host
-    {:reply, "http://#{host}:#{state.port}", state}
-  end
+  def handle_call(:url, _from, state), do: {:reply, "http://" <> address(state), state}
 
   def handle_call(:events, _from, state), do: {:reply, in_order(state.batches), state}
   def handle_call(:invalid_events, _from, state), do: {:reply, in_order(state.invalid), state}
@@ -65,7 +61,7 @@ defmodule BilldogEng.Collector.Server do
   def handle_call({:respond, mode}, _from, state) do
     case listen(state) do
       {:ok, state} -> {:reply, :ok, %{state | mode: mode}}
-      {:error, _} = error -> {:reply, error, state}
+      {:error, reason} -> {:reply, {:error, cannot_listen(state, reason)}, state}
     end
   end
 
@@ -236,6 +232,13 @@ defmodule BilldogEng.Collector.Server do
   end
 
   defp listen(state), do: {:ok, state}
+
+  defp address(%{ip: ip, port: port}) do
+    host = ip |> :inet.ntoa() |> to_string()
+    if tuple_size(ip) == 8, do: "[#{host}]:#{port}", else: "#{host}:#{port}"
+  end
+
+  defp cannot_listen(state, reason), do: "cannot listen on #{address(state)}: #{:inet.format_error(reason)}"
 
   defp start_acceptor(%{listener: nil} = state), do: state
 
