@@ -362,9 +362,11 @@ defmodule BilldogEng.CollectorHostileTest do
       for _ <- 1..16, do: :ok = :gen_tcp.send(socket, :binary.copy("a", @mib))
       {:links, links} = Process.info(collector, :links)
 
-      for pid <- links,
-          is_pid(pid),
-          do: assert({:message_queue_len, 0} = Process.info(pid, :message_queue_len))
+      for pid <- links, is_pid(pid) do
+        # The piece that is being read may be a message.
+        {:message_queue_len, waiting} = Process.info(pid, :message_queue_len)
+        assert waiting <= 1
+      end
     end
 
     test "the device that it prints to" do
