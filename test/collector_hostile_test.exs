@@ -65,9 +65,9 @@ defmodule BilldogEng.CollectorHostileTest do
     end
   end
 
-  describe "a body over 64 MiB is answered 413:" do
+  describe "a body over 16 MiB is answered 413:" do
     test "an announced one, before it is sent" do
-      for length <- ["#{64 * @mib + 1}", String.duplicate("9", 1_000)] do
+      for length <- ["#{16 * @mib + 1}", String.duplicate("9", 1_000)] do
         head = [@line, "expect: 100-continue\r\ncontent-length: ", length, "\r\n\r\n"]
         assert {413, "PAYLOAD_TOO_LARGE", _} = answer_to(start_collector(), head)
       end
@@ -75,13 +75,13 @@ defmodule BilldogEng.CollectorHostileTest do
 
     test "a sender that reads no answer before it has sent everything gets it nonetheless" do
       socket = connect(start())
-      :ok = :gen_tcp.send(socket, [@line, "content-length: #{65 * @mib}\r\n\r\n"])
-      for _ <- 1..65, do: :ok = :gen_tcp.send(socket, :binary.copy("a", @mib))
+      :ok = :gen_tcp.send(socket, [@line, "content-length: #{17 * @mib}\r\n\r\n"])
+      for _ <- 1..17, do: :ok = :gen_tcp.send(socket, :binary.copy("a", @mib))
       assert {413, _, _} = read_answer(socket)
     end
 
     test "an announced chunk" do
-      for size <- ["4000001", String.duplicate("F", 1_000)] do
+      for size <- ["1000001", String.duplicate("F", 1_000)] do
         assert {413, "PAYLOAD_TOO_LARGE", _} = answer_to(start_collector(), [@line, @chunked, size, "\r\n"])
       end
     end
@@ -94,7 +94,7 @@ defmodule BilldogEng.CollectorHostileTest do
     test "gzip that unfolds to more, and the connection goes on" do
       collector = start()
       socket = connect(collector)
-      bomb = :zlib.gzip(:binary.copy(<<0>>, 64 * @mib + 1))
+      bomb = :zlib.gzip(:binary.copy(<<0>>, 16 * @mib + 1))
       assert {413, headers, _} = answer = post(socket, bomb, [{"content-encoding", "gzip"}])
       assert code(answer) == "PAYLOAD_TOO_LARGE"
       refute headers["connection"]
@@ -163,6 +163,13 @@ defmodule BilldogEng.CollectorHostileTest do
       {one, two} = String.split_at(batch(["a"]), 30)
       members = :zlib.gzip(one) <> :zlib.gzip(two)
       assert {200, _, _} = post(socket, members, [{"content-encoding", "gzip"}])
+    end
+
+    test "JSON nested deeper than 127 levels is answered 400, and says so" do
+      deep = String.duplicate("[", 128) <> String.duplicate("]", 128)
+      body = ~s({"api_key":"k","events":[#{deep}]})
+      assert {400, _, answer} = post(connect(start()), body)
+      assert answer =~ ~s("code":"INVALID_JSON","message":"nested deeper than 127 levels at line 1 column)
     end
 
     test "a path that is not UTF-8 is answered in valid JSON" do

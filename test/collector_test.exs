@@ -5,19 +5,17 @@ defmodule BilldogEng.CollectorTest do
   import ExUnit.CaptureIO
 
   alias BilldogEng.Collector
-  alias BilldogEng.Collector.JSON
 
   doctest BilldogEng.Collector
   doctest BilldogEng.Collector.Ingest
   doctest BilldogEng.Collector.Printer
-  doctest BilldogEng.Collector.JSON
 
   defp start(opts \\ []) do
     start_supervised!({Collector, opts})
   end
 
   defp code({_status, _headers, body}) do
-    {:ok, %{"success" => false, "error" => %{"code" => code}}} = JSON.decode(body)
+    {:ok, %{"success" => false, "error" => %{"code" => code}}} = BilldogEng.Native.json_decode(body)
     code
   end
 
@@ -318,6 +316,19 @@ defmodule BilldogEng.CollectorTest do
     end
   end
 
+  test "without the native library it does not start, and the error says so" do
+    folder = Path.join(System.tmp_dir!(), "billdogeng_no_nif_#{System.pid()}")
+    ebin = Path.join(folder, "billdogeng/ebin")
+    on_exit(fn -> File.rm_rf!(folder) end)
+    File.mkdir_p!(ebin)
+    # Without its priv/.
+    File.cp_r!(Application.app_dir(:billdogeng, "ebin"), ebin)
+
+    script = "Process.flag(:trap_exit, true); IO.inspect(BilldogEng.Collector.start_link())"
+    {output, 0} = System.cmd("elixir", ["-pa", ebin, "-e", script], stderr_to_stdout: true)
+    assert output =~ ~r/{:error,\s+%BilldogEng.Error{\s*message: "the native library could not be loaded: /
+  end
+
   describe "ending" do
     test "leaves neither sockets nor processes" do
       {:ok, collector} = Collector.start_link()
@@ -360,54 +371,6 @@ defmodule BilldogEng.CollectorTest do
       {:links, links} = Process.info(collector, :links)
       {:dictionary, dictionary} = Process.info(collector, :dictionary)
       for pid <- links, is_pid(pid), pid != hd(dictionary[:"$ancestors"]), do: pid
-    end
-  end
-
-  describe "JSON" do
-    test "values of every kind" do
-      for {text, value} <- [
-            {"0", 0},
-            {"-0", 0},
-            {"1e3", 1000.0},
-            {"-1.5E-2", -0.015},
-            {~s("\\u00e9\\ud83d\\ude00\\n\\/"), "é😀\n/"},
-            {" [ ] ", []},
-            {~s({"a":{"b":[true,false,null]},"a":1}), %{"a" => 1}},
-            {"1" <> String.duplicate("0", 400), Integer.pow(10, 400)}
-          ] do
-        assert JSON.decode(text) == {:ok, value}
-      end
-    end
-
-    test "refuses what RFC 8259 doesn't allow" do
-      for text <- [
-            "",
-            "01",
-            "1.",
-            ".5",
-            "+1",
-            "1e",
-            "1e999",
-            "nul",
-            "[1,]",
-            "{\"a\"}",
-            "{a:1}",
-            "{\"a\":1,}",
-            "1 2",
-            "'a'",
-            "\"a",
-            "\"\\x\"",
-            "\"\\u12g4\"",
-            "\"\\ud800\"",
-            "\"\\udc00\"",
-            "\"\\ud800\\u0041\"",
-            "\"\t\"",
-            <<?", 0xFF, ?">>,
-            <<0xEF, 0xBB, 0xBF, ?1>>
-          ] do
-        assert {:error, reason} = JSON.decode(text)
-        assert is_binary(reason)
-      end
     end
   end
 

@@ -106,7 +106,7 @@ defmodule BilldogEng.Collector do
   If it cannot listen, it returns `{:error, {reason, message}}`, for example
   `{:error, {:eaddrinuse, "cannot listen on 127.0.0.1:4632: address already in use"}}`.
 
-  The request line and the headers may have 64 KiB (else 431), a body 64 MiB, also after gzip (else 413).
+  The request line and the headers may have 64 KiB (else 431), a body 16 MiB, also after gzip (else 413).
 
   ## Examples
 

@@ -82,6 +82,8 @@ defmodule BilldogEng.Collector.Connection do
       {:ok, request, keep_alive?, reader} ->
         verdict = Ingest.judge(request, options.api_key)
         request = readable(request, verdict)
+        # They can be many, and are counted.
+        verdict = if verdict.accepted, do: verdict, else: %{verdict | events: []}
         {id, step} = GenServer.call(collector, {:request, request, verdict}, :infinity)
 
         case act(step, socket, keep_alive?, {collector, id, request, verdict}) do

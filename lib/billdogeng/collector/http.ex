@@ -5,14 +5,14 @@ defmodule BilldogEng.Collector.HTTP do
   # | bound | answer |
   # |---|---|
   # | 64 KiB of request line, headers and trailers | 431 |
-  # | 64 MiB of body, and 64 MiB after gzip | 413 |
+  # | 16 MiB of body, and 16 MiB after gzip | 413 |
   # | `idle_timeout` until the first byte of a request | the connection is closed |
   # | `read_timeout` from that byte until the last | 408 |
   #
   # The bytes that follow a request stay in the buffer, for the next `read/2`.
 
   @max_head 64 * 1024
-  @max_body 64 * 1024 * 1024
+  @max_body 16 * 1024 * 1024
   # The most digits that a length can have and be a length at all.
   @max_digits 18
   @piece 64 * 1024
@@ -231,7 +231,7 @@ defmodule BilldogEng.Collector.HTTP do
     end
   end
 
-  # Appended to one binary: a list of 64 million chunks of one byte would take gigabytes.
+  # Appended to one binary: a list of 16 million chunks of one byte would take a gigabyte.
   defp chunks(reader, read) do
     with {:ok, line, reader} <- line(reader),
          {:ok, size} <- chunk_size(line) do
@@ -292,7 +292,7 @@ defmodule BilldogEng.Collector.HTTP do
     end
   end
 
-  # Piece by piece: 64 MiB can unfold to 64 GiB.
+  # Piece by piece: 16 MiB can unfold to 16 GiB.
   defp gunzip(wire) do
     z = :zlib.open()
 

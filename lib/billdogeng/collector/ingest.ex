@@ -3,8 +3,7 @@ defmodule BilldogEng.Collector.Ingest do
   What the real ingest would say to a request: a pure function, no sockets.
   """
 
-  alias BilldogEng.Collector.JSON
-  alias BilldogEng.WireEvent
+  alias BilldogEng.{Native, WireEvent}
 
   @keys ~w(event_name event_timestamp properties user_id)
 
@@ -81,7 +80,7 @@ defmodule BilldogEng.Collector.Ingest do
   defp escaped(byte), do: <<byte>>
 
   defp ingest(request, api_key) do
-    decoded = JSON.decode(request.body)
+    decoded = Native.json_decode(request.body)
     events = events_in(decoded)
 
     with :ok <- check_key(request, api_key),
@@ -100,7 +99,7 @@ defmodule BilldogEng.Collector.Ingest do
 
   defp user_properties(request, api_key) do
     with :ok <- check_key(request, api_key),
-         {:ok, body} <- JSON.decode(request.body),
+         {:ok, body} <- Native.json_decode(request.body),
          :ok <- check_update(body, header(request, "x-api-key")) do
       answer = {200, [], ~s({"success":true,"data":{}})}
       %{events: [], invalid: [], accepted: true, answer: answer, reason: nil}

@@ -6,6 +6,7 @@ defmodule BilldogEng.Collector.Server do
 
   use GenServer
 
+  alias BilldogEng.{Error, Native}
   alias BilldogEng.Collector.{Connection, Ingest, Printer}
 
   @impl true
@@ -30,9 +31,16 @@ defmodule BilldogEng.Collector.Server do
       next_id: 0
     }
 
-    case listen(forget(state)) do
-      {:ok, state} -> {:ok, state}
-      {:error, reason} -> {:stop, {reason, cannot_listen(state, reason)}}
+    # Which decodes JSON.
+    with nil <- Native.load_error(),
+         {:ok, state} <- listen(forget(state)) do
+      {:ok, state}
+    else
+      {:error, reason} ->
+        {:stop, {reason, cannot_listen(state, reason)}}
+
+      reason ->
+        {:stop, Error.new("the native library could not be loaded: #{reason}", 0, "NOT_LOADED")}
     end
   end
 

@@ -41,6 +41,7 @@ defmodule Mix.Tasks.Billdogeng.Collector do
       {:ok, collector} -> {collector, [listening(collector)]}
       {:error, {:eaddrinuse, message}} -> taken!(asked, default, message)
       {:error, {_reason, message}} -> Mix.raise(message)
+      {:error, %BilldogEng.Error{message: message}} -> Mix.raise(message)
     end
   end
 
