@@ -316,6 +316,36 @@ defmodule BilldogEng.CollectorTest do
     end
   end
 
+  test "start_link/1 raises for unknown options and wrong values, and names what it accepts" do
+    for {opts, message} <- [
+          {[prot: 1], "unknown option :prot, BilldogEng.Collector.start_link/1 expects one of: :name, "},
+          {[port: 65_536], "invalid value for :port: expected a port from 0 to 65535, got: 65536"},
+          {[port: "1"], "invalid value for :port: expected a port from 0 to 65535, got: \"1\""},
+          {[ip: "127.0.0.1"],
+           "invalid value for :ip: expected an address as a tuple, such as {127, 0, 0, 1}"},
+          {[ip: {1, 2}], "invalid value for :ip: expected an address as a tuple, such as {127, 0, 0, 1}"},
+          {[ip: {127, 0, 0, 256}],
+           "invalid value for :ip: expected an address as a tuple, such as {127, 0, 0, 1}"},
+          {[print: nil], "invalid value for :print: expected true or false, got: nil"},
+          {[read_timeout: 0],
+           "invalid value for :read_timeout: expected milliseconds as a positive integer, got: 0"},
+          {%{}, "BilldogEng.Collector.start_link/1 expects a keyword list, got: %{}"}
+        ] do
+      assert_raise ArgumentError, ~r/^#{Regex.escape(message)}/, fn -> Collector.start_link(opts) end
+    end
+
+    error = assert_raise ArgumentError, fn -> Collector.start_link(api_key: ~c"secret") end
+    assert error.message == "invalid value for :api_key: expected a string or nil"
+  end
+
+  test "it listens on IPv6 too" do
+    case Collector.start_link(ip: {0, 0, 0, 0, 0, 0, 0, 1}) do
+      {:ok, collector} -> assert Collector.url(collector) == "http://[::1]:#{Collector.port(collector)}"
+      # A machine without IPv6.
+      {:error, {reason, _message}} -> assert reason in [:eaddrnotavail, :eafnosupport]
+    end
+  end
+
   test "without the native library it does not start, and the error says so" do
     folder = Path.join(System.tmp_dir!(), "billdogeng_no_nif_#{System.pid()}")
     ebin = Path.join(folder, "billdogeng/ebin")

@@ -48,7 +48,7 @@ defmodule BilldogEng.Collector do
   Only `:ok` keeps events and tells subscribers. `requests/1` has every request, whatever it met.
   """
 
-  alias BilldogEng.Collector.{Connection, Mode, Server}
+  alias BilldogEng.Collector.{Connection, Mode, Options, Server}
 
   @typedoc "A running collector."
   @type t :: GenServer.server()
@@ -117,6 +117,7 @@ defmodule BilldogEng.Collector do
   """
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(opts \\ []) do
+    Options.check!(opts)
     {name, opts} = Keyword.split(opts, [:name])
     GenServer.start_link(Server, opts, name)
   end
