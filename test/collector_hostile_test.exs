@@ -298,6 +298,21 @@ defmodule BilldogEng.CollectorHostileTest do
       assert Collector.count(collector) == 1
     end
 
+    test "is logged without the key of the request, in one line" do
+      collector = start()
+      Collector.respond(collector, fn request -> raise "two\nlines: #{inspect(request)}" end)
+      body = batch(["a"], "key-12345678")
+
+      log =
+        capture_log(fn ->
+          assert {500, _, answer} = post(connect(collector), body, [{"x-billdog-api-key", "key-12345678"}])
+          refute answer =~ "key-12345678"
+        end)
+
+      assert log =~ "failed: ** (RuntimeError) two lines: %{body:"
+      refute log =~ "key-12345678"
+    end
+
     test "that is killed ends its connection alone" do
       collector = start()
       Collector.respond(collector, fn _ -> Process.exit(self(), :kill) end)

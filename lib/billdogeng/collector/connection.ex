@@ -167,6 +167,7 @@ defmodule BilldogEng.Collector.Connection do
           mode
 
         {:error, reason} ->
+          reason = reason |> String.replace(~r/\s+/, " ") |> without_key(request)
           Logger.error("BilldogEng.Collector: answered 500, the function given to respond/2 #{reason}")
           {_, _, body} = Ingest.error(500, "RESPOND_FAILED", "the function given to respond/2 failed")
           {:status, 500, [], body}
@@ -179,6 +180,13 @@ defmodule BilldogEng.Collector.Connection do
     with {:error, reason} <- Mode.check(choose.(request)), do: {:error, "returned #{reason}"}
   catch
     kind, reason -> {:error, "failed: #{Exception.format_banner(kind, reason, __STACKTRACE__)}"}
+  end
+
+  # An error can quote the request. A key of a few letters is none, and would be found in words.
+  defp without_key(text, request) do
+    for {"x-" <> _, key} when byte_size(key) >= 8 <- request.headers, reduce: text do
+      text -> String.replace(text, key, "[key]")
+    end
   end
 
   defp answer(socket, {status, headers, body}, keep_alive?) do

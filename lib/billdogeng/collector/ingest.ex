@@ -1,7 +1,6 @@
 defmodule BilldogEng.Collector.Ingest do
-  @moduledoc """
-  What the real ingest would say to a request: a pure function, no sockets.
-  """
+  @moduledoc false
+  # Answers a request as the real ingest does: pure functions, no sockets.
 
   alias BilldogEng.{Native, WireEvent}
 

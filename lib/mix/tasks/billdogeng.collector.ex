@@ -8,6 +8,8 @@ defmodule Mix.Tasks.Billdogeng.Collector do
       The collector listens on http://127.0.0.1:4632 (Ctrl-C twice ends it)
       signed_up user-1 %{"plan" => "pro"}
 
+  An event that the real ingest refuses is marked with the reasons, and a refused request has a line with its status.
+
   A client sends there with `api_key: "any", host: "http://127.0.0.1:4632"`. The app isn't started.
 
     * `mix billdogeng.collector PORT` - another port, 0 for a free one
