@@ -36,7 +36,7 @@ defmodule BilldogEng.Collector.HTTP do
 
   `{:refused, refusal}` means that the peer's bytes cannot be read on from here.
   """
-  @spec read(t, %{idle_timeout: timeout, read_timeout: pos_integer}) ::
+  @spec read(t, %{:idle_timeout => timeout, :read_timeout => pos_integer, optional(atom) => term}) ::
           {:ok, map, boolean, t} | {:refused, refusal} | :closed
   def read(reader, %{idle_timeout: idle, read_timeout: read}) do
     # Large bodies of the last request would stay in memory for as long as the connection is idle.
