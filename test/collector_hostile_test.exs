@@ -309,7 +309,7 @@ defmodule BilldogEng.CollectorHostileTest do
           refute answer =~ "key-12345678"
         end)
 
-      assert log =~ "failed: ** (RuntimeError) two lines: %{body:"
+      assert log =~ "failed: ** (RuntimeError) two lines: %{"
       refute log =~ "key-12345678"
     end
 

@@ -215,7 +215,7 @@ defmodule BilldogEng.Collector.HTTP do
   defp reply({:error, _}), do: :closed
 
   defp exactly(%{buffer: buffer} = reader, length) when byte_size(buffer) >= length do
-    <<body::binary-size(length), rest::binary>> = buffer
+    {body, rest} = :erlang.split_binary(buffer, length)
     {:ok, :binary.copy(body), %{reader | buffer: rest}}
   end
 

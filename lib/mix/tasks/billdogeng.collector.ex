@@ -30,7 +30,7 @@ defmodule Mix.Tasks.Billdogeng.Collector do
     # Else a port in use would end this process before it can say so.
     Process.flag(:trap_exit, true)
     {collector, lines} = start!(port, Collector.default_port())
-    Enum.each(lines, &Mix.shell().info/1)
+    Enum.each(lines, &Mix.shell().info(&1))
     # It is linked to this process, and ends with it.
     Process.monitor(collector)
     receive do: ({:DOWN, _, _, ^collector, reason} -> Mix.raise("the collector ended: #{inspect(reason)}"))
