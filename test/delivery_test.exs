@@ -386,7 +386,7 @@ defmodule BilldogEng.DeliveryTest do
     for {collector, rest} <- Enum.zip(collectors, 0..3) do
       seen =
         for request <- Collector.requests(collector) do
-          {:ok, body} = Collector.JSON.decode(request.body)
+          {:ok, body} = BilldogEng.Native.json_decode(request.body)
           assert [%{"user_id" => "u" <> n}, _, _] = body["events"]
           assert body["api_key"] == "key-" <> n
           assert Map.new(request.headers)["x-api-key"] == "key-" <> n

@@ -55,6 +55,9 @@ defmodule BilldogEng.Native do
   def has_roots, do: no_library()
   def request(_http, _path, _headers, _body, _marker, _id), do: no_library()
 
+  # ── JSON ──
+  def json_decode(_json), do: no_library()
+
   defp no_library do
     :erlang.nif_error({:billdogeng_not_loaded, load_error()})
   end
