@@ -9,6 +9,7 @@ use crate::place::Place;
 use crate::spool::{OpenError, Problem};
 use crate::state::{Reason, Stats};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Notices kept; older ones make room, and are counted.
@@ -20,9 +21,11 @@ pub enum Notice {
     /// A flush delivered so many events.
     Flushed(u64),
     /// A flush failed; so many events are back in the queue.
-    FlushFailed(u64, Error),
+    FlushFailed(u64, Arc<Error>),
     /// So many events were given up since the last notice of this reason.
     Dropped(Reason, u64),
+    /// The next events that are dropped for [`Reason::Rejected`] were answered this status.
+    RefusedWith(u16),
     /// The first value that was written in another form than its own; there may be more.
     Replaced(Place),
     /// The first event that was given up for its size; there may be more.
@@ -43,7 +46,7 @@ pub enum Notice {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// Of `Flush` and `Shutdown`.
-    Flushed(u64, Result<(), Error>),
+    Flushed(u64, Result<(), Arc<Error>>),
     /// Of `Settle`: how many events are not yet delivered.
     Settled(u64, u64),
     /// Of `Purge`.

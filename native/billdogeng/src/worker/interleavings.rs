@@ -115,11 +115,11 @@ impl Ingest {
             .map(|n| n.parse().expect("a number"))
             .collect();
         if self.fails > 0 && thread_rng().gen_range(0..self.fails) == 0 {
-            return Err(Failure::network("down", false));
+            return Err(Failure::network("down"));
         }
         if self.bad.is_some_and(|bad| events.contains(&bad)) {
             return Err(Failure {
-                error: Error::network("refused"),
+                error: Arc::new(Error::network("refused")),
                 kind: Kind::Refused,
                 retry_after: None,
             });

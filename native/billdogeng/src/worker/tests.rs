@@ -149,7 +149,7 @@ fn reply(client: &Client, told: &Receiver<Told>, id: u64) -> (Vec<Notice>, Resul
         for reply in tidings.replies {
             if let Reply::Flushed(of, result) = reply {
                 if of == id {
-                    return (notices, result);
+                    return (notices, result.map_err(Arc::unwrap_or_clone));
                 }
             }
         }
