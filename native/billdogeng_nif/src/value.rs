@@ -11,17 +11,17 @@ pub fn to_term<'a>(env: Env<'a>, value: &Value) -> Term<'a> {
         Value::Null => rustler::types::atom::nil().encode(env),
         Value::Bool(value) => value.encode(env),
         Value::String(text) => text.encode(env),
-        Value::Number(number) => number_to_term(env, &number.to_string()),
+        Value::Number(number) => number_to_term(env, number.as_str()),
         Value::Array(values) => values
             .iter()
             .map(|value| to_term(env, value))
             .collect::<Vec<_>>()
             .encode(env),
         Value::Object(object) => {
-            let empty = Term::map_new(env);
-            object.iter().fold(empty, |map, (key, value)| {
-                map.map_put(key, to_term(env, value)).unwrap_or(map)
-            })
+            let keys: Vec<_> = object.keys().map(|key| key.encode(env)).collect();
+            let values: Vec<_> = object.values().map(|value| to_term(env, value)).collect();
+            // It fails only where a key is there twice.
+            Term::map_from_term_arrays(env, &keys, &values).unwrap_or_else(|_| Term::map_new(env))
         }
     }
 }

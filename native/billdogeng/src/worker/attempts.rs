@@ -89,13 +89,11 @@ impl Worker {
                 self.client.state().delivered(&events);
                 events.recycle();
             }
-            Some(Accepted::Other(event)) => {
-                if self.client.state().delivered_queued(&event) {
-                    flush.delivered += 1;
-                    self.report.accepted(&event);
-                }
+            Some(Accepted::Other(event)) if self.client.state().delivered_queued(&event) => {
+                flush.delivered += 1;
+                self.report.accepted(&event);
             }
-            None => {}
+            _ => {}
         }
         self.failures = 0;
         self.quota_is_back();
