@@ -192,10 +192,10 @@ defmodule BilldogEng.FaultTest do
       line = start_line(collector)
       client = start_client(Line.url(line))
       capture(client, 1..10)
-      %{collector: collector, line: line, client: client}
+      %{collector: collector, wire: line, client: client}
     end
 
-    test "is read", %{collector: collector, line: line, client: client} do
+    test "is read", %{collector: collector, wire: line, client: client} do
       Line.fault(line, gzipped("200 OK", ~s({"success":false,"error":{"message":"not stored"}})))
       assert {:error, %Error{code: "MALFORMED_RESPONSE", message: "not stored"}} = Analytics.flush(client)
 
@@ -218,7 +218,7 @@ defmodule BilldogEng.FaultTest do
                for({"accept-encoding", _} = header <- hd(Collector.requests(collector)).headers, do: header)
     end
 
-    test "costs no more than its first MiB", %{line: line, client: client} do
+    test "costs no more than its first MiB", %{wire: line, client: client} do
       bomb = :zlib.gzip(:binary.copy(<<0>>, 200_000_000))
       assert byte_size(bomb) < 1_000_000
       Line.fault(line, gzipped("500 Internal Server Error", fn -> bomb end))
@@ -228,7 +228,7 @@ defmodule BilldogEng.FaultTest do
       assert Analytics.flush(client) == :ok
     end
 
-    test "and cut off or not gzip at all, is one that can't be read", %{line: line, client: client} do
+    test "and cut off or not gzip at all, is one that can't be read", %{wire: line, client: client} do
       Line.fault(line, gzipped("503 Service Unavailable", fn -> "not gzip" end))
       assert {:error, %Error{status: 503, message: "HTTP 503"}} = Analytics.flush(client)
       half = binary_part(:zlib.gzip(:crypto.strong_rand_bytes(1000)), 0, 500)

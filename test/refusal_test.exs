@@ -196,6 +196,30 @@ defmodule BilldogEng.RefusalTest do
       end
     end
 
+    @tag :tmp_dir
+    test "in one flush of each of several starts count together, with a spool", %{tmp_dir: tmp} do
+      dir = Path.join(tmp, "spool")
+      collector = start_collector()
+      Collector.respond(collector, refusing(500, ["e7"]))
+
+      opts =
+        [api_key: "key", host: Collector.url(collector), spool_dir: dir] ++
+          [shutdown_timeout: 0, flush_at: :infinity, flush_interval: 3_600_000, max_retries: 0]
+
+      capture_log(fn ->
+        for start <- 1..6 do
+          {:ok, client} = Analytics.start_link(opts)
+          if start == 1, do: capture(client, 1..20)
+          assert Analytics.stats(client).queued == 20
+          assert {:error, %Error{status: 500}} = Analytics.flush(client)
+          GenServer.stop(client)
+          drained(client)
+        end
+      end)
+
+      assert names(collector) == for(n <- 1..20, n != 7, do: "e#{n}")
+    end
+
     test "for everything have nothing dropped" do
       {collector, client} = answered({:status, 500})
       capture(client, 1..50)

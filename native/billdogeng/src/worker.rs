@@ -125,6 +125,8 @@ pub(crate) struct Worker {
     failures: u32,
     /// The batch that fails again and again, if one does.
     failing: Failing,
+    /// It was read from the spool.
+    failing_read: bool,
     /// The status that was last told of events that were rejected.
     refused_with: u16,
     paused_until: Option<Instant>,
@@ -172,6 +174,7 @@ impl Worker {
             timer_stopped: false,
             failures: 0,
             failing: Failing::default(),
+            failing_read: false,
             refused_with: 0,
             paused_until: None,
             suspended_until: None,

@@ -49,13 +49,17 @@ impl Worker {
     }
 
     pub(super) fn attempted(&mut self, result: Result<Answer, Failure>) {
-        let Some(parts) = self.flush.as_mut().and_then(|flush| flush.batch.as_mut()) else {
+        let flush = self.flush.as_ref();
+        let Some(numbers) = flush.and_then(|flush| Some(flush.batch.as_ref()?.numbers())) else {
             return;
         };
         let result = result.map_err(|failure| failure.hiding(&self.client.config.api_key));
         self.report.attempted(&result);
-        let failing = self.failing.is_one(parts.numbers());
+        let failing = self.is_failing(numbers);
         let result = result.map_err(|failure| failure.of_batch(failing));
+        let Some(parts) = self.flush.as_mut().and_then(|flush| flush.batch.as_mut()) else {
+            return;
+        };
         match result {
             Ok(answer) if answer.quota_limited => self.quota_used_up(),
             Ok(_) => {
@@ -267,7 +271,7 @@ impl Worker {
             return;
         };
         if let Some(parts) = flush.batch.as_ref().filter(|parts| parts.len() > 0) {
-            self.failing.failed(parts, error.status);
+            self.batch_failed(parts, error.status);
         }
         let count = self.put_back(flush.batch.take());
         self.conclude(flush.delivered, true);
@@ -295,6 +299,7 @@ impl Worker {
         let Some(flush) = self.flush.take() else {
             return;
         };
+        self.none_is_failing();
         self.conclude(flush.delivered, false);
         let floor = self.client.state().floor();
         let replies = self.waiters.through(floor);

@@ -229,7 +229,8 @@ impl Play {
         once.sort_unstable();
         once.dedup();
         assert_eq!(once.len(), stored.len(), "doubled: {stored:?}");
-        for caller in 0..10 {
+        // While a refused batch is split, an event may be tried ahead of older ones.
+        for caller in (0..10).filter(|_| self.ingest.bad.is_none()) {
             let own = stored.iter().filter(|event| **event / 100 == caller);
             assert!(own.is_sorted(), "overtaken: {stored:?}");
         }
