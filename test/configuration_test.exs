@@ -183,7 +183,7 @@ defmodule BilldogEng.ConfigurationTest do
       put_env(:billdogeng, :flush_att, 1)
       put_env(:billdogeng, :in_app, [:shop])
       log = capture_log(fn -> start_client(nobody()) end)
-      assert log =~ "unknown options are ignored: :flush_att\n"
+      assert log =~ "unknown options are ignored: :flush_att (did you mean :flush_at?)\n"
     end
   end
 
@@ -271,7 +271,7 @@ defmodule BilldogEng.ConfigurationTest do
     end
 
     test "has a mode that is none refused" do
-      assert_raise ArgumentError, ~r/:mode takes :live, :test or :disabled/, fn ->
+      assert_raise ArgumentError, ~r/:mode: expected :live, :test or :disabled/, fn ->
         Analytics.start_link(api_key: "key", mode: :off)
       end
     end

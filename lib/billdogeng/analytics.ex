@@ -128,7 +128,12 @@ defmodule BilldogEng.Analytics do
     * `:sleep_fn` - called with the ms of each wait between attempts, in place of the wait; for tests. The waits
       of person updates are real ones
 
-  Raises `ArgumentError` for an option of the wrong type; unknown options are ignored with a warning.
+  Raises `ArgumentError` for a wrong value, naming the option and what it accepts. `:flush_at`, `:max_queue_size`,
+  `:group_type_index` and `:enable_logging` accept any term; a warning names the effect of one that they were not
+  made for. Unknown options are ignored with a warning that names the nearest known one.
+
+  In a child spec the key, and a `:host`, `:proxy` or `:transport` with a password, are hidden from supervisors'
+  reports.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", flush_at: 100)
       iex> is_pid(client)
@@ -136,10 +141,8 @@ defmodule BilldogEng.Analytics do
   """
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts) do
-    case Options.parse(opts) do
-      {:ok, options} -> Owner.start_link({:ok, options}, options.name)
-      {:error, message} -> Owner.start_link({:error, message}, nil)
-    end
+    {:ok, options} = Options.parse(opts)
+    Owner.start_link({:ok, options}, options.name)
   end
 
   @doc """
@@ -150,18 +153,18 @@ defmodule BilldogEng.Analytics do
   """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(opts) do
-    opts = hide_key(opts)
+    opts = hide_secrets(opts)
     %{id: opts[:name] || __MODULE__, start: {__MODULE__, :start_link, [opts]}}
   end
 
   @doc false
-  # Supervisors put a child's arguments into their reports; a function shows nothing of what it holds.
-  def hide_key(opts) do
-    # Said here, without them: the key is among them.
+  # For a child's arguments.
+  def hide_secrets(opts) do
+    # Raised here, without them: the key is among them.
     unless Keyword.keyword?(opts),
       do: raise(ArgumentError, "expected the options of a client as a keyword list")
 
-    Keyword.replace_lazy(opts, :api_key, fn key -> if is_function(key), do: key, else: fn -> key end end)
+    Options.hide(opts)
   end
 
   # ── captures ──

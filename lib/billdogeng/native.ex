@@ -52,6 +52,8 @@ defmodule BilldogEng.Native do
   def take_reports, do: no_library()
 
   # ── requests ──
+  def check(_http, _api_key), do: no_library()
+  def redact(_text, _api_key), do: no_library()
   def has_roots, do: no_library()
   def request(_http, _path, _headers, _body, _marker, _id), do: no_library()
 

@@ -42,8 +42,6 @@ defmodule BilldogEng.Owner do
   defp holder(name), do: GenServer.whereis(name)
 
   @impl true
-  def init({{:error, message}, _name}), do: {:stop, ArgumentError.exception(message)}
-
   def init({{:ok, %Options{} = options}, name}) do
     with nil <- Native.load_error(),
          :ok <- Reporter.ensure_started(),

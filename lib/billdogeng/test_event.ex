@@ -3,7 +3,7 @@ defmodule BilldogEng.TestEvent do
   # One event by the way that a client's take (its host, proxy, TLS, key), and what may be wrong where it fails.
   # It is a request of its own, so it tells the status and the time; no queue, hook or spool of the app's sees it.
 
-  alias BilldogEng.{Native, Options, Roots, Transport}
+  alias BilldogEng.{Address, Native, Options, Roots, Transport}
 
   defstruct [:api_key, :transport]
 
@@ -24,16 +24,12 @@ defmodule BilldogEng.TestEvent do
   # From a client's options. Raises `ArgumentError` for what can't be used, as a start would.
   def new(opts) do
     # Only a live client warns and looks for certificates.
-    case opts |> Keyword.delete(:name) |> Keyword.put(:mode, :disabled) |> Options.parse() do
-      {:ok, options} ->
-        %__MODULE__{
-          api_key: options.native.api_key,
-          transport: %{options.transport | max_retries: 0}
-        }
+    {:ok, options} = opts |> Keyword.delete(:name) |> Keyword.put(:mode, :disabled) |> Options.parse()
 
-      {:error, message} ->
-        raise ArgumentError, message
-    end
+    %__MODULE__{
+      api_key: options.native.api_key,
+      transport: %{options.transport | max_retries: 0}
+    }
   end
 
   @doc false
@@ -58,13 +54,7 @@ defmodule BilldogEng.TestEvent do
     end
   end
 
-  # An address may hold a name and a password.
-  defp shown(address) do
-    case URI.parse(address) do
-      %URI{userinfo: nil} -> address
-      uri -> to_string(%{uri | userinfo: nil, authority: nil})
-    end
-  end
+  defp shown(address), do: Address.shown(address)
 
   @doc false
   # `{:ok, status, ms}`, or `{:error, status | nil, ms | nil, cause, remedy}`. The key is in neither.
@@ -110,11 +100,8 @@ defmodule BilldogEng.TestEvent do
   defp told({:error, error}, ms, test) do
     {cause, remedy} = diagnosis(error, test.transport)
 
-    {:error, if(error.status > 0, do: error.status), ms, hide(cause, test.api_key), remedy}
+    {:error, if(error.status > 0, do: error.status), ms, Native.redact(cause, test.api_key), remedy}
   end
-
-  # A short key could be part of any word.
-  defp hide(text, key), do: if(byte_size(key) >= 8, do: String.replace(text, key, "[api_key]"), else: text)
 
   # ── what may be wrong ──
 

@@ -10,6 +10,7 @@
 //! Nothing here knows the BEAM: the crate is built, tested and fuzzed by `cargo test` alone.
 
 mod answer;
+mod check;
 mod chunks;
 mod client;
 mod config;
@@ -25,6 +26,7 @@ mod payload;
 mod place;
 mod policy;
 mod queue;
+mod redact;
 mod reports;
 pub mod spool;
 mod state;
@@ -36,6 +38,7 @@ mod waiters;
 mod worker;
 
 pub use answer::{Answer, Failure};
+pub use check::{check, Unusable};
 pub use client::{Capture, Client};
 pub use config::{Config, Endpoint, HttpConfig, Proxy};
 pub use error::Error;
@@ -44,6 +47,7 @@ pub use http::has_roots;
 pub use news::{LastWords, Listener, Notice, Reply, Tidings};
 pub use place::Place;
 pub use policy::SUSPENSION;
+pub use redact::redact;
 pub use reports::{Reports, Told};
 pub use state::{Reason, Stats};
 pub use worker::Command;

@@ -3,6 +3,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `capture.rs` | the NIFs of a capture: a pid and five terms become a queued event |
+//! | `check.rs` | the NIFs that look at options and texts before anything is sent |
 //! | `encode.rs` | walks a term and writes it as JSON, within bounds |
 //! | `names.rs` | atoms as JSON, kept |
 //! | `client.rs` | the NIFs of the owner: start, commands, tidings, accounts |
@@ -16,6 +17,7 @@
 //! | `vm.rs` | the VM's clock, and terms, straight: the one file with `unsafe` |
 
 mod capture;
+mod check;
 mod client;
 mod encode;
 mod names;
