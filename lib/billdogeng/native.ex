@@ -41,6 +41,7 @@ defmodule BilldogEng.Native do
   def command(_owner, _name, _id), do: no_library()
   def tidings(_owner), do: no_library()
   def stats(_owner), do: no_library()
+  def told_drops(_owner, _kind, _reason, _count), do: no_library()
 
   # ── the reporter ──
   def report_to_me, do: no_library()

@@ -34,8 +34,8 @@ impl Error {
     /// The client has ended, and what it had begun to send with it.
     pub fn out_of_time() -> Self {
         Self::without_answer(
-            "TIMEOUT",
-            "the time to send after the client's end was over",
+            "ENDED",
+            "the client has ended, and the time to send after that was over",
         )
     }
 

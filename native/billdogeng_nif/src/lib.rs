@@ -12,6 +12,7 @@
 //! | `registry.rs` | from an owner's pid to its client |
 //! | `reports.rs` | the NIFs of telemetry: what flush threads report |
 //! | `request.rs` | the NIF of `Transport.request/2` |
+//! | `status.rs` | what a client is doing, as terms |
 //! | `value.rs` | JSON values and errors as terms |
 //! | `word.rs` | a hash for terms that are one word |
 //! | `vm.rs` | the VM's clock, and terms, straight: the one file with `unsafe` |
@@ -26,6 +27,7 @@ mod profiles;
 mod registry;
 mod reports;
 mod request;
+mod status;
 mod value;
 mod vm;
 mod word;

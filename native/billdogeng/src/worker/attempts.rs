@@ -54,6 +54,13 @@ impl Worker {
         };
         let result = result.map_err(|failure| failure.hiding(&self.client.config.api_key));
         self.report.attempted(&result);
+        match &result {
+            Ok(answer) if answer.quota_limited => {
+                self.client.status().failed(&Error::quota_limited());
+            }
+            Ok(_) => self.client.status().succeeded(),
+            Err(failure) => self.client.status().failed(&failure.error),
+        }
         match result {
             Ok(answer) if answer.quota_limited => self.quota_used_up(),
             Ok(_) => {
