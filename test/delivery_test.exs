@@ -362,7 +362,7 @@ defmodule BilldogEng.DeliveryTest do
       BilldogEng.Transport.config(
         host: Collector.url(collector),
         request_timeout: :infinity,
-        gzip: nil,
+        gzip: false,
         max_retries: :infinity
       )
 

@@ -203,7 +203,7 @@ defmodule BilldogEng.SendTestEventTest do
     test "nobody there, no answer, a login page, another address, an ingest in trouble" do
       host = nobody()
       assert {_, failed} = run_with(host: host)
-      assert failed =~ "#{host} can't be reached"
+      assert failed =~ "#{host} refuses the connection"
 
       collector = start_collector()
 

@@ -139,7 +139,7 @@ defmodule BilldogEng.Analytics do
     * `:max_batch_bytes` - bytes of JSON in one POST, before gzip, 1 MiB
     * `:max_event_bytes` - bytes of JSON of one event, 1 MiB; a larger one is dropped
     * `:request_timeout` - ms for one attempt, 10_000; or `:infinity`
-    * `:max_retries` - attempts after the first one in a flush, 3
+    * `:max_retries` - attempts after the first one in a flush, 3; or `:infinity`
     * `:gzip` - whether larger bodies are compressed, true
     * `:shutdown_timeout` - ms that the client goes on sending after its process has ended, 5_000
     * `:spool_dir` - a directory in which events are kept on disk too until they are delivered, so that they

@@ -361,7 +361,8 @@ defmodule BilldogEng.Options do
   defp check({:gzip, value}), do: must(:gzip, value, is_boolean(value), "true or false")
 
   defp check({:max_retries, value}) do
-    must(:max_retries, value, is_integer(value) and value in 0..@largest, "an integer from 0")
+    valid = value == :infinity or (is_integer(value) and value in 0..@largest)
+    must(:max_retries, value, valid, "an integer from 0, or :infinity")
   end
 
   defp check({:sleep_fn, value}) do

@@ -16,7 +16,7 @@ defmodule BilldogEng.Transport do
           required(:host) => String.t(),
           required(:request_timeout) => timeout(),
           required(:gzip) => boolean(),
-          required(:max_retries) => non_neg_integer(),
+          required(:max_retries) => non_neg_integer() | :infinity,
           required(:enable_logging) => boolean(),
           required(:sleep_fn) => (non_neg_integer() -> any()),
           optional(:proxy) => nil | String.t() | :environment,
