@@ -167,6 +167,11 @@ defmodule BilldogEng.SendTestEventTest do
       assert failed =~ "TLS with"
       assert failed =~ "the certificate is another host's"
 
+      {host, own} = TlsIngest.start_self_signed()
+      assert {_, failed} = run_with(host: host, cacertfile: own)
+      assert failed =~ "CaUsedAsEndEntity"
+      assert failed =~ "name the CA's certificate by :cacertfile"
+
       plain = start_collector()
       assert {_, failed} = run_with(host: String.replace(Collector.url(plain), "http:", "https:"))
       assert failed =~ "nobody speaks TLS on that port"

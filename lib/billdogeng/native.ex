@@ -56,6 +56,7 @@ defmodule BilldogEng.Native do
   def check(_http, _api_key), do: no_library()
   def redact(_text, _api_key), do: no_library()
   def has_roots, do: no_library()
+  def named_roots, do: no_library()
   def request(_http, _path, _headers, _body, _marker, _id), do: no_library()
 
   defp no_library do

@@ -24,6 +24,15 @@ fn option_to_atom(option: Unusable) -> Atom {
     }
 }
 
+/// `{variable, path, authorities}` of each of `SSL_CERT_FILE` and `SSL_CERT_DIR` that is set.
+#[rustler::nif(schedule = "DirtyIo")]
+fn named_roots() -> Vec<(&'static str, &'static str, usize)> {
+    let named = billdogeng::named_roots().iter();
+    named
+        .map(|roots| (roots.variable, roots.path.as_str(), roots.authorities))
+        .collect()
+}
+
 /// The text without the key, however it quotes it.
 #[rustler::nif]
 fn redact(text: &str, key: &str) -> String {
