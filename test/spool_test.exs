@@ -281,7 +281,7 @@ defmodule BilldogEng.SpoolTest do
       flush = Task.async(fn -> Analytics.flush(client) end)
       {_handle, _request} = at_gate()
       assert Analytics.purge(client) == :ok
-      assert Task.await(flush) == :ok
+      assert Task.await(flush, :infinity) == :ok
       assert %{captured: 5, queued: 0, in_flight: 0, dropped: %{purged: 5}} = Analytics.stats(client)
     end
   end

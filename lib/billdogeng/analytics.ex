@@ -35,7 +35,20 @@ defmodule BilldogEng.Analytics do
   counts these.
   """
 
-  alias BilldogEng.{Error, ExceptionEvent, Hooks, Native, Normaliser, Options, Owner, PersonUpdate, Warning}
+  alias BilldogEng.{
+    Error,
+    ExceptionEvent,
+    Hooks,
+    Missing,
+    Native,
+    Normaliser,
+    Options,
+    Owner,
+    PersonUpdate,
+    Stats,
+    Warning
+  }
+
   alias BilldogEng.Test.Store
 
   @typedoc "A client: its pid, its name, or the struct of `BilldogEng.new/2`."
@@ -55,7 +68,14 @@ defmodule BilldogEng.Analytics do
     * `:dropped` - events given up, by reason: `:queue_full`, `:too_large`, `:rejected`, `:quota`,
       `:before_send`, `:stopped`, `:purged`, and of a spool `:spool_full`, `:expired`, `:spool_lost`; of a
       client that sends nothing `:disabled`, and `:unowned` (see `BilldogEng.Test`)
-    * `:person_updates` - the same accounts, but for `:mode`, of `set_person_properties/3`
+    * `:state` - what the client is doing: `:idle`, `:in_flight` (a request is being made), `:waiting` (between two
+      attempts of a flush), `:backing_off` (the last flush failed, so automatic ones are held back), `:suspended` (the
+      project's quota is used up) or `:draining` (its process has ended)
+    * `:next_attempt_in` - ms until the next attempt, or nil where none is planned
+    * `:last_error` - the last attempt that failed, or nil: `:message`, `:status` and `:code` as in
+      `BilldogEng.Error`, and `:time`, a `DateTime`
+    * `:last_success` - when the ingest last accepted a request, a `DateTime` or nil
+    * `:person_updates` - the same, but for `:mode`, of `set_person_properties/3`
   """
   @type stats :: %{
           mode: :live | :test | :disabled,
@@ -67,7 +87,35 @@ defmodule BilldogEng.Analytics do
           retries: non_neg_integer(),
           replaced: non_neg_integer(),
           dropped: %{optional(atom()) => pos_integer()},
-          person_updates: %{atom() => non_neg_integer() | %{optional(atom()) => pos_integer()}}
+          state: state(),
+          next_attempt_in: non_neg_integer() | nil,
+          last_error: last_error() | nil,
+          last_success: DateTime.t() | nil,
+          person_updates: %{
+            captured: non_neg_integer(),
+            delivered: non_neg_integer(),
+            queued: non_neg_integer(),
+            queued_bytes: non_neg_integer(),
+            in_flight: non_neg_integer(),
+            retries: non_neg_integer(),
+            replaced: non_neg_integer(),
+            dropped: %{optional(atom()) => pos_integer()},
+            state: state(),
+            next_attempt_in: non_neg_integer() | nil,
+            last_error: last_error() | nil,
+            last_success: DateTime.t() | nil
+          }
+        }
+
+  @typedoc "What a client is doing, see `t:stats/0`."
+  @type state :: :idle | :in_flight | :waiting | :backing_off | :suspended | :draining
+
+  @typedoc "Why an attempt failed, and when."
+  @type last_error :: %{
+          message: String.t(),
+          status: non_neg_integer(),
+          code: String.t() | nil,
+          time: DateTime.t()
         }
 
   # ── start ──
@@ -91,7 +139,7 @@ defmodule BilldogEng.Analytics do
     * `:max_batch_bytes` - bytes of JSON in one POST, before gzip, 1 MiB
     * `:max_event_bytes` - bytes of JSON of one event, 1 MiB; a larger one is dropped
     * `:request_timeout` - ms for one attempt, 10_000; or `:infinity`
-    * `:max_retries` - attempts after the first one in a flush, 3
+    * `:max_retries` - attempts after the first one in a flush, 3; or `:infinity`
     * `:gzip` - whether larger bodies are compressed, true
     * `:shutdown_timeout` - ms that the client goes on sending after its process has ended, 5_000
     * `:spool_dir` - a directory in which events are kept on disk too until they are delivered, so that they
@@ -128,7 +176,12 @@ defmodule BilldogEng.Analytics do
     * `:sleep_fn` - called with the ms of each wait between attempts, in place of the wait; for tests. The waits
       of person updates are real ones
 
-  Raises `ArgumentError` for an option of the wrong type; unknown options are ignored with a warning.
+  Raises `ArgumentError` for a wrong value, naming the option and what it accepts. `:flush_at`, `:max_queue_size`,
+  `:group_type_index` and `:enable_logging` accept any term; a warning names the effect of one that they were not
+  made for. Unknown options are ignored with a warning that names the nearest known one.
+
+  In a child spec the key, and a `:host`, `:proxy` or `:transport` with a password, are hidden from supervisors'
+  reports.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", flush_at: 100)
       iex> is_pid(client)
@@ -136,10 +189,8 @@ defmodule BilldogEng.Analytics do
   """
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts) do
-    case Options.parse(opts) do
-      {:ok, options} -> Owner.start_link({:ok, options}, options.name)
-      {:error, message} -> Owner.start_link({:error, message}, nil)
-    end
+    {:ok, options} = Options.parse(opts)
+    Owner.start_link({:ok, options}, options.name)
   end
 
   @doc """
@@ -150,18 +201,18 @@ defmodule BilldogEng.Analytics do
   """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(opts) do
-    opts = hide_key(opts)
+    opts = hide_secrets(opts)
     %{id: opts[:name] || __MODULE__, start: {__MODULE__, :start_link, [opts]}}
   end
 
   @doc false
-  # Supervisors put a child's arguments into their reports; a function shows nothing of what it holds.
-  def hide_key(opts) do
-    # Said here, without them: the key is among them.
+  # For a child's arguments.
+  def hide_secrets(opts) do
+    # Raised here, without them: the key is among them.
     unless Keyword.keyword?(opts),
       do: raise(ArgumentError, "expected the options of a client as a keyword list")
 
-    Keyword.replace_lazy(opts, :api_key, fn key -> if is_function(key), do: key, else: fn -> key end end)
+    Options.hide(opts)
   end
 
   # ── captures ──
@@ -261,7 +312,7 @@ defmodule BilldogEng.Analytics do
              do: GenServer.cast(pid, {:set_person_properties, distinct_id, operations})
 
       nil ->
-        :ok
+        Missing.count(unwrap(server))
 
       # By no message: a client of the original's kind that runs there would end by it.
       remote ->
@@ -434,10 +485,13 @@ defmodule BilldogEng.Analytics do
     case whereis(server) do
       pid when is_pid(pid) and node(pid) == node() ->
         # A client knows its accounts once its spool is open, and its process answers from then on.
-        with :no_client <- Native.stats(pid),
-             :no_client <- GenServer.call(pid, :stats, :infinity),
-             # Its process is there still, while the VM stops.
-             do: no_client(server, :stats)
+        counters =
+          with :no_client <- Native.stats(pid),
+               :no_client <- GenServer.call(pid, :stats, :infinity),
+               # Its process is there still, while the VM stops.
+               do: no_client(server, :stats)
+
+        Stats.from_native(counters)
 
       nil ->
         no_client(server, :stats)
@@ -446,6 +500,21 @@ defmodule BilldogEng.Analytics do
         remote_call(remote, :stats, server)
     end
   end
+
+  @doc """
+  Returns the captures that were lost because no client had the name they were made under, by name. A client that
+  takes such a name logs their number and takes it out of here.
+
+      iex> BilldogEng.Analytics.capture(MyApp.Forgotten, "user-1", "signed_up")
+      :ok
+      iex> BilldogEng.Analytics.missing()[MyApp.Forgotten]
+      1
+
+  The first one of each name is logged with the child that is missing. After 100 names, captures under further
+  ones are counted together, as `:"other names"`.
+  """
+  @spec missing() :: %{optional(term()) => pos_integer()}
+  def missing, do: Missing.counts()
 
   # ── the way of an event ──
 
@@ -467,7 +536,7 @@ defmodule BilldogEng.Analytics do
         local(pid, distinct_id, event, properties, groups, timestamp, kind)
 
       nil ->
-        :ok
+        Missing.count(unwrap(server))
 
       remote ->
         if timestamp,

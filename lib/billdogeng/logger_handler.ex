@@ -50,7 +50,7 @@ defmodule BilldogEng.LoggerHandler do
   as is whatever is logged in the domain `[:billdogeng]`, or while a crash is being captured.
   """
 
-  alias BilldogEng.{Analytics, Context, Crash, ExceptionEvent}
+  alias BilldogEng.{Analytics, Context, Crash, ExceptionEvent, Hooks, Warning}
 
   @options [:client, :distinct_id, :messages, :in_app]
 
@@ -241,9 +241,27 @@ defmodule BilldogEng.LoggerHandler do
   end
 
   # One that fails costs the id, not the event.
-  defp asked({module, function, args}, meta), do: guarded(fn -> apply(module, function, [meta | args]) end)
-  defp asked(function, meta) when is_function(function), do: guarded(fn -> function.(meta) end)
+  defp asked({module, function, args}, meta), do: own(fn -> apply(module, function, [meta | args]) end)
+  defp asked(function, meta) when is_function(function), do: own(fn -> function.(meta) end)
   defp asked(id, _meta), do: id
+
+  defp own(function) do
+    function.()
+  catch
+    kind, reason ->
+      how =
+        if kind == :error,
+          do: "raised #{inspect(Exception.normalize(:error, reason).__struct__)}",
+          else: "ended by #{kind}"
+
+      Warning.once(
+        :logger_distinct_id,
+        "the :distinct_id of BilldogEng.LoggerHandler #{how}#{Hooks.at(__STACKTRACE__)}; the crash is captured " <>
+          "without a user, as will be those of further failures"
+      )
+
+      nil
+  end
 
   defp guarded(function) do
     function.()

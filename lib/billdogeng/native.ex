@@ -43,6 +43,7 @@ defmodule BilldogEng.Native do
   def tidings(_owner), do: no_library()
   def tidings_dirty(_owner), do: no_library()
   def stats(_owner), do: no_library()
+  def told_drops(_owner, _kind, _reason, _count), do: no_library()
 
   # ── the reporter ──
   def report_to_me, do: no_library()
@@ -54,7 +55,10 @@ defmodule BilldogEng.Native do
   def take_reports, do: no_library()
 
   # ── requests ──
+  def check(_http, _api_key), do: no_library()
+  def redact(_text, _api_key), do: no_library()
   def has_roots, do: no_library()
+  def named_roots, do: no_library()
   def request(_http, _path, _headers, _body, _marker, _id), do: no_library()
 
   # ── JSON ──

@@ -7,7 +7,19 @@ defmodule BilldogEng.Owner do
 
   use GenServer
 
-  alias BilldogEng.{Analytics, Error, Native, Options, PersonUpdate, Reporter, Warning}
+  alias BilldogEng.{
+    Analytics,
+    Diagnosis,
+    Error,
+    Missing,
+    Native,
+    Options,
+    Outage,
+    PersonUpdate,
+    Reporter,
+    Warning
+  }
+
   alias BilldogEng.Telemetry.Emitter
   alias BilldogEng.Test.Store
   require Logger
@@ -20,6 +32,8 @@ defmodule BilldogEng.Owner do
     :mode,
     :enable_logging,
     :sleep_fn,
+    :words,
+    outages: %{event: %Outage{}, person_update: %Outage{}},
     before_send_failed: false,
     refused_with: %{},
     calls: %{},
@@ -43,8 +57,6 @@ defmodule BilldogEng.Owner do
   defp holder(name), do: GenServer.whereis(name)
 
   @impl true
-  def init({{:error, message}, _name}), do: {:stop, ArgumentError.exception(message)}
-
   def init({{:ok, %Options{} = options}, name}) do
     with nil <- Native.load_error(),
          :ok <- Reporter.ensure_started(),
@@ -52,19 +64,26 @@ defmodule BilldogEng.Owner do
          {:ok, handle} <- start(options),
          :ok <- register(name) do
       await_spool(options)
+      Missing.found(name)
 
       {:ok,
        %__MODULE__{
          handle: handle,
          mode: options.mode,
          enable_logging: options.enable_logging,
-         sleep_fn: options.transport.sleep_fn
+         sleep_fn: options.transport.sleep_fn,
+         words: words(options)
        }}
     else
       :taken -> :ignore
       {:error, reason} -> {:stop, Error.new("the client could not be started: #{reason}", 0, "NOT_STARTED")}
       reason -> {:stop, Error.new("the native library could not be loaded: #{reason}", 0, "NOT_LOADED")}
     end
+  end
+
+  defp words(options) do
+    route = Diagnosis.route(options.transport)
+    for kind <- [:event, :person_update], into: %{}, do: {kind, Outage.words(kind, route, options.native)}
   end
 
   # An exception would carry the arguments, and with them the key, into crash reports.
@@ -165,7 +184,7 @@ defmodule BilldogEng.Owner do
   defp heard(nil, :person_update, state), do: state
 
   defp heard({notices, missed, sleep, replies}, kind, state) do
-    state = notices |> Enum.reduce(state, &notice(&1, kind, &2)) |> missed(missed) |> sleep(sleep)
+    state = notices |> noticed(kind, state) |> missed(missed) |> sleep(sleep)
     Enum.reduce(replies, state, &reply/2)
   end
 
@@ -231,15 +250,31 @@ defmodule BilldogEng.Owner do
 
   # ── notices ──
 
-  defp notice({:flushed, count}, kind, state), do: debug(state, "flushed #{counted(kind, count)}")
+  defp noticed([], _kind, state), do: state
 
-  defp notice({:flush_failed, count, message}, kind, state) do
-    debug(state, "flush failed, re-queued #{counted(kind, count)}: #{message}")
+  # Of one flush, which has failed.
+  defp noticed([{:flushed, count}, {:flush_failed, _, _} = failed | rest], kind, state) do
+    state = debug(state, "flushed #{counted(kind, count)}")
+    noticed(rest, kind, notice(failed, kind, state))
+  end
+
+  defp noticed([one | rest], kind, state), do: noticed(rest, kind, notice(one, kind, state))
+
+  defp notice({:flushed, count}, kind, state) do
+    state = debug(state, "flushed #{counted(kind, count)}")
+    outage(state, kind, Outage.delivered(state.outages[kind], count, state.words[kind]))
+  end
+
+  defp notice({:flush_failed, count, error}, kind, state) do
+    error = Error.from_native(error)
+    state = debug(state, "flush failed, re-queued #{counted(kind, count)}: #{error.message}")
+    now = System.monotonic_time(:millisecond)
+    outage(state, kind, Outage.failed(state.outages[kind], count, error, state.words[kind], now))
   end
 
   defp notice({:dropped, :queue_full, count}, kind, state) do
     state
-    |> debug("max queue size exceeded, dropped #{count} oldest #{noun(kind)}")
+    |> debug("max queue size exceeded, dropped #{count} oldest #{Outage.noun(kind)}")
     |> dropped(kind, :queue_full, count)
   end
 
@@ -271,7 +306,7 @@ defmodule BilldogEng.Owner do
       "the project's quota is used up: #{plural(kind)} are dropped (quota) for #{div(seconds, 60)} min, then it is tried again"
     )
 
-    state
+    update_in(state.outages[kind], &Outage.over/1)
   end
 
   defp notice({:resumed, given_up}, kind, state) do
@@ -279,6 +314,7 @@ defmodule BilldogEng.Owner do
       "[BilldogEng:analytics] the ingest takes #{plural(kind)} again; #{given_up} were dropped (quota)"
     )
 
+    Native.told_drops(self(), kind, :quota, given_up)
     state
   end
 
@@ -302,10 +338,18 @@ defmodule BilldogEng.Owner do
     state
   end
 
-  defp counted(kind, count), do: "#{count} #{noun(kind)}"
+  # Whatever :enable_logging says.
+  defp outage(state, kind, {outage, line}) do
+    case line do
+      nil -> :ok
+      {:warning, text} -> Warning.log(text)
+      {:info, text} -> Logger.info("[BilldogEng:analytics] " <> text)
+    end
 
-  defp noun(:event), do: "event(s)"
-  defp noun(:person_update), do: "person update(s)"
+    put_in(state.outages[kind], outage)
+  end
+
+  defp counted(kind, count), do: "#{count} #{Outage.noun(kind)}"
 
   defp plural(:event), do: "events"
   defp plural(:person_update), do: "person updates"
@@ -341,6 +385,7 @@ defmodule BilldogEng.Owner do
 
   defp tell_drops(state, {kind, reason} = key, count) do
     Warning.log("dropped #{counted(kind, count)}, #{reason}: #{why(reason, kind, state)}")
+    Native.told_drops(self(), kind, reason, count)
     Process.send_after(self(), {:drop_summary, key}, @drop_summary_interval)
     put_in(state.drops[key], 0)
   end

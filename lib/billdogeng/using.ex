@@ -23,7 +23,7 @@ defmodule BilldogEng.Using do
       @doc "The client as a child of a supervisor. `opts` stand above the app's configuration."
       @spec child_spec(keyword()) :: Supervisor.child_spec()
       def child_spec(opts) do
-        %{id: __MODULE__, start: {__MODULE__, :start_link, [BilldogEng.Analytics.hide_key(opts)]}}
+        %{id: __MODULE__, start: {__MODULE__, :start_link, [BilldogEng.Analytics.hide_secrets(opts)]}}
       end
 
       @doc "Starts the client, linked to the caller. `opts` stand above the app's configuration."

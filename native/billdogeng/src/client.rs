@@ -5,6 +5,7 @@ use crate::news::{Listener, News, Notice, Tidings};
 use crate::place::Place;
 use crate::spool::Spool;
 use crate::state::{Accepted, Reason, State, Stats};
+use crate::status::Status;
 use crate::sync::{self, Mutex, MutexGuard, Notify, Receiver, Sender};
 use crate::worker::{Command, Worker};
 use std::borrow::Cow;
@@ -31,6 +32,8 @@ pub struct Client {
     sender: Sender<Command>,
     state: Mutex<State>,
     news: Mutex<News>,
+    /// No lock of the scheduled kind: nothing is waited for while it is held.
+    status: std::sync::Mutex<Status>,
     told_replaced: AtomicBool,
     told_too_large: AtomicBool,
 }
@@ -57,6 +60,7 @@ impl Client {
             commands,
             sender,
             news: Mutex::new(News::default()),
+            status: std::sync::Mutex::default(),
             told_replaced: AtomicBool::new(false),
             told_too_large: AtomicBool::new(false),
         })
@@ -164,6 +168,11 @@ impl Client {
     /// The accounts as they stand.
     pub fn stats(&self) -> Stats {
         self.state().stats()
+    }
+
+    /// What the client is doing.
+    pub fn status(&self) -> std::sync::MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether to make something else of the next [`Client::tidings`] may take long, for the bodies in them.

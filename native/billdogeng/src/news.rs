@@ -121,6 +121,8 @@ pub(crate) struct News {
     missed: u64,
     sleep: Option<(u64, Duration)>,
     replies: VecDeque<Reply>,
+    /// Replies that the listener may not see yet.
+    held: Vec<Reply>,
     woken: bool,
 }
 
@@ -133,8 +135,9 @@ impl News {
         self.notices.push_back(notice);
     }
 
+    /// They can be taken from the next [`News::must_wake`] on: by then the client's status is the one after them.
     pub fn reply(&mut self, replies: Vec<Reply>) {
-        self.replies.extend(replies);
+        self.held.extend(replies);
     }
 
     pub fn sleep(&mut self, id: u64, delay: Duration) {
@@ -147,6 +150,7 @@ impl News {
 
     /// Whether the listener is to be woken now: there is news, and no wake-up is outstanding.
     pub fn must_wake(&mut self) -> bool {
+        self.replies.extend(self.held.drain(..));
         let any = !self.notices.is_empty() || self.sleep.is_some() || !self.replies.is_empty();
         any && !std::mem::replace(&mut self.woken, true)
     }
@@ -192,6 +196,8 @@ pub struct LastWords {
     pub stopped: u64,
     /// The whole of it.
     pub stats: Stats,
+    /// Drops that no log line has named, in the order of [`Reason::ALL`].
+    pub untold: [u64; Reason::ALL.len()],
 }
 
 /// Who is told. All are called on the flush thread alone.

@@ -22,6 +22,7 @@ use crate::news::{LastWords, Listener, Notice, Reply};
 use crate::parts::{Parts, Seen};
 use crate::payload::Payload;
 use crate::queue::Batch;
+use crate::status::Phase;
 use crate::store::Next;
 use crate::threads;
 use crate::transport;
@@ -527,9 +528,37 @@ impl Worker {
             let told = self.client.news().notices() > before;
             self.drops_told = told.then(|| now + DROP_NOTICES);
         }
+        self.publish();
         if self.client.news().must_wake() {
             self.listener.news();
         }
+    }
+
+    /// For those who ask what the client is doing. Without the lock of the state, which is asked before.
+    fn publish(&self) {
+        let wait = self.flush.as_ref().map(|flush| &flush.wait);
+        let until = match wait {
+            Some(Some(Wait::Until(until))) => Some(*until),
+            _ => None,
+        };
+        let (phase, next) = if self.drain_until.is_some() {
+            (Phase::Draining, until)
+        } else if let Some(until) = self.suspended_until {
+            (Phase::Suspended, Some(until))
+        } else if let Some(wait) = wait {
+            let waits = if wait.is_some() {
+                Phase::Waiting
+            } else {
+                Phase::InFlight
+            };
+            (waits, until)
+        } else if let Some(until) = self.paused_until {
+            let automatic = !self.timer_stopped || self.client.state().is_due();
+            (Phase::BackingOff, automatic.then_some(until))
+        } else {
+            (Phase::Idle, self.tick)
+        };
+        self.client.status().set(phase, next);
     }
 
     fn end(&mut self) {
@@ -546,7 +575,12 @@ impl Worker {
         };
         self.report.ended(true, &*self.listener);
         self.tell_drops();
-        self.listener.ended(LastWords { stopped, stats });
+        let untold = self.client.status().untold(&stats);
+        self.listener.ended(LastWords {
+            stopped,
+            stats,
+            untold,
+        });
     }
 
     /// After a panic: the batch goes back, callers are answered, the thread goes on.

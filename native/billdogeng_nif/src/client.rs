@@ -9,6 +9,7 @@ use crate::person_updates::Lane;
 use crate::profiles::PersonProfiles;
 use crate::registry::{self, Entry, Hooks, Mode};
 use crate::reports::Label;
+use crate::status::put_status;
 use crate::value;
 use billdogeng::spool::{self, Problem};
 use billdogeng::{
@@ -193,7 +194,8 @@ impl Listener for Messages {
                     Kind::PersonUpdate => person_update(),
                 };
                 let stats = stats_to_term(env, &last.stats);
-                (billdogeng_ended(), kind, last.stopped, stats)
+                let untold = dropped_to_term(env, last.untold);
+                (billdogeng_ended(), kind, last.stopped, stats, untold)
             });
         }
     }
@@ -350,8 +352,15 @@ fn stats<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
         if !entry.client.is_open() {
             return None;
         }
-        let updates = stats_to_term(env, &entry.lane.stats());
-        let stats = stats_to_term(env, &entry.client.stats());
+        let lane = entry.lane.client();
+        let counted = lane
+            .as_ref()
+            .map_or_else(Stats::default, |lane| lane.stats());
+        let updates = stats_to_term(env, &counted);
+        let updates = put_status(env, updates, &counted, lane.as_deref());
+        let counted = entry.client.stats();
+        let stats = stats_to_term(env, &counted);
+        let stats = put_status(env, stats, &counted, Some(&entry.client));
         let stats = stats.map_put(mode(), mode_to_atom(entry.mode));
         let stats = stats.and_then(|stats| stats.map_put(person_updates(), updates));
         stats.ok()
@@ -405,7 +414,10 @@ fn draining() -> usize {
 fn notice_to_term<'a>(env: Env<'a>, notice: &Notice) -> Term<'a> {
     match notice {
         Notice::Flushed(count) => (flushed(), count).encode(env),
-        Notice::FlushFailed(count, error) => (flush_failed(), count, &error.message).encode(env),
+        Notice::FlushFailed(count, error) => {
+            let error = (&error.message, error.status, &error.code, nil());
+            (flush_failed(), count, error).encode(env)
+        }
         Notice::Dropped(reason, count) => (dropped(), reason_to_atom(*reason), count).encode(env),
         Notice::RefusedWith(status) => (refused_with(), status).encode(env),
         Notice::Replaced(place) => (replaced_at(), &place.event, &place.path).encode(env),
@@ -486,13 +498,7 @@ fn mode_to_atom(mode: Mode) -> Atom {
 }
 
 fn stats_to_term<'a>(env: Env<'a>, stats: &Stats) -> Term<'a> {
-    let given_up = Reason::ALL
-        .iter()
-        .zip(stats.dropped)
-        .filter(|(_, count)| *count > 0);
-    let given_up = given_up.fold(Term::map_new(env), |map, (reason, count)| {
-        map.map_put(reason_to_atom(*reason), count).unwrap_or(map)
-    });
+    let given_up = dropped_to_term(env, stats.dropped);
     let counts = [
         (captured(), stats.captured),
         (delivered(), stats.delivered),
@@ -506,5 +512,13 @@ fn stats_to_term<'a>(env: Env<'a>, stats: &Stats) -> Term<'a> {
     let empty = empty.unwrap_or_else(|_| Term::map_new(env));
     counts.iter().fold(empty, |map, (key, count)| {
         map.map_put(*key, *count).unwrap_or(map)
+    })
+}
+
+fn dropped_to_term(env: Env<'_>, counts: [u64; Reason::ALL.len()]) -> Term<'_> {
+    let dropped = Reason::ALL.iter().zip(counts);
+    let dropped = dropped.filter(|(_, count)| *count > 0);
+    dropped.fold(Term::map_new(env), |map, (reason, count)| {
+        map.map_put(reason_to_atom(*reason), count).unwrap_or(map)
     })
 }

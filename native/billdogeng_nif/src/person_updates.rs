@@ -6,7 +6,7 @@ use crate::client::{start_lane, tidings_of};
 use crate::encode::Stop;
 use crate::registry::{self, Entry, Mode};
 use crate::value;
-use billdogeng::{Client, Command, Place, Reason, Stats};
+use billdogeng::{Client, Command, Place, Reason};
 use rustler::{Encoder as _, Term};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,11 +60,6 @@ impl Lane {
             State::Open(client) => Some(client),
             State::Unopened | State::Closed => None,
         }
-    }
-
-    pub fn stats(&self) -> Stats {
-        self.client()
-            .map_or_else(Stats::default, |client| client.stats())
     }
 
     /// Hands its client a command, if there is one; answers whether.
