@@ -25,15 +25,16 @@ defmodule BilldogEng.Native do
   def capture(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: no_library()
   def capture_dirty(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: no_library()
   def disown(_owner), do: no_library()
-  def give_up_too_large(_owner), do: no_library()
-  def give_up_before_send(_owner), do: no_library()
+  def give_up(_owner, _reason), do: no_library()
+  def is_first_failure(_owner, _kind), do: no_library()
+  def now_ms, do: no_library()
   def hooks(_owner), do: no_library()
   def max_event_bytes(_owner), do: no_library()
 
   # ── person updates: as captures, of a test's client `{:update, update}`; `:no_thread` ──
   def update_person(_owner, _update, _marker), do: no_library()
   def update_person_dirty(_owner, _update, _marker), do: no_library()
-  def give_up_person_update(_owner), do: no_library()
+  def give_up_person_update(_owner, _reason), do: no_library()
   def person_tidings(_owner), do: no_library()
 
   # ── the owner ──

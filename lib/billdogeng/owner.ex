@@ -20,7 +20,6 @@ defmodule BilldogEng.Owner do
     :mode,
     :enable_logging,
     :sleep_fn,
-    before_send_failed: false,
     calls: %{},
     sleepers: %{},
     drops: %{}
@@ -143,10 +142,15 @@ defmodule BilldogEng.Owner do
     {:noreply, %{state | sleepers: sleepers}}
   end
 
-  # Of a capturing process. Said once; the drops are counted.
-  def handle_info({:before_send_failed, why}, %{before_send_failed: false} = state) do
+  # From a capturing process, once for each option.
+  def handle_info({:hook_failed, :before_send, why}, state) do
     Warning.log(":before_send #{why}; its event was dropped, as will be those of further failures")
-    {:noreply, %{state | before_send_failed: true}}
+    {:noreply, state}
+  end
+
+  def handle_info({:hook_failed, :global_properties, why}, state) do
+    Warning.log(":global_properties #{why}; its event goes without them, as will those of further failures")
+    {:noreply, state}
   end
 
   def handle_info({:drop_summary, key}, state), do: {:noreply, summarise(key, state)}
@@ -340,6 +344,8 @@ defmodule BilldogEng.Owner do
   defp why(:queue_full), do: "the queue is at its bound and the oldest made room"
   defp why(:rejected), do: "the ingest refused them, and took others of their batch"
   defp why(:before_send), do: ":before_send answered nil, or failed"
+  defp why(:in_hook), do: "captured by a hook of this client, which would run that hook again"
+  defp why(:failed), do: "code of the app or of this library failed while they were captured"
   defp why(:too_large), do: "larger than :max_event_bytes, or refused by the ingest for its size"
   defp why(:spool_full), do: "the spool is at :max_spool_bytes and the oldest made room"
   defp why(:expired), do: "on disk for longer than :max_spool_age"

@@ -92,7 +92,7 @@ defmodule BilldogEng.TestEvent do
   defp body(key) do
     event = %{
       event_name: @name,
-      event_timestamp: System.system_time(:millisecond),
+      event_timestamp: Native.now_ms(),
       properties: %{sent_by: "mix billdogeng.send_test_event"},
       user_id: @user
     }
