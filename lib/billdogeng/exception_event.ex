@@ -76,13 +76,36 @@ defmodule BilldogEng.ExceptionEvent do
 
   defp caught(reason, stacktrace), do: normal(:error, reason, stacktrace)
 
-  # It asks modules that the stacktrace names how to put the error, and these may print the arguments there.
-  defp normalize(reason, stacktrace) do
-    asked? = Stacktrace.stacktrace?(stacktrace) and Budget.printable?([reason | stacktrace])
-    Exception.normalize(:error, reason, if(asked?, do: stacktrace, else: []))
-  catch
-    _, _ -> Exception.normalize(:error, reason, [])
+  # It asks modules that the stacktrace names how to put the error. They, and Elixir itself, may print the values
+  # and arguments there.
+  defp normalize(reason, stacktrace) when not is_exception(reason) do
+    reason = printable(reason)
+    asked? = Stacktrace.stacktrace?(stacktrace) and Budget.printable?(stacktrace)
+
+    try do
+      Exception.normalize(:error, reason, if(asked?, do: stacktrace, else: []))
+    catch
+      _, _ -> Exception.normalize(:error, reason, [])
+    end
   end
+
+  defp normalize(exception, _stacktrace), do: exception
+
+  # With cut texts in place of what is too large.
+  defp printable(reason) do
+    cond do
+      Budget.printable?(reason) ->
+        reason
+
+      is_tuple(reason) and tuple_size(reason) <= 3 ->
+        reason |> Tuple.to_list() |> Enum.map(&printed/1) |> List.to_tuple()
+
+      true ->
+        Budget.cut(reason)
+    end
+  end
+
+  defp printed(value), do: if(Budget.printable?(value), do: value, else: Budget.cut(value))
 
   # As groups resolve them: what is neither map nor keyword list is kept under a name of its own.
   defp pairs(properties) when is_map(properties) and not is_struct(properties), do: properties
