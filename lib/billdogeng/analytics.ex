@@ -36,7 +36,7 @@ defmodule BilldogEng.Analytics do
   """
 
   alias BilldogEng.{Budget, Error, ExceptionEvent, Hooks, Native, Normaliser, Options, Owner, PersonUpdate}
-  alias BilldogEng.Warning
+  alias BilldogEng.{Secret, Warning}
   alias BilldogEng.Test.Store
 
   @typedoc "A client: its pid, its name, or the struct of `BilldogEng.new/2`."
@@ -162,7 +162,7 @@ defmodule BilldogEng.Analytics do
     unless Keyword.keyword?(opts),
       do: raise(ArgumentError, "expected the options of a client as a keyword list")
 
-    Keyword.replace_lazy(opts, :api_key, fn key -> if is_function(key), do: key, else: fn -> key end end)
+    Keyword.replace_lazy(opts, :api_key, fn key -> if is_function(key), do: key, else: Secret.hide(key) end)
   end
 
   # ── captures ──

@@ -44,7 +44,7 @@ defmodule BilldogEng.Owner do
   def init({{:error, message}, _name}), do: {:stop, ArgumentError.exception(message)}
 
   def init({{:ok, %Options{} = options}, name}) do
-    with nil <- Native.load_error(),
+    with nil <- load_error(options.mode),
          :ok <- Reporter.ensure_started(),
          :ok <- if(options.mode == :test, do: Store.ensure_started(), else: :ok),
          {:ok, handle} <- start(options),
@@ -65,9 +65,15 @@ defmodule BilldogEng.Owner do
     end
   end
 
+  # A disabled client needs none: then its captures are not counted.
+  defp load_error(:disabled), do: nil
+  defp load_error(_mode), do: if(reason = Native.load_error(), do: "#{reason}: #{Native.load_remedy()}")
+
   # An exception would carry the arguments, and with them the key, into crash reports.
   defp start(options) do
-    Native.start(options.native, options.hooks, Emitter.label(options.name))
+    if Native.load_error(),
+      do: {:ok, nil},
+      else: Native.start(options.native, options.hooks, Emitter.label(options.name))
   rescue
     _ -> {:error, "an option has a value that can't be handed to the native library"}
   end
@@ -116,6 +122,7 @@ defmodule BilldogEng.Owner do
   def handle_call(:queue_length, from, state), do: {:noreply, command(:settle, from, state)}
   def handle_call(:shutdown, from, state), do: {:noreply, command(:shutdown, from, state)}
   def handle_call(:purge, from, state), do: {:noreply, command(:purge, from, state)}
+  def handle_call(:stats, _from, %{handle: nil} = state), do: {:reply, no_stats(), state}
   def handle_call(:stats, _from, state), do: {:reply, Native.stats(self()), state}
   def handle_call(_other, _from, state), do: {:noreply, state}
 
@@ -155,6 +162,15 @@ defmodule BilldogEng.Owner do
 
   def handle_info({:drop_summary, key}, state), do: {:noreply, summarise(key, state)}
   def handle_info(_other, state), do: {:noreply, state}
+
+  # Of a disabled client without the native library.
+  defp no_stats do
+    counts =
+      Map.new([:captured, :delivered, :queued, :queued_bytes, :in_flight, :retries, :replaced], &{&1, 0})
+
+    none = Map.put(counts, :dropped, %{})
+    Map.merge(none, %{mode: :disabled, person_updates: none})
+  end
 
   # ── tidings: of the flush thread, and of that of person updates ──
 

@@ -82,8 +82,7 @@ defmodule BilldogEng.TestEvent do
       told(answer, ms, test)
     else
       reason ->
-        {:error, nil, nil, "the native library could not be loaded: #{reason}",
-         "build it anew: mix deps.compile billdogeng --force"}
+        {:error, nil, nil, "the native library could not be loaded: #{reason}", Native.load_remedy()}
     end
   end
 
