@@ -3,7 +3,8 @@ defmodule BilldogEng.Hooks do
   # What the app has done to its events in Elixir before they are encoded: `:global_properties`, `:context`,
   # `:before_send`. Clients without any of them never come here.
 
-  alias BilldogEng.{Context, Native, PidTable, Stacktrace}
+  alias BilldogEng.{Budget, Context, Native, PidTable, Stacktrace}
+  alias BilldogEng.Hooks.Shared
 
   defstruct [:before_send, :global_properties, :group_type_index, :context]
 
@@ -20,12 +21,17 @@ defmodule BilldogEng.Hooks do
     end
   end
 
+  # Terms of hooks that are copied at each capture; larger ones are read without a copy.
+  @copied 200
+
   @doc false
   # Those of a client, in a table by its pid. The native library has them too, in the external format, which takes
   # three times as long to read.
   def of(pid) do
     case :ets.lookup(__MODULE__, pid) do
-      [{_pid, hooks}] -> hooks
+      [{_pid, %__MODULE__{} = hooks}] -> hooks
+      [{_pid, {:shared, key}}] -> :persistent_term.get(key, nil) || Native.hooks(pid)
+      [{_pid, :native}] -> Native.hooks(pid)
       [] -> pid |> Native.hooks() |> kept(pid)
     end
   rescue
@@ -36,7 +42,13 @@ defmodule BilldogEng.Hooks do
   defp kept(nil, _pid), do: nil
 
   defp kept(hooks, pid) do
-    if :ets.insert_new(__MODULE__, {pid, hooks}), do: PidTable.watch(__MODULE__, pid)
+    small? = Budget.walk_copied(hooks, @copied) >= 0
+
+    if :ets.insert_new(__MODULE__, {pid, if(small?, do: hooks, else: :native)}) do
+      PidTable.watch(__MODULE__, pid)
+      unless small?, do: Shared.keep(pid)
+    end
+
     hooks
   end
 
