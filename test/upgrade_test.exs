@@ -204,4 +204,28 @@ defmodule BilldogEng.UpgradeTest do
     VM.ended(there)
     assert output =~ "captured: {2, 0}"
   end
+
+  test "what is captured while the VM stops, to a client that has ended, is counted as stopped" do
+    script = """
+    alias BilldogEng.{Analytics, Native}
+    {:ok, client} = Analytics.start_link(api_key: "key", host: "#{nobody()}", shutdown_timeout: 200)
+    :ok = Analytics.capture(client, "u", "before")
+    :ok = Analytics.set_person_properties(client, "u", set: %{a: 1})
+    # As the library's application has it done when the VM stops.
+    Native.drain_all()
+    wait = fn wait -> if Native.draining() > 0, do: (Process.sleep(10); wait.(wait)) end
+    wait.(wait)
+    :ok = Analytics.capture(client, "u", "late", %{a: self()})
+    :ok = Analytics.set_person_properties(client, "u", set: %{a: 2})
+    {:error, %{code: "ENDED"}} = Analytics.flush(client)
+    0 = Analytics.queue_length(client)
+    %{captured: 2, queued: 0, dropped: %{stopped: 2}, person_updates: updates} = Analytics.stats(client)
+    %{captured: 2, queued: 0, dropped: %{stopped: 2}} = updates
+    IO.puts("counted")
+    System.halt(0)
+    """
+
+    assert {output, 0} = run(script)
+    assert output =~ "counted"
+  end
 end
