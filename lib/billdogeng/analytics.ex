@@ -36,6 +36,7 @@ defmodule BilldogEng.Analytics do
   """
 
   alias BilldogEng.{
+    Budget,
     Error,
     ExceptionEvent,
     Hooks,
@@ -66,7 +67,7 @@ defmodule BilldogEng.Analytics do
     * `:retries` - attempts after the first of a batch
     * `:replaced` - values written in another form than their own
     * `:dropped` - events given up, by reason: `:queue_full`, `:too_large`, `:rejected`, `:quota`,
-      `:before_send`, `:stopped`, `:purged`, and of a spool `:spool_full`, `:expired`, `:spool_lost`; of a
+      `:before_send`, `:in_hook`, `:failed`, `:stopped`, `:purged`, and of a spool `:spool_full`, `:expired`, `:spool_lost`; of a
       client that sends nothing `:disabled`, and `:unowned` (see `BilldogEng.Test`)
     * `:state` - what the client is doing: `:idle`, `:in_flight` (a request is being made), `:waiting` (between two
       attempts of a flush), `:backing_off` (the last flush failed, so automatic ones are held back), `:suspended` (the
@@ -301,7 +302,7 @@ defmodule BilldogEng.Analytics do
   def set_person_properties(server, distinct_id, operations) do
     update_person(server, distinct_id, PersonUpdate.operations(operations))
   catch
-    _, _ -> :ok
+    kind, reason -> give_up(server, &PersonUpdate.give_up(&1, reason(kind, reason)))
   end
 
   @doc false
@@ -316,7 +317,8 @@ defmodule BilldogEng.Analytics do
 
       # By no message: a client of the original's kind that runs there would end by it.
       remote ->
-        spawn(fn -> update_person_there(remote, distinct_id, operations) end)
+        if copied?(operations),
+          do: spawn(fn -> update_person_there(remote, distinct_id, operations) end)
     end
 
     :ok
@@ -390,7 +392,7 @@ defmodule BilldogEng.Analytics do
       ExceptionEvent.captured(exception, stacktrace, properties)
     )
   catch
-    _, _ -> :ok
+    kind, reason -> give_up(server, &Native.give_up(&1, reason(kind, reason)))
   end
 
   # ── calls ──
@@ -521,13 +523,10 @@ defmodule BilldogEng.Analytics do
   @doc false
   # Of an event that came by message: to the client of this very process, or nowhere.
   def enqueue(owner, distinct_id, event, properties, groups, kind) do
-    with {:event, event} <- native(owner, distinct_id, event, properties, groups, nil, kind) do
-      Store.file(owner, event)
+    case native(owner, distinct_id, event, properties, groups, nil, kind) do
+      {:event, event} -> file(owner, event)
+      _ -> :ok
     end
-
-    :ok
-  catch
-    _, _ -> :ok
   end
 
   defp dispatch(server, distinct_id, event, properties, groups, timestamp, kind) do
@@ -553,21 +552,66 @@ defmodule BilldogEng.Analytics do
     case native(pid, distinct_id, event, properties, groups, timestamp, kind) do
       :ok -> :ok
       :no_client -> message(pid, distinct_id, event, properties, groups, kind)
-      {:event, event} -> Store.file(pid, event)
+      {:event, event} -> file(pid, event)
     end
+  end
+
+  # Its client counts it as delivered already.
+  defp file(pid, event) do
+    Store.file(pid, event)
+  catch
+    _, _ ->
+      Native.disown(pid)
+      :ok
+  end
+
+  defp message(server, distinct_id, event, properties, _groups, :raw) do
+    cast(server, {:enqueue, distinct_id, event, {:raw, properties}})
+  end
+
+  defp message(server, distinct_id, event, properties, groups, :with_groups) do
+    cast(server, {:enqueue, distinct_id, event, {:with_groups, properties, groups}})
+  end
+
+  defp cast(server, message), do: if(copied?(message), do: GenServer.cast(server, message), else: :ok)
+
+  # Of a term with shared parts a message is many times as large: it could take all the VM's memory.
+  defp copied?(term) do
+    if Budget.walk_copied(term, Budget.most()) >= 0 do
+      true
+    else
+      Warning.once(
+        :large_message,
+        "an event or a person update for a client that is reached by messages was dropped: it has more than " <>
+          "#{Budget.most()} terms, and so will be others"
+      )
+
+      false
+    end
+  end
+
+  # Of a client that the event didn't come to. What fails here must not fail the caller.
+  defp give_up(server, give_up) do
+    pid = whereis(unwrap(server))
+    if is_pid(pid) and node(pid) == node(), do: give_up.(pid)
+    :ok
   catch
     _, _ -> :ok
   end
 
-  defp message(server, distinct_id, event, properties, _groups, :raw) do
-    GenServer.cast(server, {:enqueue, distinct_id, event, {:raw, properties}})
-  end
+  defp reason(:throw, {Normaliser, :too_large}), do: :too_large
+  defp reason(_kind, _reason), do: :failed
 
-  defp message(server, distinct_id, event, properties, groups, :with_groups) do
-    GenServer.cast(server, {:enqueue, distinct_id, event, {:with_groups, properties, groups}})
-  end
-
+  # Whatever fails on the way, the event is in the client's accounts.
   defp native(pid, distinct_id, event, properties, groups, timestamp, kind) do
+    encoded(pid, distinct_id, event, properties, groups, timestamp, kind)
+  catch
+    kind, reason ->
+      give_up(pid, &Native.give_up(&1, reason(kind, reason)))
+      :ok
+  end
+
+  defp encoded(pid, distinct_id, event, properties, groups, timestamp, kind) do
     case Native.capture(pid, distinct_id, event, properties, groups, timestamp, nil) do
       :dirty -> dirty(pid, distinct_id, event, properties, groups, timestamp, :hooked)
       :normalise -> normalised(pid, distinct_id, event, properties, groups, timestamp)
@@ -577,7 +621,7 @@ defmodule BilldogEng.Analytics do
   end
 
   defp hooked(pid, event, kind) do
-    case Hooks.run(Hooks.of(pid), event, kind) do
+    case Hooks.run(Hooks.of(pid), pid, event, kind) do
       {:ok, {distinct_id, name, properties, groups, timestamp}} ->
         case Native.capture(pid, distinct_id, name, properties, groups, timestamp, :hooked) do
           :dirty -> dirty(pid, distinct_id, name, properties, groups, timestamp, :hooked)
@@ -585,12 +629,8 @@ defmodule BilldogEng.Analytics do
           taken -> taken
         end
 
-      :drop ->
-        Native.give_up_before_send(pid)
-
-      {:failed, why} ->
-        send(pid, {:before_send_failed, why})
-        Native.give_up_before_send(pid)
+      {:drop, reason} ->
+        Native.give_up(pid, reason)
     end
   end
 
@@ -611,8 +651,6 @@ defmodule BilldogEng.Analytics do
       :dirty -> Native.capture_dirty(pid, id, name, properties, groups, timestamp, marker)
       taken -> taken
     end
-  catch
-    {Normaliser, :too_large} -> Native.give_up_too_large(pid)
   end
 
   # As the original's `Map.merge(%{"$set" => properties}, properties)`.
@@ -698,7 +736,8 @@ defmodule BilldogEng.Analytics do
         ms
 
       other ->
-        raise ArgumentError, "the option :timeout takes milliseconds or :infinity; it was #{inspect(other)}"
+        raise ArgumentError,
+              "the option :timeout takes milliseconds or :infinity; it was #{Budget.inspect(other)}"
     end
   end
 

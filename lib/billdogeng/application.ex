@@ -10,7 +10,11 @@ defmodule BilldogEng.Application do
   @impl true
   def start(_type, _args) do
     tables = [{PidTable, BilldogEng.Context.Table}, {PidTable, BilldogEng.Hooks}]
-    children = tables ++ [BilldogEng.Missing, BilldogEng.Telemetry.Emitter, BilldogEng.Reporter]
+
+    children =
+      tables ++
+        [BilldogEng.Hooks.Shared, BilldogEng.Missing, BilldogEng.Telemetry.Emitter, BilldogEng.Reporter]
+
     Supervisor.start_link(children, strategy: :one_for_one, name: BilldogEng.Supervisor)
   end
 end

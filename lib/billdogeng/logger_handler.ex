@@ -9,7 +9,7 @@ defmodule BilldogEng.LoggerHandler do
 
   Captured are the crashes of GenServers, Tasks, `:gen_statem` and other behaviours, of a bare `spawn`, of
   processes of `:proc_lib`, and what is logged with Elixir's `crash_reason`, as web servers do. One crash is one
-  event, however often it is logged. Ends with `:normal`, `:shutdown` and `{:shutdown, _}` are no crashes, nor
+  event, however often it is logged, and on the node of the process that crashed, wherever its group leader is. Ends with `:normal`, `:shutdown` and `{:shutdown, _}` are no crashes, nor
   is a bare process's `exit/1`, of which nothing is logged.
 
   > #### Plain `:proc_lib` processes on Elixir 1.15 and later {: .info}
@@ -117,13 +117,17 @@ defmodule BilldogEng.LoggerHandler do
   @doc false
   # In the process that crashed, but for a bare `spawn`. One that raises is removed by :logger.
   def log(event, %{id: id, config: config}) do
-    case Crash.read(event) do
+    case if(here?(event), do: Crash.read(event)) do
       nil -> :ok
       crash -> crashed(crash, event.meta, id, config)
     end
   catch
     _, _ -> failed(config)
   end
+
+  # A process's events go to its own node's handlers, and to those of its group leader's node.
+  defp here?(%{meta: %{pid: pid}}), do: node(pid) == node()
+  defp here?(_event), do: true
 
   # Less than an error is no crash; asked for by :logger before it calls.
   defp level(:all), do: :error

@@ -8,7 +8,7 @@ defmodule BilldogEng.Options do
   #
   # `config :billdogeng` has defaults for all clients; what a client is given stands above them.
 
-  alias BilldogEng.{Address, Hooks, Native, Suggestion, Transport, Warning}
+  alias BilldogEng.{Address, Hooks, Native, Secret, Suggestion, Transport, Warning}
   require Logger
 
   defstruct [:name, :mode, :native, :hooks, :transport, :enable_logging]
@@ -133,7 +133,7 @@ defmodule BilldogEng.Options do
   # holds no secret stays readable.
   def hide(opts) do
     Enum.map(opts, fn {option, value} = given ->
-      if secret?(given) and not is_function(value), do: {option, fn -> value end}, else: given
+      if secret?(given) and not is_function(value), do: {option, Secret.hide(value)}, else: given
     end)
   end
 

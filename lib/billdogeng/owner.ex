@@ -34,7 +34,6 @@ defmodule BilldogEng.Owner do
     :sleep_fn,
     :words,
     outages: %{event: %Outage{}, person_update: %Outage{}},
-    before_send_failed: false,
     refused_with: %{},
     calls: %{},
     sleepers: %{},
@@ -58,7 +57,7 @@ defmodule BilldogEng.Owner do
 
   @impl true
   def init({{:ok, %Options{} = options}, name}) do
-    with nil <- Native.load_error(),
+    with nil <- load_error(options.mode),
          :ok <- Reporter.ensure_started(),
          :ok <- if(options.mode == :test, do: Store.ensure_started(), else: :ok),
          {:ok, handle} <- start(options),
@@ -86,9 +85,15 @@ defmodule BilldogEng.Owner do
     for kind <- [:event, :person_update], into: %{}, do: {kind, Outage.words(kind, route, options.native)}
   end
 
+  # A disabled client needs none: then its captures are not counted.
+  defp load_error(:disabled), do: nil
+  defp load_error(_mode), do: if(reason = Native.load_error(), do: "#{reason}: #{Native.load_remedy()}")
+
   # An exception would carry the arguments, and with them the key, into crash reports.
   defp start(options) do
-    Native.start(options.native, options.hooks, Emitter.label(options.name))
+    if Native.load_error(),
+      do: {:ok, nil},
+      else: Native.start(options.native, options.hooks, Emitter.label(options.name))
   rescue
     _ -> {:error, "an option has a value that can't be handed to the native library"}
   end
@@ -137,6 +142,7 @@ defmodule BilldogEng.Owner do
   def handle_call(:queue_length, from, state), do: {:noreply, command(:settle, from, state)}
   def handle_call(:shutdown, from, state), do: {:noreply, command(:shutdown, from, state)}
   def handle_call(:purge, from, state), do: {:noreply, command(:purge, from, state)}
+  def handle_call(:stats, _from, %{handle: nil} = state), do: {:reply, no_stats(), state}
   def handle_call(:stats, _from, state), do: {:reply, Native.stats(self()), state}
   def handle_call(_other, _from, state), do: {:noreply, state}
 
@@ -163,14 +169,29 @@ defmodule BilldogEng.Owner do
     {:noreply, %{state | sleepers: sleepers}}
   end
 
-  # Of a capturing process. Said once; the drops are counted.
-  def handle_info({:before_send_failed, why}, %{before_send_failed: false} = state) do
+  # From a capturing process, once for each option.
+  def handle_info({:hook_failed, :before_send, why}, state) do
     Warning.log(":before_send #{why}; its event was dropped, as will be those of further failures")
-    {:noreply, %{state | before_send_failed: true}}
+    {:noreply, state}
+  end
+
+  def handle_info({:hook_failed, :global_properties, why}, state) do
+    Warning.log(":global_properties #{why}; its event goes without them, as will those of further failures")
+    {:noreply, state}
   end
 
   def handle_info({:drop_summary, key}, state), do: {:noreply, summarise(key, state)}
   def handle_info(_other, state), do: {:noreply, state}
+
+  # Of a disabled client without the native library.
+  defp no_stats do
+    counts =
+      Map.new([:captured, :delivered, :queued, :queued_bytes, :in_flight, :retries, :replaced], &{&1, 0})
+
+    status = %{state: :idle, next_attempt_in: nil, last_error: nil, last_success: nil}
+    none = counts |> Map.put(:dropped, %{}) |> Map.merge(status)
+    Map.merge(none, %{mode: :disabled, person_updates: none})
+  end
 
   # ── tidings: of the flush thread, and of that of person updates ──
 
@@ -399,6 +420,8 @@ defmodule BilldogEng.Owner do
 
   defp why(:queue_full), do: "the queue is at its bound and the oldest made room"
   defp why(:before_send), do: ":before_send answered nil, or failed"
+  defp why(:in_hook), do: "captured by a hook of this client, which would run that hook again"
+  defp why(:failed), do: "code of the app or of this library failed while they were captured"
   defp why(:too_large), do: "larger than :max_event_bytes, or refused by the ingest for its size"
   defp why(:spool_full), do: "the spool is at :max_spool_bytes and the oldest made room"
   defp why(:expired), do: "on disk for longer than :max_spool_age"

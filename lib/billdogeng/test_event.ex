@@ -81,8 +81,7 @@ defmodule BilldogEng.TestEvent do
       told(answer, ms, test)
     else
       reason ->
-        {:error, nil, nil, "the native library could not be loaded: #{reason}",
-         "build it anew: mix deps.compile billdogeng --force"}
+        {:error, nil, nil, "the native library could not be loaded: #{reason}", Native.load_remedy()}
     end
   end
 
@@ -91,7 +90,7 @@ defmodule BilldogEng.TestEvent do
   defp body(key) do
     event = %{
       event_name: @name,
-      event_timestamp: System.system_time(:millisecond),
+      event_timestamp: Native.now_ms(),
       properties: %{sent_by: "mix billdogeng.send_test_event"},
       user_id: @user
     }

@@ -10,6 +10,8 @@ defmodule BilldogEng.Transport do
 
   alias BilldogEng.{Error, Native, Normaliser, Options}
 
+  @largest_body 16 * 1024 * 1024
+
   @required [:host, :request_timeout, :gzip, :max_retries]
 
   @type config :: %{
@@ -56,7 +58,7 @@ defmodule BilldogEng.Transport do
   1, 2, 4 … s).
 
     * `:path` - appended to the host
-    * `:body` - any term, sent as JSON by POST; `nil` makes it a GET
+    * `:body` - any term, sent as JSON by POST, of 16 MiB at most; `nil` makes it a GET
     * `:headers` - `[{name, value}]`
     * `:gzip` - overrides the configuration's
 
@@ -120,8 +122,10 @@ defmodule BilldogEng.Transport do
   defp send_request(http, path, headers, body, id) do
     with :normalise <- native_request(http, path, headers, body, nil, id) do
       marker = make_ref()
-      native_request(http, path, headers, Normaliser.run(body, marker, :infinity), marker, id)
+      native_request(http, path, headers, Normaliser.run(body, marker, @largest_body), marker, id)
     end
+  catch
+    {Normaliser, :too_large} -> {:error, "the body is too large"}
   end
 
   # An exception would carry the arguments, and with them a key, to whoever reports it.

@@ -5,11 +5,15 @@ defmodule BilldogEng.Context.Table do
   # A row is `{pid, whose, context}`. Its context is false once it was taken out, and its whose `@several` once
   # the process has served another user too: from then on a task that is late can't be told from one of now.
 
-  alias BilldogEng.PidTable
+  alias BilldogEng.{Budget, PidTable}
 
   @several :"$several"
 
   def put(pid, %{distinct_id: id} = context) do
+    # A table's copy of shared parts could take all the VM's memory. Tasks then find none.
+    context = if Budget.walk_copied(context, Budget.most()) >= 0, do: context, else: false
+    id = if context, do: id, else: @several
+
     if :ets.insert_new(__MODULE__, {pid, id, context}) do
       PidTable.watch(__MODULE__, pid)
     else

@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 pub enum Capture {
     /// It is in the accounts.
     Taken,
-    /// The client has ended, and knows nothing of it.
+    /// The client has ended. The event is in its accounts as dropped, and nothing else becomes of it.
     Closed,
 }
 

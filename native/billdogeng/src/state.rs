@@ -22,7 +22,11 @@ pub enum Reason {
     Quota,
     /// The app's own `before_send` took it out, or failed.
     BeforeSend,
-    /// Still queued when the time of a client without owner was over.
+    /// Captured by a hook of the client itself, which would call that hook again.
+    InHook,
+    /// It could not be captured: app code or this library failed on it.
+    Failed,
+    /// Still queued when the time of a client without owner was over, or captured after that.
     Stopped,
     /// The spool was at its bound; the oldest made room.
     SpoolFull,
@@ -40,12 +44,14 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 14] = [
         Reason::QueueFull,
         Reason::TooLarge,
         Reason::Rejected,
         Reason::Quota,
         Reason::BeforeSend,
+        Reason::InHook,
+        Reason::Failed,
         Reason::Stopped,
         Reason::SpoolFull,
         Reason::Expired,
@@ -84,7 +90,7 @@ pub(crate) enum Accepted {
     Quiet,
     /// A flush has become due, or the thread has to look at the clock.
     Notify,
-    /// The client has ended; the event was not taken.
+    /// The client has ended; the event is counted as dropped, and nobody is notified.
     Closed,
 }
 
@@ -173,12 +179,13 @@ impl State {
     /// Takes an event's JSON into the queue. Bounds come before the threshold, as in the original: a
     /// queue bounded below `flush_at` never becomes due by count.
     pub fn capture(&mut self, event: Cow<[u8]>, replaced: u64) -> Accepted {
-        if self.closed {
-            return Accepted::Closed;
-        }
         let told = self.has_untold();
         self.captured += 1;
         self.replaced += replaced;
+        if self.closed {
+            self.count_dropped(Reason::Stopped, 1);
+            return Accepted::Closed;
+        }
         if self.suspended {
             self.count_dropped(Reason::Quota, 1);
             return if told {
@@ -203,11 +210,11 @@ impl State {
 
     /// Counts an event that never came into the queue.
     pub fn give_up(&mut self, reason: Reason) -> Accepted {
+        self.captured += 1;
+        self.count_dropped(reason, 1);
         if self.closed {
             return Accepted::Closed;
         }
-        self.captured += 1;
-        self.count_dropped(reason, 1);
         Accepted::Notify
     }
 

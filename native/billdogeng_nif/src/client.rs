@@ -19,7 +19,7 @@ use billdogeng::{
 use rustler::env::OwnedEnv;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ rustler::atoms! {
     flush, settle, shutdown, slept, tick, purge,
     dirty, flushed, flush_failed, dropped, refused_with, replaced_at, too_large_at, suspended, resumed, no_spool, spool_failed,
     spool_resumed, panicked, settled,
-    queue_full, too_large, rejected, quota, before_send, stopped, spool_full, expired, spool_lost, purged,
+    queue_full, too_large, rejected, quota, before_send, in_hook, failed, stopped, spool_full, expired, spool_lost, purged,
     disabled, unowned, nil, mode, live, test,
     event, person_update, person_updates, always, never, identified_only,
     captured, delivered, queued, queued_bytes, in_flight, retries, replaced,
@@ -106,34 +106,58 @@ struct Handle {
 #[rustler::resource_impl]
 impl Resource for Handle {
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        drain(self.key, &self.entry);
+        self.end();
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        drain(self.key, &self.entry);
+        self.end();
+    }
+}
+
+impl Handle {
+    fn end(&self) {
+        drain(&self.entry);
+        registry::remove(self.key, &self.entry);
     }
 }
 
 /// From here on the client is on its own. Only signals: this runs on schedulers.
-fn drain(key: registry::Key, entry: &Entry) {
-    if entry.draining.swap(true, Ordering::AcqRel) {
+fn drain(entry: &Entry) {
+    if entry.draining.swap(true, Ordering::AcqRel) || entry.mode != Mode::Live {
         return;
     }
-    if entry.mode != Mode::Live {
-        return registry::remove(key);
-    }
     let lane = entry.lane.close();
-    DRAINING.fetch_add(1 + lane.iter().len(), Ordering::AcqRel);
-    registry::remove(key);
+    DRAINING.add(1 + lane.iter().len());
     for client in lane.iter().chain([&entry.client]) {
         client.command(Command::Drain);
     }
 }
 
 /// Clients without owner that have not ended yet.
-static DRAINING: AtomicUsize = AtomicUsize::new(0);
+static DRAINING: Draining = Draining(AtomicUsize::new(0));
+
+/// Counts clients that drain.
+struct Draining(AtomicUsize);
+
+impl Draining {
+    fn add(&self, clients: usize) {
+        self.0.fetch_add(clients, Ordering::AcqRel);
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// A client has ended. Its last words are sent first: the reporter waits for them no longer than the count
+    /// is above zero.
+    fn end(&self, send_last_words: impl FnOnce()) {
+        send_last_words();
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Who is told of ended clients.
 static REPORTER: Mutex<Option<LocalPid>> = Mutex::new(None);
 
@@ -185,19 +209,20 @@ impl Listener for Messages {
     }
 
     fn ended(&self, last: LastWords) {
-        let reporter = *REPORTER.lock().unwrap_or_else(PoisonError::into_inner);
-        DRAINING.fetch_sub(1, Ordering::AcqRel);
-        if let Some(reporter) = reporter {
-            let _ = OwnedEnv::new().send_and_clear(&reporter, |env| {
-                let kind = match self.kind {
-                    Kind::Event => event(),
-                    Kind::PersonUpdate => person_update(),
-                };
-                let stats = stats_to_term(env, &last.stats);
-                let untold = dropped_to_term(env, last.untold);
-                (billdogeng_ended(), kind, last.stopped, stats, untold)
-            });
-        }
+        DRAINING.end(|| {
+            let reporter = *REPORTER.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(reporter) = reporter {
+                let _ = OwnedEnv::new().send_and_clear(&reporter, |env| {
+                    let kind = match self.kind {
+                        Kind::Event => event(),
+                        Kind::PersonUpdate => person_update(),
+                    };
+                    let stats = stats_to_term(env, &last.stats);
+                    let untold = dropped_to_term(env, last.untold);
+                    (billdogeng_ended(), kind, last.stopped, stats, untold)
+                });
+            }
+        });
     }
 }
 
@@ -264,6 +289,7 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<
         lane: Lane::default(),
         hooks,
         draining: AtomicBool::new(false),
+        failures: AtomicU8::new(0),
     });
     let handle = ResourceArc::new(Handle {
         key,
@@ -290,13 +316,16 @@ fn command<'a>(env: Env<'a>, owner: Term<'a>, name: Atom, id: u64) -> Term<'a> {
         _ => return error().encode(env),
     };
     registry::with(owner, |entry| match entry.mode {
+        // Its flush thread may have ended, and would never reply.
+        _ if entry.draining.load(Ordering::Acquire) => None,
         Mode::Live => {
             entry.client.command(command);
-            1 + usize::from(both && entry.lane.command(command))
+            Some(1 + usize::from(both && entry.lane.command(command)))
         }
         // Nobody would take it.
-        Mode::Test | Mode::Disabled => 0,
+        Mode::Test | Mode::Disabled => Some(0),
     })
+    .flatten()
     .map_or_else(|| no_client().encode(env), |replies| replies.encode(env))
 }
 
@@ -396,11 +425,12 @@ fn report_to_me(env: Env<'_>) -> Atom {
     ok()
 }
 
-/// Lets go of all owners: their clients send what they have, and end.
+/// The VM stops: all clients send what they have, and end. Those whose owners are there still count what is
+/// captured later.
 #[rustler::nif]
 fn drain_all() -> Atom {
-    for (key, entry) in registry::all().iter() {
-        drain(*key, entry);
+    for entry in registry::all().values() {
+        drain(entry);
     }
     ok()
 }
@@ -408,7 +438,7 @@ fn drain_all() -> Atom {
 /// How many clients without owner have not ended yet.
 #[rustler::nif]
 fn draining() -> usize {
-    DRAINING.load(Ordering::Acquire)
+    DRAINING.count()
 }
 
 fn notice_to_term<'a>(env: Env<'a>, notice: &Notice) -> Term<'a> {
@@ -462,6 +492,8 @@ pub fn reason_to_atom(reason: Reason) -> Atom {
         Reason::Rejected => rejected(),
         Reason::Quota => quota(),
         Reason::BeforeSend => before_send(),
+        Reason::InHook => in_hook(),
+        Reason::Failed => failed(),
         Reason::Stopped => stopped(),
         Reason::SpoolFull => spool_full(),
         Reason::Expired => expired(),
@@ -470,6 +502,19 @@ pub fn reason_to_atom(reason: Reason) -> Atom {
         Reason::Disabled => disabled(),
         Reason::Unowned => unowned(),
     }
+}
+
+/// Why an event is dropped before it is encoded; the other reasons are the client's own.
+pub fn atom_to_reason(reason: Atom) -> Option<Reason> {
+    const EARLY: [Reason; 4] = [
+        Reason::BeforeSend,
+        Reason::Failed,
+        Reason::InHook,
+        Reason::TooLarge,
+    ];
+    EARLY
+        .into_iter()
+        .find(|early| reason_to_atom(*early) == reason)
 }
 
 fn mode_of(name: Atom) -> Mode {
@@ -521,4 +566,17 @@ fn dropped_to_term(env: Env<'_>, counts: [u64; Reason::ALL.len()]) -> Term<'_> {
     dropped.fold(Term::map_new(env), |map, (reason, count)| {
         map.map_put(reason_to_atom(*reason), count).unwrap_or(map)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_counts_as_draining_until_its_last_words_are_sent() {
+        let draining = Draining(AtomicUsize::new(0));
+        draining.add(1);
+        draining.end(|| assert_eq!(draining.count(), 1));
+        assert_eq!(draining.count(), 0);
+    }
 }

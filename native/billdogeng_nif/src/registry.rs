@@ -12,7 +12,7 @@ use rustler::sys::ErlNifTerm;
 use rustler::{Env, Term};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU8};
 use std::sync::{Arc, LazyLock};
 
 /// What becomes of a client's events.
@@ -40,8 +40,10 @@ pub struct Entry {
     pub lane: Lane,
     /// What the app has done to its events in Elixir, before they come here for good.
     pub hooks: Option<Hooks>,
-    /// Its owner has ended.
+    /// Its owner has ended, or the VM stops.
     pub draining: AtomicBool,
+    /// Kinds of failures of its hooks that were reported, one bit each.
+    pub failures: AtomicU8,
 }
 
 /// A term of Elixir's, kept for whoever captures: in the external format, since terms of an environment of
@@ -90,11 +92,16 @@ pub fn insert(key: Key, entry: Arc<Entry>) {
     });
 }
 
-/// From now on captures to the pid of `key` reach no client.
-pub fn remove(key: Key) {
+/// From now on captures to the pid of `key` do not reach `entry`. A later client's owner may have that pid by now.
+pub fn remove(key: Key, entry: &Entry) {
     ENTRIES.rcu(|entries| {
         let mut entries = Entries::clone(entries);
-        entries.remove(&key);
+        if entries
+            .get(&key)
+            .is_some_and(|found| std::ptr::eq(&**found, entry))
+        {
+            entries.remove(&key);
+        }
         entries
     });
 }
