@@ -20,6 +20,7 @@ defmodule BilldogEng.ContextTest do
     Task.async(fn ->
       receive do
         :look -> Context.get()
+        {:tell, test} -> send(test, {:told, Context.get()})
       end
     end)
   end
@@ -27,6 +28,14 @@ defmodule BilldogEng.ContextTest do
   defp look(task) do
     send(task.pid, :look)
     Task.await(task)
+  end
+
+  defp look_by(task) do
+    ref = Process.monitor(task.pid)
+    send(task.pid, {:tell, self()})
+    assert_receive {:told, context}
+    assert_receive {:DOWN, ^ref, _, _, _}
+    context
   end
 
   describe "a context" do
@@ -106,9 +115,52 @@ defmodule BilldogEng.ContextTest do
       Context.clear()
       Context.put(distinct_id: "b")
       assert look(task) == nil
-      # Nobody could tell this one from the first.
-      assert look(late_task()) == nil
+      assert look(late_task()) == context("b")
       assert Context.get() == context("b")
+    end
+
+    test "of a process that serves several users finds the one that it was started for" do
+      server = server()
+      test = self()
+
+      ask = fn user ->
+        on(server, fn ->
+          Context.put(distinct_id: user)
+          task = late_task()
+          Context.leave()
+          # As a request without the plug.
+          other = late_task()
+          send(test, {user, task, other})
+        end)
+
+        assert_receive {^user, task, other}
+        # Only the process that started a task can await it.
+        {look_by(task), look_by(other)}
+      end
+
+      assert ask.("a") == {context("a"), nil}
+      assert ask.("b") == {context("b"), nil}
+      assert ask.(nil) == {context(nil), nil}
+      assert ask.("a") == {context("a"), nil}
+    end
+
+    test "that asks late has no anonymous context but its own" do
+      Context.put(properties: %{n: 1})
+      first = late_task()
+      Context.leave()
+      Context.put(properties: %{n: 2})
+      assert look(first) == nil
+      assert look(late_task()) == %{distinct_id: nil, properties: %{n: 2}}
+    end
+
+    test "is known to its callers by pids alone, and to them all" do
+      Context.put(distinct_id: "a")
+      me = self()
+      callers = Task.await(Task.async(fn -> Process.get(:"$callers") end))
+      assert [^me, marker] = callers
+      assert is_pid(marker)
+      Context.leave()
+      assert Process.get(:"$callers") == nil
     end
 
     test "finds the same user's next context" do
@@ -122,7 +174,7 @@ defmodule BilldogEng.ContextTest do
   test "the table forgets a process that has died" do
     server = server()
     on(server, fn -> Context.put(distinct_id: "a") end)
-    assert [{^server, "a", _}] = :ets.lookup(Table, server)
+    assert [{^server, _marker, %{distinct_id: "a"}}] = :ets.lookup(Table, server)
     Agent.stop(server)
     eventually(fn -> :ets.lookup(Table, server) == [] end)
   end

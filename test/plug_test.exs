@@ -251,14 +251,14 @@ defmodule BilldogEng.PlugTest do
              # Late, and so nobody's.
              {"late of first", "explicit", nil},
              {"of second", "explicit", "of-second"},
-             {"task of second", "explicit", nil},
+             {"task of second", "explicit", "of-second"},
              {"page_viewed", "second", "of-second"},
-             {"late of second", "explicit", nil},
+             {"late of second", "explicit", "of-second"},
              {"of third", "explicit", nil},
              {"task of third", "explicit", nil},
              {"late of third", "explicit", nil},
              {"of second", "explicit", "of-second"},
-             {"task of second", "explicit", nil},
+             {"task of second", "explicit", "of-second"},
              {"page_viewed", "second", "of-second"}
            ]
   end

@@ -16,9 +16,17 @@ defmodule BilldogEng.Context do
 
   ## Tasks
 
-  A process that `Task` has started finds the context of the process that started it, by `$callers`, as long as
-  that one has it: a request has it until its response is sent. What lives longer, and what isn't started by
-  `Task`, takes it along:
+  A process that `Task` or `Task.Supervisor` has started finds the context that its starter had then, at any depth:
+
+      Task.start(fn -> MyApp.Analytics.capture(user.id, "receipt_sent") end)
+
+  It keeps what it has found. So a task that asks early (its first capture, or `get/0`) has the context for good. One
+  that asks for the first time after its request has been answered finds it only until the same connection brings
+  another request, or closes; with Cowboy and with HTTP/2 that is right after the response. It finds none then, never
+  another user's.
+
+  `spawn/1`, a job queue and a process that was there before find nothing. They take the context along, as does a task
+  that asks late:
 
       context = BilldogEng.Context.get()
 
@@ -26,9 +34,6 @@ defmodule BilldogEng.Context do
         BilldogEng.Context.put(context)
         MyApp.Mail.send_receipt()
       end)
-
-  A process that has served several users, as one does that reads the requests of a connection that is kept
-  alive, hands its context on to no tasks: of one that started for a user before, and is late, nobody could tell.
   """
 
   alias BilldogEng.Context.Table
@@ -39,6 +44,8 @@ defmodule BilldogEng.Context do
   # Its place in the process dictionary: a context, or `:none` where there was one and tasks that this one
   # comes from have one too.
   @key __MODULE__
+  # The distinct ID that this process had last, and the marker of its tasks.
+  @marker {__MODULE__, :marker}
 
   @doc """
   Puts a context into the calling process, in place of what it has: nothing is merged.
@@ -60,7 +67,7 @@ defmodule BilldogEng.Context do
   def put(context) do
     context = checked(context)
     Process.put(@key, context)
-    Table.put(self(), context)
+    Table.put(self(), mark(context.distinct_id), context)
   end
 
   @doc """
@@ -104,9 +111,17 @@ defmodule BilldogEng.Context do
   """
   @spec clear() :: :ok
   def clear do
-    # What a task had found must not be found again.
-    if Process.get(:"$callers"), do: Process.put(@key, :none), else: Process.delete(@key)
+    leave()
+    Process.delete(@marker)
     Table.clear(self())
+  end
+
+  @doc false
+  # Takes the context out of the process, and leaves it to the tasks that the process has started with it.
+  def leave do
+    # What a task had found must not be found again.
+    if unmark() == [], do: Process.delete(@key), else: Process.put(@key, :none)
+    :ok
   end
 
   @doc false
@@ -119,6 +134,37 @@ defmodule BilldogEng.Context do
       fun.()
     after
       if own, do: Process.put(@key, own), else: Process.delete(@key)
+    end
+  end
+
+  # Tasks inherit `$callers` and nothing else of the process dictionary, and other libraries expect pids there. So a
+  # marker is the pid of a process that has ended. Another user has another one, and so has each anonymous context.
+  defp mark(id) do
+    marker =
+      case Process.get(@marker) do
+        {^id, marker} when id != nil -> marker
+        _ -> spawn(fn -> :ok end)
+      end
+
+    callers = unmark()
+    Process.put(@marker, {id, marker})
+    Process.put(:"$callers", [marker | callers])
+    marker
+  end
+
+  # The callers that are left.
+  defp unmark do
+    case {Process.get(:"$callers"), Process.get(@marker)} do
+      {[marker], {_id, marker}} ->
+        Process.delete(:"$callers")
+        []
+
+      {[marker | callers], {_id, marker}} ->
+        Process.put(:"$callers", callers)
+        callers
+
+      {callers, _none} ->
+        callers || []
     end
   end
 

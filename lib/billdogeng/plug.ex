@@ -61,7 +61,7 @@ defmodule BilldogEng.Plug do
     if is_integer(conn.status) and conn.status >= 500 and context != nil,
       do: Process.put(@failed, {request_id(conn), context.distinct_id})
 
-    Context.clear()
+    Context.leave()
     with_context(conn, context)
   end
 
@@ -135,6 +135,16 @@ defmodule BilldogEng.Plug do
   defp user_id(%{current_scope: %{user: %{id: id}}}), do: id
   defp user_id(%{current_user: %{id: id}}), do: id
   defp user_id(_assigns), do: nil
+
+  @doc false
+  # Of a channel's socket, whose assigns hold the ID itself in the guides of Phoenix.
+  def channel_user_id(assigns) do
+    case {user_id(assigns), assigns} do
+      {nil, %{current_user: id}} when is_binary(id) or is_integer(id) -> id
+      {nil, %{user_id: id}} -> id
+      {id, _assigns} -> id
+    end
+  end
 
   defp failed(properties, what, stacktrace) do
     at = Hooks.at(stacktrace)

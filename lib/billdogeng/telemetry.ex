@@ -45,7 +45,7 @@ defmodule BilldogEng.Telemetry do
   | `[:billdogeng, :flush, :exception]` | `duration`, `monotonic_time` | as `:start`, and `kind`, `reason`, `stacktrace` |
   | `[:billdogeng, :flush, :missed]` | `count` | `client` |
   | `[:billdogeng, :event, :dropped]` | `count` | `client`, `reason` |
-  | `[:billdogeng, :queue]` | `queued`, `queued_bytes`, `in_flight`, `captured`, `delivered`, `dropped`, `retries`, `replaced` | `client` |
+  | `[:billdogeng, :queue]` | `queued`, `queued_bytes`, `in_flight`, `captured`, `captured_per_second`, `delivered`, `delivered_per_second`, `dropped`, `retries`, `replaced` | `client` |
 
   A flush is told where there was something to send: from its first batch to its end, all its requests and
   the waits between them included. Its `:start` and its `:stop`, or its `:exception`, have the same
@@ -70,8 +70,8 @@ defmodule BilldogEng.Telemetry do
       events were given up for it since the last of these events. One for many events, not one for each
     * `count` of `:missed` - flushes that had no `:start` and no `:stop`, since handlers are slower than the
       flushes and a bound was reached. Drops are never left out
-    * the measurements of `[:billdogeng, :queue]` - as in `BilldogEng.Analytics.stats/1`, `dropped` being the sum.
-      `measure/1` emits it
+    * the measurements of `[:billdogeng, :queue]` - as in `BilldogEng.Analytics.stats/1`, `dropped` being the sum;
+      the rates are since the last `measure/1` of the same process, which emits it, and 0.0 in the first one
 
   Handlers of all but the last run in a process of this library's own, soon after what they are told of: a slow
   one delays no capture, no flush and no call, only other handlers.
@@ -250,13 +250,16 @@ defmodule BilldogEng.Telemetry do
   def measure(client) do
     if Emitter.telemetry() != false do
       stats = Analytics.stats(client)
+      {captured, delivered} = rates(client, stats)
 
       measurements = %{
         queued: stats.queued,
         queued_bytes: stats.queued_bytes,
         in_flight: stats.in_flight,
         captured: stats.captured,
+        captured_per_second: captured,
         delivered: stats.delivered,
+        delivered_per_second: delivered,
         dropped: stats.dropped |> Map.values() |> Enum.sum(),
         retries: stats.retries,
         replaced: stats.replaced
@@ -269,6 +272,23 @@ defmodule BilldogEng.Telemetry do
   catch
     :exit, _ -> :ok
   end
+
+  # A poller measures in one process. A client that was started anew counts from 0.
+  defp rates(client, %{captured: captured, delivered: delivered}) do
+    now = System.monotonic_time()
+    last = Process.put({__MODULE__, :measured, client}, {now, captured, delivered})
+
+    case last do
+      {then, captured_then, delivered_then} when now > then ->
+        {per_second(captured - captured_then, now - then), per_second(delivered - delivered_then, now - then)}
+
+      _ ->
+        {0.0, 0.0}
+    end
+  end
+
+  defp per_second(count, duration),
+    do: max(count, 0) * System.convert_time_unit(1, :second, :native) / duration
 
   defp label(%BilldogEng{analytics: pid}), do: label(pid)
 
@@ -285,9 +305,10 @@ defmodule BilldogEng.Telemetry do
   Metrics of the events above, for a reporter of [`Telemetry.Metrics`](https://hexdocs.pm/telemetry_metrics) or the
   metrics page of LiveDashboard:
 
+      # in MyAppWeb.Telemetry, beside the metrics that are there
       def metrics, do: [summary("phoenix.endpoint.stop.duration") | BilldogEng.Telemetry.metrics()]
 
-  Raises where the app has no `telemetry_metrics`.
+  Sizes are in kilobytes. Raises where the app has no `telemetry_metrics`.
   """
   @spec metrics() :: [struct()]
   def metrics, do: Metrics.list()

@@ -2,22 +2,16 @@ defmodule BilldogEng.Context.Table do
   @moduledoc false
   # Contexts by the pid of their process, for its tasks to find: no process is ever asked for its own.
   #
-  # A row is `{pid, whose, context}`. Its context is false once it was taken out, and its whose `@several` once
-  # the process has served another user too: from then on a task that is late can't be told from one of now.
+  # A row is `{pid, marker, context}`; the context is false once it was taken out. A task finds a row only with its
+  # marker, which stands behind the pid in the task's `$callers`: it was there when the task was started. So a task
+  # of an earlier request, or of one without a context, never finds the context of another.
 
   alias BilldogEng.PidTable
 
-  @several :"$several"
-
-  def put(pid, %{distinct_id: id} = context) do
-    if :ets.insert_new(__MODULE__, {pid, id, context}) do
-      PidTable.watch(__MODULE__, pid)
-    else
-      case :ets.lookup_element(__MODULE__, pid, 2) do
-        ^id -> :ets.insert(__MODULE__, {pid, id, context})
-        _ -> :ets.insert(__MODULE__, {pid, @several, false})
-      end
-    end
+  def put(pid, marker, context) do
+    if :ets.insert_new(__MODULE__, {pid, marker, context}),
+      do: PidTable.watch(__MODULE__, pid),
+      else: :ets.insert(__MODULE__, {pid, marker, context})
 
     :ok
   rescue
@@ -32,16 +26,28 @@ defmodule BilldogEng.Context.Table do
     ArgumentError -> :ok
   end
 
-  # The nearest caller that has, or had, one; nil where that is none or has none now.
-  def of_first([pid | callers]) do
+  @doc false
+  # The context of that process, whoever asks; nil where it has none.
+  def of(pid) do
     case :ets.lookup(__MODULE__, pid) do
       [{_, _, %{} = context}] -> context
-      [_] -> nil
-      [] -> of_first(callers)
+      _ -> nil
     end
   rescue
     ArgumentError -> nil
   end
 
-  def of_first(_none), do: nil
+  @doc false
+  # The context of the nearest of `$callers` that has, or had, one; nil where that has another by now.
+  def of_first([pid | callers]) do
+    case {:ets.lookup(__MODULE__, pid), callers} do
+      {[{_, marker, %{} = context}], [marker | _]} -> context
+      {[], _} -> of_first(callers)
+      _ -> nil
+    end
+  rescue
+    ArgumentError -> nil
+  end
+
+  def of_first([]), do: nil
 end
