@@ -144,12 +144,12 @@ defmodule BilldogEng.ContextTest do
       assert ask.("a") == {context("a"), nil}
     end
 
-    test "that asks late has no anonymous context but its own" do
+    test "that asks late finds its own anonymous context" do
       Context.put(properties: %{n: 1})
       first = late_task()
       Context.leave()
       Context.put(properties: %{n: 2})
-      assert look(first) == nil
+      assert look(first) == %{distinct_id: nil, properties: %{n: 1}}
       assert look(late_task()) == %{distinct_id: nil, properties: %{n: 2}}
     end
 
@@ -157,7 +157,7 @@ defmodule BilldogEng.ContextTest do
       Context.put(distinct_id: "a")
       me = self()
       callers = Task.await(Task.async(fn -> Process.get(:"$callers") end))
-      assert [^me, marker] = callers
+      assert [^me, marker, marker] = callers
       assert is_pid(marker)
       Context.leave()
       assert Process.get(:"$callers") == nil
@@ -171,12 +171,30 @@ defmodule BilldogEng.ContextTest do
     end
   end
 
-  test "the table forgets a process that has died" do
+  test "the table forgets a process that has died, and a while later what its tasks may look for" do
     server = server()
-    on(server, fn -> Context.put(distinct_id: "a") end)
-    assert [{^server, _marker, %{distinct_id: "a"}}] = :ets.lookup(Table, server)
+
+    on(server, fn ->
+      Context.put(distinct_id: "a")
+      Context.put(distinct_id: "b")
+    end)
+
+    assert [{^server, marker}] = :ets.lookup(Table, server)
+    assert [{^marker, %{distinct_id: "b"}}] = :ets.lookup(Table, marker)
     Agent.stop(server)
     eventually(fn -> :ets.lookup(Table, server) == [] end)
+    # As after five seconds.
+    send(Table, {:forget, marker})
+    eventually(fn -> :ets.lookup(Table, marker) == [] end)
+  end
+
+  test "a task finds the context of its request after the request's process has ended" do
+    server = server()
+    on(server, fn -> Context.put(distinct_id: "a") end)
+    task = on(server, fn -> late_task().pid end)
+    Process.unlink(task)
+    Agent.stop(server)
+    assert look_by(%{pid: task}) == context("a")
   end
 
   test "where the library's application isn't running a process has its own, and its tasks none" do

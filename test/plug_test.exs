@@ -248,8 +248,8 @@ defmodule BilldogEng.PlugTest do
              {"of first", "explicit", "of-first"},
              {"task of first", "explicit", "of-first"},
              {"page_viewed", "first", "of-first"},
-             # Late, and so nobody's.
-             {"late of first", "explicit", nil},
+             # Asks after the response, when the second user is served.
+             {"late of first", "explicit", "of-first"},
              {"of second", "explicit", "of-second"},
              {"task of second", "explicit", "of-second"},
              {"page_viewed", "second", "of-second"},

@@ -16,17 +16,15 @@ defmodule BilldogEng.Context do
 
   ## Tasks
 
-  A process that `Task` or `Task.Supervisor` has started finds the context that its starter had then, at any depth:
+  A process that `Task` or `Task.Supervisor` has started, at any depth, finds the context that its starter had then:
 
       Task.start(fn -> MyApp.Analytics.capture(user.id, "receipt_sent") end)
 
-  It keeps what it has found. So a task that asks early (its first capture, or `get/0`) has the context for good. One
-  that asks for the first time after its request has been answered finds it only until the same connection brings
-  another request, or closes; with Cowboy and with HTTP/2 that is right after the response. It finds none then, never
-  another user's.
+  It finds it for as long as the starter has that context, and for five seconds more: after the response has been
+  sent, or the process has ended. What it has found once it keeps. It never finds another user's context.
 
-  `spawn/1`, a job queue and a process that was there before find nothing. They take the context along, as does a task
-  that asks late:
+  `spawn/1`, a job queue and a process that was there before find nothing. They take the context along, as does a
+  task that first captures later than that:
 
       context = BilldogEng.Context.get()
 
@@ -119,8 +117,16 @@ defmodule BilldogEng.Context do
   @doc false
   # Takes the context out of the process, and leaves it to the tasks that the process has started with it.
   def leave do
-    # What a task had found must not be found again.
-    if unmark() == [], do: Process.delete(@key), else: Process.put(@key, :none)
+    case unmark() do
+      [] ->
+        Process.delete(@key)
+
+      callers ->
+        # What a task had found must not be found again, by its own tasks neither: no context has this marker.
+        Process.put(@key, :none)
+        Process.put(:"$callers", Table.mark(callers, self()))
+    end
+
     :ok
   end
 
@@ -148,24 +154,23 @@ defmodule BilldogEng.Context do
 
     callers = unmark()
     Process.put(@marker, {id, marker})
-    Process.put(:"$callers", [marker | callers])
+    Process.put(:"$callers", Table.mark(callers, marker))
     marker
   end
 
   # The callers that are left.
   defp unmark do
-    case {Process.get(:"$callers"), Process.get(@marker)} do
-      {[marker], {_id, marker}} ->
-        Process.delete(:"$callers")
-        []
+    {_id, marker} = Process.get(@marker, {nil, nil})
+    callers = Process.get(:"$callers", [])
+    left = callers |> Table.unmark(marker) |> Table.unmark(self())
 
-      {[marker | callers], {_id, marker}} ->
-        Process.put(:"$callers", callers)
-        callers
-
-      {callers, _none} ->
-        callers || []
+    case left do
+      ^callers -> :ok
+      [] -> Process.delete(:"$callers")
+      _ -> Process.put(:"$callers", left)
     end
+
+    left
   end
 
   defp checked(context) when is_list(context) or (is_map(context) and not is_struct(context)) do
@@ -193,7 +198,7 @@ defmodule BilldogEng.Context do
 
   # Kept once found: the task may outlive what it was started for.
   defp inherited([_ | _] = callers) do
-    with %{} = context <- Table.of_first(callers) do
+    with %{} = context <- Table.of_callers(callers) do
       Process.put(@key, context)
       context
     end

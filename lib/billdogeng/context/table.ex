@@ -1,53 +1,115 @@
 defmodule BilldogEng.Context.Table do
   @moduledoc false
-  # Contexts by the pid of their process, for its tasks to find: no process is ever asked for its own.
+  # Contexts, for tasks to find: no process is ever asked for its own.
   #
-  # A row is `{pid, marker, context}`; the context is false once it was taken out. A task finds a row only with its
-  # marker, which stands behind the pid in the task's `$callers`: it was there when the task was started. So a task
-  # of an earlier request, or of one without a context, never finds the context of another.
+  #     {pid, marker}       of a process that has put a context
+  #     {marker, context}   false once the context was taken out
+  #
+  # A marker stands for one user in one process. Tasks inherit it in `$callers`, where it is found by standing there
+  # twice. So a task has the context of the request that started it, whoever is served by the same process since. A
+  # marker that was replaced, or whose process has ended, is kept for a while: tasks often ask late.
+  #
+  # Only a process itself writes its rows. The server owns the table and deletes.
 
-  alias BilldogEng.PidTable
+  use GenServer
+
+  @kept_for :timer.seconds(5)
+
+  def start_link(_opts), do: GenServer.start_link(__MODULE__, [], name: __MODULE__)
+
+  @impl true
+  def init([]) do
+    :ets.new(__MODULE__, [:named_table, :public, read_concurrency: true, write_concurrency: true])
+    {:ok, nil}
+  end
+
+  # ── a process's own context ──
 
   def put(pid, marker, context) do
-    if :ets.insert_new(__MODULE__, {pid, marker, context}),
-      do: PidTable.watch(__MODULE__, pid),
-      else: :ets.insert(__MODULE__, {pid, marker, context})
+    :ets.insert(__MODULE__, {marker, context})
 
-    :ok
+    case :ets.lookup(__MODULE__, pid) do
+      [{_, ^marker}] ->
+        :ok
+
+      before ->
+        :ets.insert(__MODULE__, {pid, marker})
+        GenServer.cast(__MODULE__, if(before == [], do: {:watch, pid}, else: {:replaced, before}))
+    end
   rescue
     # Where the library's application isn't running there is no table, and tasks find nothing.
     ArgumentError -> :ok
   end
 
+  # The row stays: a task of a task must not find what is further up.
   def clear(pid) do
-    :ets.update_element(__MODULE__, pid, {3, false})
+    with [{_, marker}] <- :ets.lookup(__MODULE__, pid), do: :ets.insert(__MODULE__, {marker, false})
     :ok
   rescue
     ArgumentError -> :ok
   end
 
+  # ── `$callers` ──
+
+  @doc false
+  def mark(callers, marker), do: [marker, marker | callers]
+
+  @doc false
+  def unmark([marker, marker | callers], marker), do: callers
+  def unmark(callers, _marker), do: callers
+
+  @doc false
+  # The context of the nearest marker; nil where that has none, or none any more.
+  def of_callers([marker, marker | _]), do: context(marker)
+  def of_callers([_pid | callers]), do: of_callers(callers)
+  def of_callers([]), do: nil
+
   @doc false
   # The context of that process, whoever asks; nil where it has none.
   def of(pid) do
     case :ets.lookup(__MODULE__, pid) do
-      [{_, _, %{} = context}] -> context
+      [{_, marker}] -> context(marker)
+      [] -> nil
+    end
+  rescue
+    ArgumentError -> nil
+  end
+
+  defp context(marker) do
+    case :ets.lookup(__MODULE__, marker) do
+      [{_, %{} = context}] -> context
       _ -> nil
     end
   rescue
     ArgumentError -> nil
   end
 
-  @doc false
-  # The context of the nearest of `$callers` that has, or had, one; nil where that has another by now.
-  def of_first([pid | callers]) do
-    case {:ets.lookup(__MODULE__, pid), callers} do
-      {[{_, marker, %{} = context}], [marker | _]} -> context
-      {[], _} -> of_first(callers)
-      _ -> nil
-    end
-  rescue
-    ArgumentError -> nil
+  # ── deletion ──
+
+  @impl true
+  def handle_cast({:watch, pid}, state) do
+    Process.monitor(pid)
+    {:noreply, state}
   end
 
-  def of_first([]), do: nil
+  def handle_cast({:replaced, rows}, state) do
+    forget_later(rows)
+    {:noreply, state}
+  end
+
+  @impl true
+  def handle_info({:DOWN, _ref, :process, pid, _reason}, state) do
+    __MODULE__ |> :ets.take(pid) |> forget_later()
+    {:noreply, state}
+  end
+
+  def handle_info({:forget, marker}, state) do
+    :ets.delete(__MODULE__, marker)
+    {:noreply, state}
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  defp forget_later([{_pid, marker}]), do: Process.send_after(self(), {:forget, marker}, @kept_for)
+  defp forget_later([]), do: :ok
 end
