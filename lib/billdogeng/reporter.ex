@@ -86,7 +86,7 @@ defmodule BilldogEng.Reporter do
   # What the owner had still to sum up ended with it, so the last line names all that was dropped; but for
   # what the app itself took out.
   defp report(kind, stopped, stats) do
-    dropped = Map.drop(stats.dropped, [:before_send, :purged])
+    dropped = Map.drop(stats.dropped, [:before_send, :purged, :disabled])
 
     if stats.queued > 0 do
       Logger.info(

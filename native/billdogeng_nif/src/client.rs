@@ -120,7 +120,7 @@ fn drain(key: registry::Key, entry: &Entry) {
     if entry.draining.swap(true, Ordering::AcqRel) {
         return;
     }
-    if entry.mode != Mode::Live {
+    if entry.started != Mode::Live {
         return registry::remove(key);
     }
     let lane = entry.lane.close();
@@ -155,7 +155,7 @@ pub fn start_lane(owner: Term, entry: &Entry) -> io::Result<Arc<Client>> {
     let config = entry.client.config_for_person_updates();
     let owner = owner.decode().map_err(|_| io::ErrorKind::InvalidInput)?;
     let kind = Kind::PersonUpdate;
-    match entry.mode {
+    match entry.started {
         Mode::Live => Client::start(
             config,
             Box::new(Messages {
@@ -255,7 +255,8 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<
     let key = registry::key(owner.encode(env));
     let entry = Arc::new(Entry {
         client,
-        mode,
+        started: mode,
+        off: AtomicBool::new(false),
         groups,
         insert_ids,
         person_profiles: options.person_profiles.and_then(person_profiles_of),
@@ -287,7 +288,7 @@ fn command<'a>(env: Env<'a>, owner: Term<'a>, name: Atom, id: u64) -> Term<'a> {
         name if name == tick() => (Command::Tick, false),
         _ => return error().encode(env),
     };
-    registry::with(owner, |entry| match entry.mode {
+    registry::with(owner, |entry| match entry.started {
         Mode::Live => {
             entry.client.command(command);
             1 + usize::from(both && entry.lane.command(command))
@@ -296,6 +297,21 @@ fn command<'a>(env: Env<'a>, owner: Term<'a>, name: Atom, id: u64) -> Term<'a> {
         Mode::Test | Mode::Disabled => 0,
     })
     .map_or_else(|| no_client().encode(env), |replies| replies.encode(env))
+}
+
+/// Switches the captures of `owner`'s client off and on again. `:error` where it can't be switched on: it was
+/// started without a flush thread.
+#[rustler::nif]
+fn set_mode(owner: Term, mode: Atom) -> Atom {
+    let off = mode == disabled();
+    registry::with(owner, |entry| {
+        if !off && entry.started == Mode::Disabled {
+            return error();
+        }
+        entry.off.store(off, Ordering::Release);
+        ok()
+    })
+    .unwrap_or_else(no_client)
 }
 
 /// `{notices, missed, sleep, replies}`: all that has come up since the last call.
@@ -331,7 +347,7 @@ fn stats<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
         }
         let updates = stats_to_term(env, &entry.lane.stats());
         let stats = stats_to_term(env, &entry.client.stats());
-        let stats = stats.map_put(mode(), mode_to_atom(entry.mode));
+        let stats = stats.map_put(mode(), mode_to_atom(entry.mode()));
         let stats = stats.and_then(|stats| stats.map_put(person_updates(), updates));
         stats.ok()
     })
