@@ -12,7 +12,8 @@ defmodule BilldogEng.Plug do
   Options:
 
     * `:distinct_id` - a function of the conn that answers whose request it is, or nil where nobody knows. By
-      default it is the `id` of what `mix phx.gen.auth` has assigned: `current_scope.user`, else `current_user`
+      default it is the `id` of what `mix phx.gen.auth` has assigned: `current_scope.user`, else `current_user`;
+      else that of `BilldogEng.Visitor`, where the pipeline has it
     * `:properties` - a function of the conn that answers properties to have beside `route`, the pattern of the
       router's route, and `request_id`, that of `Plug.RequestId`
 
@@ -27,7 +28,7 @@ defmodule BilldogEng.Plug do
 
   # Not `@behaviour Plug`, for it may be compiled before Plug is, or without it.
 
-  alias BilldogEng.{Context, Hooks, Warning}
+  alias BilldogEng.{Context, Hooks, Visitor, Warning}
 
   require Logger
 
@@ -121,7 +122,12 @@ defmodule BilldogEng.Plug do
   # Of a conn or a socket. Analytics break no page.
   def context(of, properties, opts) do
     given = if function = opts[:properties], do: call_with(function, of), else: %{}
-    id = if function = opts[:distinct_id], do: call_with(function, of), else: user_id(of.assigns)
+
+    id =
+      if function = opts[:distinct_id],
+        do: call_with(function, of),
+        else: user_id(of.assigns) || Visitor.id(of)
+
     %{distinct_id: id, properties: Map.merge(properties, Map.new(given || %{}))}
   rescue
     error -> failed(properties, "raised #{inspect(error.__struct__)}", __STACKTRACE__)
