@@ -16,8 +16,9 @@ defmodule BilldogEng.Telemetry do
   options. All of them take:
 
     * `:distinct_id` - whose the event is: a function, or a value. By default whose the request is
-      (`BilldogEng.Plug`), else that of the process's `BilldogEng.Context`. Where it is nil or `""` nothing is
-      captured; the first time that is logged at info
+      (`BilldogEng.Plug`), else that of the process's `BilldogEng.Context`, else the `current_scope`,
+      `current_user` or `user_id` of a channel's socket. Where it is nil or `""` nothing is captured; that is
+      logged at info, once for each event and view
     * `:properties` - properties of the event: a function, a map or a keyword list
     * `:groups` - its groups, the same
     * `:filter` - a function; only where it answers something true is the event captured
@@ -126,17 +127,21 @@ defmodule BilldogEng.Telemetry do
 
   | event | when | properties |
   |---|---|---|
-  | `page_viewed` | a GET that the router dispatched was answered with 2xx and HTML (a HEAD that `Plug.Head` has made a GET, too); a LiveView was navigated to, or patched to another path | `route`, `via` (`"request"`, `"navigate"`, `"patch"`), `controller` or `view`, `action`, `duration_ms` |
+  | `page_viewed` | a GET that the router dispatched was answered with 2xx and HTML (a HEAD that `Plug.Head` has made a GET, too); a LiveView was navigated to, or patched to another path, and redirects nowhere | `route`, `via` (`"request"`, `"navigate"`, `"patch"`), `controller` or `view`, `action`, `duration_ms` |
   | `request_failed` | an error page of 400 or more was rendered for what an action raised, threw or exited with | `status`, `method`, `route`, `error` (the exception's module) |
   | `live_event` | a LiveView or component handled an event of the browser's | `event`, `view`, `component`, `route`, `duration_ms` |
-  | `live_view_failed` | a connected LiveView raised | `callback`, `event`, `view`, `component`, `route`, `error` |
+  | `live_view_failed` | a callback of a connected LiveView raised | `callback`, `event`, `view`, `component`, `route`, `error` |
   | `channel_joined` | a channel of the app's was joined | `channel`, `topic` (what is after its `:` as `*`), `duration_ms` |
 
   Parameters, queries, headers, bodies, addresses and the messages of exceptions are in none of them; `route` is
   the router's pattern, such as `/users/:id`. A LiveView's page is counted where it is shown: by its request, and
   not again when its socket connects, or connects anew; a view within a view, or a change of the query alone, is
   no page. One without `mount/3`, without `handle_params/3` and without an `on_mount` tells nothing when it is
-  navigated to.
+  navigated to. Of pages that redirect, navigate or patch on at once only the last one is viewed; its `duration_ms`
+  has what led to it in the same LiveView.
+
+  LiveView emits no telemetry where `handle_info/2` or `handle_async/3` raises or, before 1.2, a component that is
+  rendered again. `BilldogEng.LoggerHandler` captures these crashes, as it does all others.
 
   Options, beside those of every handler:
 
