@@ -28,7 +28,8 @@ defmodule BilldogEng.Test do
   Tests may run at the same time, with one client in the app. A test sees the events of
 
     * its own process, and tasks and processes that it starts, at any depth: those with the test in their
-      `$callers` or `$ancestors`, which LiveViews and Phoenix's tests set as well;
+      `$callers` or `$ancestors`, which LiveViews and Phoenix's tests set as well, and those of a plain `spawn`, as
+      long as the processes between them live;
     * processes that `allow/3` gives it;
     * all others, if it shares (`set_shared/1`).
 
