@@ -153,12 +153,15 @@ defmodule BilldogEng.ContextTest do
       assert look(late_task()) == %{distinct_id: nil, properties: %{n: 2}}
     end
 
-    test "is known to its callers by pids alone, and to them all" do
-      Context.put(distinct_id: "a")
+    test "has pids alone among its callers, the process that started it first" do
       me = self()
-      callers = Task.await(Task.async(fn -> Process.get(:"$callers") end))
-      assert [^me, marker, marker] = callers
-      assert is_pid(marker)
+
+      for id <- ["a", "b", nil] do
+        Context.put(distinct_id: id)
+        assert [^me, marker, marker] = Task.await(Task.async(fn -> Process.get(:"$callers") end))
+        assert is_pid(marker)
+      end
+
       Context.leave()
       assert Process.get(:"$callers") == nil
     end
@@ -179,10 +182,10 @@ defmodule BilldogEng.ContextTest do
       Context.put(distinct_id: "b")
     end)
 
-    assert [{^server, marker}] = :ets.lookup(Table, server)
+    assert [{_, marker}] = :ets.lookup(Table, {:process, server})
     assert [{^marker, %{distinct_id: "b"}}] = :ets.lookup(Table, marker)
     Agent.stop(server)
-    eventually(fn -> :ets.lookup(Table, server) == [] end)
+    eventually(fn -> :ets.lookup(Table, {:process, server}) == [] end)
     # As after five seconds.
     send(Table, {:forget, marker})
     eventually(fn -> :ets.lookup(Table, marker) == [] end)

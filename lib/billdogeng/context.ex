@@ -110,7 +110,9 @@ defmodule BilldogEng.Context do
   @spec clear() :: :ok
   def clear do
     leave()
-    Process.delete(@marker)
+
+    # Whoever comes next gets another marker.
+    with {_id, marker} <- Process.get(@marker), do: Process.put(@marker, {@marker, marker})
     Table.clear(self())
   end
 
@@ -122,9 +124,9 @@ defmodule BilldogEng.Context do
         Process.delete(@key)
 
       callers ->
-        # What a task had found must not be found again, by its own tasks neither: no context has this marker.
+        # What a task had found must not be found again, by its own tasks neither.
         Process.put(@key, :none)
-        Process.put(:"$callers", Table.mark(callers, self()))
+        Process.put(:"$callers", Table.mark(callers, Table.nobody()))
     end
 
     :ok
@@ -144,12 +146,14 @@ defmodule BilldogEng.Context do
   end
 
   # Tasks inherit `$callers` and nothing else of the process dictionary, and other libraries expect pids there. So a
-  # marker is the pid of a process that has ended. Another user has another one, and so has each anonymous context.
+  # marker is a pid: the process's own for its first user, later that of a process that has ended. Another user has
+  # another one, and so has each anonymous context.
   defp mark(id) do
     marker =
       case Process.get(@marker) do
         {^id, marker} when id != nil -> marker
-        _ -> spawn(fn -> :ok end)
+        nil -> self()
+        _another -> spawn(fn -> :ok end)
       end
 
     callers = unmark()
@@ -162,7 +166,7 @@ defmodule BilldogEng.Context do
   defp unmark do
     {_id, marker} = Process.get(@marker, {nil, nil})
     callers = Process.get(:"$callers", [])
-    left = callers |> Table.unmark(marker) |> Table.unmark(self())
+    left = callers |> Table.unmark(marker) |> Table.unmark(Table.nobody())
 
     case left do
       ^callers -> :ok

@@ -31,7 +31,7 @@ defmodule BilldogEng.Telemetry do
   reloaded twice.
 
   Handlers run in the process in which the event happens, and take one to three microseconds beside the capture;
-  `BilldogEng.Plug` as much a request, `BilldogEng.LiveView` a change of address. One that fails costs that event
+  `BilldogEng.Plug` a few microseconds a request, `BilldogEng.LiveView` as much a change of address. One that fails costs that event
   alone: it stays attached (what raises into `:telemetry` is detached for good), its first failure is logged, and all
   are counted in `handlers/0`.
 

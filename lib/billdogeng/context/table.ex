@@ -2,8 +2,8 @@ defmodule BilldogEng.Context.Table do
   @moduledoc false
   # Contexts, for tasks to find: no process is ever asked for its own.
   #
-  #     {pid, marker}       of a process that has put a context
-  #     {marker, context}   false once the context was taken out
+  #     {{:process, pid}, marker}   of a process that has put a context
+  #     {marker, context}           false once the context was taken out
   #
   # A marker stands for one user in one process. Tasks inherit it in `$callers`, where it is found by standing there
   # twice. So a task has the context of the request that started it, whoever is served by the same process since. A
@@ -28,13 +28,13 @@ defmodule BilldogEng.Context.Table do
   def put(pid, marker, context) do
     :ets.insert(__MODULE__, {marker, context})
 
-    case :ets.lookup(__MODULE__, pid) do
-      [{_, ^marker}] ->
+    case marker(pid) do
+      ^marker ->
         :ok
 
       before ->
-        :ets.insert(__MODULE__, {pid, marker})
-        GenServer.cast(__MODULE__, if(before == [], do: {:watch, pid}, else: {:replaced, before}))
+        :ets.insert(__MODULE__, {{:process, pid}, marker})
+        GenServer.cast(__MODULE__, if(before, do: {:replaced, before}, else: {:watch, pid}))
     end
   rescue
     # Where the library's application isn't running there is no table, and tasks find nothing.
@@ -43,7 +43,7 @@ defmodule BilldogEng.Context.Table do
 
   # The row stays: a task of a task must not find what is further up.
   def clear(pid) do
-    with [{_, marker}] <- :ets.lookup(__MODULE__, pid), do: :ets.insert(__MODULE__, {marker, false})
+    if marker = marker(pid), do: :ets.insert(__MODULE__, {marker, false})
     :ok
   rescue
     ArgumentError -> :ok
@@ -52,11 +52,16 @@ defmodule BilldogEng.Context.Table do
   # ── `$callers` ──
 
   @doc false
+  def mark(callers, nil), do: callers
   def mark(callers, marker), do: [marker, marker | callers]
 
   @doc false
   def unmark([marker, marker | callers], marker), do: callers
   def unmark(callers, _marker), do: callers
+
+  @doc false
+  # A marker that no context has; nil where there is no table.
+  def nobody, do: Process.whereis(__MODULE__)
 
   @doc false
   # The context of the nearest marker; nil where that has none, or none any more.
@@ -67,12 +72,16 @@ defmodule BilldogEng.Context.Table do
   @doc false
   # The context of that process, whoever asks; nil where it has none.
   def of(pid) do
-    case :ets.lookup(__MODULE__, pid) do
-      [{_, marker}] -> context(marker)
-      [] -> nil
-    end
+    if marker = marker(pid), do: context(marker)
   rescue
     ArgumentError -> nil
+  end
+
+  defp marker(pid) do
+    case :ets.lookup(__MODULE__, {:process, pid}) do
+      [{_, marker}] -> marker
+      [] -> nil
+    end
   end
 
   defp context(marker) do
@@ -92,14 +101,14 @@ defmodule BilldogEng.Context.Table do
     {:noreply, state}
   end
 
-  def handle_cast({:replaced, rows}, state) do
-    forget_later(rows)
+  def handle_cast({:replaced, marker}, state) do
+    forget_later(marker)
     {:noreply, state}
   end
 
   @impl true
   def handle_info({:DOWN, _ref, :process, pid, _reason}, state) do
-    __MODULE__ |> :ets.take(pid) |> forget_later()
+    for {_, marker} <- :ets.take(__MODULE__, {:process, pid}), do: forget_later(marker)
     {:noreply, state}
   end
 
@@ -110,6 +119,5 @@ defmodule BilldogEng.Context.Table do
 
   def handle_info(_other, state), do: {:noreply, state}
 
-  defp forget_later([{_pid, marker}]), do: Process.send_after(self(), {:forget, marker}, @kept_for)
-  defp forget_later([]), do: :ok
+  defp forget_later(marker), do: Process.send_after(self(), {:forget, marker}, @kept_for)
 end
