@@ -162,7 +162,7 @@ defmodule BilldogEng.TelemetryHandlerTest do
       assert told.(event, request.(anonymous)) =~ "in ShopWeb.PageController: the visitor is anonymous"
 
       assert told.(event, %{conn: %{private: %{}}, plug: ShopWeb.PageController}) =~
-               "in ShopWeb.PageController: BilldogEng.Plug did not run. Add it to the pipeline of the route"
+               "in ShopWeb.PageController: BilldogEng.Plug did not run. The request failed before it"
 
       channel = %{socket: %{channel: ShopWeb.RoomChannel, assigns: %{}}}
       assert told.(event, channel) =~ "in ShopWeb.RoomChannel: the socket has no user. Assign current_scope"

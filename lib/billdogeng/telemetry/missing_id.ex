@@ -57,7 +57,9 @@ defmodule BilldogEng.Telemetry.MissingId do
     "BilldogEng.LiveView did not run. Add it to the on_mount of the view's live_session, or of the view"
   end
 
-  defp why(nil, %{conn: _}), do: "BilldogEng.Plug did not run. Add it to the pipeline of the route"
+  defp why(nil, %{conn: _}) do
+    "BilldogEng.Plug did not run. The request failed before it, or the pipeline of the route lacks it"
+  end
 
   defp why(nil, _metadata) do
     "the process has no context. BilldogEng.Plug, BilldogEng.LiveView, BilldogEng.Context.put/1 or the handler's " <>
