@@ -262,4 +262,33 @@ defmodule BilldogEng.PlugTest do
              {"page_viewed", "second", "of-second"}
            ]
   end
+
+  test "a crash that a web server logs after its request's process has ended is the request's user's" do
+    collector = start_collector()
+    client = start_client(collector)
+    handler = :"plug_#{System.unique_integer([:positive])}"
+    :ok = :logger.add_handler(handler, BilldogEng.LoggerHandler, %{config: %{client: client}})
+    on_exit(fn -> :logger.remove_handler(handler) end)
+
+    {owner, ref} =
+      spawn_monitor(fn ->
+        %{assigns: %{current_user: %{id: "u1"}}}
+        |> conn()
+        |> through()
+        |> Map.put(:status, 500)
+        |> Plug.Conn.run_before_send()
+      end)
+
+    assert_receive {:DOWN, ^ref, :process, ^owner, :normal}, 5_000
+    # The conn as it was before all plugs, as Plug.Cowboy has it.
+    metadata = [
+      crash_reason: {%RuntimeError{message: "s3cret"}, []},
+      domain: [:cowboy],
+      conn: %{owner: owner}
+    ]
+
+    capture_log(fn -> Logger.error("request failed", metadata) end)
+    assert Analytics.flush(client) == :ok
+    assert [%{"event_name" => "$exception", "user_id" => "u1"}] = Collector.events(collector)
+  end
 end

@@ -7,7 +7,8 @@ defmodule BilldogEng.Context.Table do
   #
   # A marker stands for one user in one process. Tasks inherit it in `$callers`, where it is found by standing there
   # twice. So a task has the context of the request that started it, whoever is served by the same process since. A
-  # marker that was replaced, or whose process has ended, is kept for a while: tasks often ask late.
+  # marker that was replaced, or whose process has ended, is kept for a while: tasks often ask late, and a web server may
+  # log a crash once the request's process has ended.
   #
   # Only a process itself writes its rows. The server owns the table and deletes.
 
@@ -108,16 +109,17 @@ defmodule BilldogEng.Context.Table do
 
   @impl true
   def handle_info({:DOWN, _ref, :process, pid, _reason}, state) do
-    for {_, marker} <- :ets.take(__MODULE__, {:process, pid}), do: forget_later(marker)
+    forget_later({:process, pid})
+    if marker = marker(pid), do: forget_later(marker)
     {:noreply, state}
   end
 
-  def handle_info({:forget, marker}, state) do
-    :ets.delete(__MODULE__, marker)
+  def handle_info({:forget, key}, state) do
+    :ets.delete(__MODULE__, key)
     {:noreply, state}
   end
 
   def handle_info(_other, state), do: {:noreply, state}
 
-  defp forget_later(marker), do: Process.send_after(self(), {:forget, marker}, @kept_for)
+  defp forget_later(key), do: Process.send_after(self(), {:forget, key}, @kept_for)
 end
