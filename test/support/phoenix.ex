@@ -81,6 +81,8 @@ defmodule ShopWeb.Router do
       ["plain", _] -> found("/plain/:id")
       ["nohook", "plain", _] -> found("/nohook/plain/:id")
       ["tea ☕", _] -> found("/tea ☕/:id")
+      [page] when page in ["plain", "bounce", "redirecter", "guarded2", "params_nav"] -> found("/" <> page)
+      ["patcher" | rest] -> found(Enum.join(["/patcher" | rest], "/"))
       _ -> :error
     end
   end
