@@ -70,6 +70,10 @@ defmodule BilldogEng.Visitor do
 
   @doc """
   Takes the visitor's distinct ID out of the session.
+
+      iex> private = %{plug_session: %{"billdogeng_visitor" => "visitor-1"}, billdogeng_visitor: "visitor-1"}
+      iex> BilldogEng.Visitor.forget(%{private: private})
+      %{private: %{plug_session: %{}}}
   """
   @spec forget(conn) :: conn when conn: map()
   def forget(%{private: private} = conn) do
