@@ -226,6 +226,16 @@ defmodule BilldogEng do
   defdelegate purge(client), to: Analytics
 
   @doc """
+  See `BilldogEng.Analytics.set_mode/2`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.set_mode(client, :disabled)
+      :ok
+  """
+  @spec set_mode(Analytics.server(), :live | :disabled) :: :ok | {:error, Error.t()}
+  defdelegate set_mode(client, mode), to: Analytics
+
+  @doc """
   See `BilldogEng.Analytics.stats/1`.
 
       iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)

@@ -52,13 +52,16 @@ defmodule BilldogEng.Analytics do
 
   alias BilldogEng.Test.Store
 
+  @not_live "the client was started with mode: :disabled or without a key, and has nothing to send with: " <>
+              "start it with mode: :live and a key, and switch it off by set_mode/2"
+
   @typedoc "A client: its pid, its name, or the struct of `BilldogEng.new/2`."
   @type server :: GenServer.server() | BilldogEng.t()
 
   @typedoc """
   The accounts of a client: `captured = delivered + dropped + queued`.
 
-    * `:mode` - `:live`, or `:test` or `:disabled`, in which nothing is sent
+    * `:mode` - `:live`, or `:test` or `:disabled`, in which nothing is sent; after `set_mode/2`, the mode of now
     * `:captured`, `:delivered` - events handed in, and accepted by the ingest; what a spool held at the start
       counts as captured
     * `:queued`, `:queued_bytes` - events not yet delivered, those in flight among them, and the bytes of
@@ -471,6 +474,50 @@ defmodule BilldogEng.Analytics do
   end
 
   @doc """
+  Switches captures off (`:disabled`) and on again (`:live`), while the client runs.
+
+  Once this has returned, events and person updates are counted and dropped (`disabled` in `stats/1`), by every
+  process and handler. Events that were queued before are delivered all the same; `purge/1` drops those. `:live`
+  restores what the client was started as, which for `mode: :test` is `:test`.
+
+  Returns `{:error, %BilldogEng.Error{}}` with the code `"NOT_LIVE"` for `:live` where the client was started with
+  `mode: :disabled` or without a key: it has nothing to send with. A client that is started again, by its supervisor or
+  by a deployment, has the mode of its options.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.Analytics.set_mode(client, :disabled)
+      :ok
+      iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
+      iex> BilldogEng.Analytics.stats(client).dropped
+      %{disabled: 1}
+      iex> BilldogEng.Analytics.set_mode(client, :live)
+      :ok
+  """
+  @spec set_mode(server(), :live | :disabled) :: :ok | {:error, Error.t()}
+  def set_mode(server, mode) when mode in [:live, :disabled] do
+    server = unwrap(server)
+
+    case whereis(server) do
+      pid when is_pid(pid) and node(pid) == node() ->
+        case Native.set_mode(pid, mode) do
+          :ok -> :ok
+          :error -> {:error, Error.new(@not_live, 0, "NOT_LIVE")}
+          :no_client -> no_client(server, :set_mode)
+        end
+
+      nil ->
+        no_client(server, :set_mode)
+
+      remote ->
+        remote_call(remote, :set_mode, server, [mode])
+    end
+  end
+
+  def set_mode(_server, mode) do
+    raise ArgumentError, "set_mode/2 takes :live or :disabled, got: #{inspect(mode)}"
+  end
+
+  @doc """
   The client's accounts, at once: this waits for no flush. Only of a client that is just starting it waits for the
   end of that.
 
@@ -744,8 +791,8 @@ defmodule BilldogEng.Analytics do
   defp no_client(server, request), do: exit({:noproc, {GenServer, :call, [server, request, :infinity]}})
 
   # What the original's messages have no word for is asked of this module there.
-  defp remote_call(remote, function, server) do
-    :erpc.call(node_of(remote), __MODULE__, function, [there(remote)])
+  defp remote_call(remote, function, server, args \\ []) do
+    :erpc.call(node_of(remote), __MODULE__, function, [there(remote) | args])
   catch
     _, _ -> no_client(server, function)
   end

@@ -9,7 +9,7 @@ defmodule BilldogEng.Application do
 
   @impl true
   def start(_type, _args) do
-    tables = [{PidTable, BilldogEng.Context.Table}, {PidTable, BilldogEng.Hooks}]
+    tables = [BilldogEng.Context.Table, {PidTable, BilldogEng.Hooks}]
 
     children =
       tables ++

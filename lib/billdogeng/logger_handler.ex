@@ -238,6 +238,13 @@ defmodule BilldogEng.LoggerHandler do
     end
   end
 
+  # Cowboy has a process for each request, and another one logs that it has crashed.
+  defp context_id(%{conn: %{owner: owner}}) when is_pid(owner) and owner != self() do
+    guarded(fn ->
+      with %{distinct_id: id} <- Context.Table.of(owner), do: id
+    end)
+  end
+
   # Of the process that crashed: no other's is asked for.
   defp context_id(meta) do
     if meta.pid == self(),

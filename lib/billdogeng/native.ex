@@ -54,6 +54,7 @@ defmodule BilldogEng.Native do
   # ── the owner ──
   def start(_options, _hooks, _label), do: no_library()
   def command(_owner, _name, _id), do: no_library()
+  def set_mode(_owner, _mode), do: no_library()
   def tidings(_owner), do: no_library()
   def tidings_dirty(_owner), do: no_library()
   def stats(_owner), do: :no_client

@@ -301,8 +301,8 @@ defmodule BilldogEng.Owner do
 
   # Told by the suspension's own lines.
   defp notice({:dropped, :quota, _count}, _kind, state), do: state
-  # Asked for.
-  defp notice({:dropped, :purged, _count}, _kind, state), do: state
+  # Asked for, by purge/1 and by set_mode/2.
+  defp notice({:dropped, reason, _count}, _kind, state) when reason in [:purged, :disabled], do: state
   defp notice({:dropped, reason, count}, kind, state), do: dropped(state, kind, reason, count)
 
   # Comes before the drops that it is for.

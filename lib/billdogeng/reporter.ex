@@ -86,7 +86,7 @@ defmodule BilldogEng.Reporter do
   # The owner may have ended with drops that it had still to sum up: one line names all that no line has named,
   # but for what the app itself took out. Where there is nothing of that kind nothing is logged.
   defp report(kind, stopped, stats, untold) do
-    untold = Map.drop(untold, [:before_send, :purged])
+    untold = Map.drop(untold, [:before_send, :purged, :disabled])
 
     if stats.queued > 0 do
       Logger.info(

@@ -86,6 +86,10 @@ defmodule BilldogEng.Using do
       @spec purge() :: :ok
       def purge, do: BilldogEng.Analytics.purge(__MODULE__)
 
+      @doc "See `BilldogEng.Analytics.set_mode/2`."
+      @spec set_mode(:live | :disabled) :: :ok | {:error, BilldogEng.Error.t()}
+      def set_mode(mode), do: BilldogEng.Analytics.set_mode(__MODULE__, mode)
+
       @doc "See `BilldogEng.Analytics.stats/1`."
       @spec stats() :: BilldogEng.Analytics.stats()
       def stats, do: BilldogEng.Analytics.stats(__MODULE__)

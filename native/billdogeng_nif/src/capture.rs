@@ -90,7 +90,7 @@ fn disown<'a>(owner: Term<'a>) -> Atom {
 fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> Term<'a> {
     let env = marker.get_env();
     let max_bytes = entry.client.max_event_bytes();
-    if entry.mode == Mode::Disabled {
+    if entry.mode() == Mode::Disabled {
         return answer(Some(entry.client.give_up(Reason::Disabled))).encode(env);
     }
     if entry.hooks.is_some() && nil() == marker {
@@ -106,7 +106,7 @@ fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> 
                 if let Some(at) = replaced.first {
                     entry.client.tell_replaced(|| Place::in_event(&bytes, at));
                 }
-                match entry.mode {
+                match entry.started {
                     Mode::Test => {
                         entry.client.hand_back(replaced.count);
                         (self::event(), value::decode(env, &bytes)).encode(env)

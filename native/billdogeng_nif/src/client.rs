@@ -125,7 +125,7 @@ impl Handle {
 
 /// From here on the client is on its own. Only signals: this runs on schedulers.
 fn drain(entry: &Entry) {
-    if entry.draining.swap(true, Ordering::AcqRel) || entry.mode != Mode::Live {
+    if entry.draining.swap(true, Ordering::AcqRel) || entry.started != Mode::Live {
         return;
     }
     let lane = entry.lane.close();
@@ -180,7 +180,7 @@ pub fn start_lane(owner: Term, entry: &Entry) -> io::Result<Arc<Client>> {
     let config = entry.client.config_for_person_updates();
     let owner = owner.decode().map_err(|_| io::ErrorKind::InvalidInput)?;
     let kind = Kind::PersonUpdate;
-    match entry.mode {
+    match entry.started {
         Mode::Live => Client::start(
             config,
             Box::new(Messages {
@@ -282,7 +282,8 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<
     let key = registry::key(owner.encode(env));
     let entry = Arc::new(Entry {
         client,
-        mode,
+        started: mode,
+        off: AtomicBool::new(false),
         groups,
         insert_ids,
         person_profiles: options.person_profiles.and_then(person_profiles_of),
@@ -315,7 +316,7 @@ fn command<'a>(env: Env<'a>, owner: Term<'a>, name: Atom, id: u64) -> Term<'a> {
         name if name == tick() => (Command::Tick, false),
         _ => return error().encode(env),
     };
-    registry::with(owner, |entry| match entry.mode {
+    registry::with(owner, |entry| match entry.started {
         // Its flush thread may have ended, and would never reply.
         _ if entry.draining.load(Ordering::Acquire) => None,
         Mode::Live => {
@@ -327,6 +328,21 @@ fn command<'a>(env: Env<'a>, owner: Term<'a>, name: Atom, id: u64) -> Term<'a> {
     })
     .flatten()
     .map_or_else(|| no_client().encode(env), |replies| replies.encode(env))
+}
+
+/// Switches the captures of `owner`'s client off and on again. `:error` where it can't be switched on: it was
+/// started without a flush thread.
+#[rustler::nif]
+fn set_mode(owner: Term, mode: Atom) -> Atom {
+    let off = mode == disabled();
+    registry::with(owner, |entry| {
+        if !off && entry.started == Mode::Disabled {
+            return error();
+        }
+        entry.off.store(off, Ordering::Release);
+        ok()
+    })
+    .unwrap_or_else(no_client)
 }
 
 /// `{notices, missed, sleep, replies}`: what has come up since the last call, or `:dirty` where to make terms of
@@ -390,7 +406,7 @@ fn stats<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
         let counted = entry.client.stats();
         let stats = stats_to_term(env, &counted);
         let stats = put_status(env, stats, &counted, Some(&entry.client));
-        let stats = stats.map_put(mode(), mode_to_atom(entry.mode));
+        let stats = stats.map_put(mode(), mode_to_atom(entry.mode()));
         let stats = stats.and_then(|stats| stats.map_put(person_updates(), updates));
         stats.ok()
     })

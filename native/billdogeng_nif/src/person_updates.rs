@@ -111,7 +111,7 @@ fn update_by<'a>(
     normal: bool,
 ) -> Term<'a> {
     let env = update.get_env();
-    if entry.mode == Mode::Disabled {
+    if entry.mode() == Mode::Disabled {
         return answer(Some(client.give_up(Reason::Disabled))).encode(env);
     }
     encoded(
@@ -124,7 +124,7 @@ fn update_by<'a>(
                 if let Some(at) = replaced.first {
                     client.tell_replaced(|| Place::in_event(&bytes, at));
                 }
-                if entry.mode == Mode::Test {
+                if entry.started == Mode::Test {
                     client.hand_back(replaced.count);
                     return (self::update(), value::decode(env, &bytes)).encode(env);
                 }

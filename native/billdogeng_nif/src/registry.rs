@@ -12,7 +12,7 @@ use rustler::sys::ErlNifTerm;
 use rustler::{Env, Term};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::sync::atomic::{AtomicBool, AtomicU8};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, LazyLock};
 
 /// What becomes of a client's events.
@@ -29,8 +29,10 @@ pub enum Mode {
 /// A client and what its captures need beside it.
 pub struct Entry {
     pub client: Arc<Client>,
-    /// Only a live one has a flush thread.
-    pub mode: Mode,
+    /// As which it was started: only a live one has a flush thread.
+    pub started: Mode,
+    /// Switched off at run time: captures are counted, what is queued is still sent.
+    pub off: AtomicBool,
     pub groups: GroupIndex,
     /// Whether each event is given an `$insert_id`.
     pub insert_ids: bool,
@@ -44,6 +46,17 @@ pub struct Entry {
     pub draining: AtomicBool,
     /// Kinds of failures of its hooks that were reported, one bit each.
     pub failures: AtomicU8,
+}
+
+impl Entry {
+    /// What becomes of events that are captured now.
+    pub fn mode(&self) -> Mode {
+        if self.off.load(Ordering::Acquire) {
+            Mode::Disabled
+        } else {
+            self.started
+        }
+    }
 }
 
 /// A term of Elixir's, kept for whoever captures: in the external format, since terms of an environment of
