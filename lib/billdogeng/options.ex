@@ -461,7 +461,7 @@ defmodule BilldogEng.Options do
   defp mfa?(_value, _given), do: false
 
   defp key?(key) when is_atom(key), do: key |> Atom.to_string() |> key?()
-  defp key?(key), do: text?(key) and not (String.trim(key) =~ ~r/[[:cntrl:]]/)
+  defp key?(key), do: text?(key) and not (String.trim(key) =~ ~r/[[:cntrl:]]/u)
 
   # What can be handed over as text: anything else would raise there, with all options in the report.
   defp text?(value), do: is_binary(value) and String.valid?(value)
