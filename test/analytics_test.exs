@@ -397,6 +397,9 @@ defmodule BilldogEng.AnalyticsTest do
         assert Analytics.flush(client) == :ok
       end
 
+      # Letters beyond ASCII are no control characters, byte for byte.
+      assert {:ok, %{api_key: "k…ĀÀ"}} = BilldogEng.new("k…ĀÀ", host: nobody(), shutdown_timeout: 0)
+
       assert {:ok, %{api_key: "key"} = client} = BilldogEng.new("key\n", host: Collector.url(collector))
       BilldogEng.capture(client, "u", "e")
       assert BilldogEng.flush(client) == :ok

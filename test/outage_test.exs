@@ -93,6 +93,15 @@ defmodule BilldogEng.OutageTest do
       end
     end
 
+    test "have a message of any length in one line" do
+      message = "no\n[error] forged\r\n" <> String.duplicate("é", 100_000)
+      {_, {:warning, line}} = Outage.failed(%Outage{}, 20, Error.new(message, 400), words(), 0)
+      assert line =~ "answered 400: no [error] forged éé"
+      assert line =~ "é…. 20 event(s)"
+      assert String.length(line) < 1_000
+      refute line =~ ~r/[[:cntrl:]]/u
+    end
+
     test "name the proxy, without its password" do
       transport = %{host: "https://me:pa55@api.example/v1", proxy: "http://me:pa55@proxy:3128"}
       words = words(:event, Diagnosis.route(transport))

@@ -26,17 +26,29 @@ defmodule BilldogEng.Diagnosis do
 
   @doc false
   # Returns `{cause, remedy}`.
-  def of(%{status: status} = error, route) when status > 0, do: answered(status, error, route)
+  def of(error, route), do: cause(%{error | message: shown(error.message)}, route)
 
-  def of(%{message: message, code: "INTERNAL_ERROR"}, _route) do
+  # Characters of a message that are shown: an ingest may say anything, at any length.
+  @most_shown 300
+
+  @doc false
+  # A message as it fits into one line of a log.
+  def shown(message) do
+    line = message |> String.slice(0, @most_shown) |> String.replace(~r/[[:cntrl:]]+/u, " ")
+    if String.length(message) > @most_shown, do: line <> "…", else: line
+  end
+
+  defp cause(%{status: status} = error, route) when status > 0, do: answered(status, error, route)
+
+  defp cause(%{message: message, code: "INTERNAL_ERROR"}, _route) do
     {message, "report this with the log to the library's maintainers"}
   end
 
-  def of(%{message: message, code: "INVALID_REQUEST"}, _route) do
+  defp cause(%{message: message, code: "INVALID_REQUEST"}, _route) do
     {"the request can't be made: #{message}", "look for a line break or other control characters in the key"}
   end
 
-  def of(%{message: message}, route) do
+  defp cause(%{message: message}, route) do
     cond do
       message =~ "proxy authorization required" ->
         unauthorised_proxy(route)

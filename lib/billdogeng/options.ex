@@ -9,6 +9,7 @@ defmodule BilldogEng.Options do
   # `config :billdogeng` has defaults for all clients; what a client is given stands above them.
 
   alias BilldogEng.{Address, Hooks, Native, Secret, Suggestion, Transport, Warning}
+  alias BilldogEng.Options.Effects
   require Logger
 
   defstruct [:name, :mode, :native, :hooks, :transport, :enable_logging]
@@ -82,7 +83,7 @@ defmodule BilldogEng.Options do
     Enum.each(given, &check/1)
     given = beneath(given, defaults)
     warn_of_unknown(given)
-    Enum.each(given, &warn_of_effect/1)
+    Enum.each(given, &Effects.warn/1)
 
     api_key = present(given[:api_key])
     transport = transport(given)
@@ -460,7 +461,7 @@ defmodule BilldogEng.Options do
   defp mfa?(_value, _given), do: false
 
   defp key?(key) when is_atom(key), do: key |> Atom.to_string() |> key?()
-  defp key?(key), do: text?(key) and not (String.trim(key) =~ ~r/[[:cntrl:]]/)
+  defp key?(key), do: text?(key) and not (String.trim(key) =~ ~r/[[:cntrl:]]/u)
 
   # What can be handed over as text: anything else would raise there, with all options in the report.
   defp text?(value), do: is_binary(value) and String.valid?(value)
@@ -471,8 +472,10 @@ defmodule BilldogEng.Options do
     raise ArgumentError, "invalid value for #{inspect(option)}: expected #{accepted}, got: #{shown(value)}"
   end
 
-  defp shown(value) when is_binary(value), do: value |> Address.shown() |> inspect(printable_limit: 200)
-  defp shown(value), do: inspect(value, limit: 10, printable_limit: 200)
+  @doc false
+  # A value as a message may show it.
+  def shown(value) when is_binary(value), do: value |> Address.shown() |> inspect(printable_limit: 200)
+  def shown(value), do: inspect(value, limit: 10, printable_limit: 200)
 
   # What passes the checks is read once more by those who will use it: they know best.
   defp check_natively(%{http: http, api_key: api_key}) do
@@ -508,56 +511,5 @@ defmodule BilldogEng.Options do
       unknown ->
         Warning.log("unknown options are ignored: #{Suggestion.listed(unknown, Keyword.keys(@defaults))}")
     end
-  end
-
-  # ── what any term has the effect of ──
-
-  defp warn_of_effect({:flush_at, value}) do
-    unless limit?(value) do
-      effect(
-        :flush_at,
-        value,
-        "a number of events or :infinity",
-        ":infinity: no number of events makes a flush due"
-      )
-    end
-  end
-
-  defp warn_of_effect({:max_queue_size, value}) do
-    unless limit?(value) do
-      effect(
-        :max_queue_size,
-        value,
-        "a number of events or :infinity",
-        ":infinity: only :max_queue_bytes is a bound"
-      )
-    end
-  end
-
-  defp warn_of_effect({:enable_logging, value}) do
-    unless value in [true, false, nil], do: effect(:enable_logging, value, "true or false", "false")
-  end
-
-  defp warn_of_effect({:group_type_index, value}) do
-    numbers? = is_map(value) and not is_struct(value) and Enum.all?(value, &(elem(&1, 1) in 0..4))
-
-    unless value == nil or numbers? do
-      effect(
-        :group_type_index,
-        value,
-        "a map of group types to numbers from 0 to 4",
-        "no number for what is none"
-      )
-    end
-  end
-
-  defp warn_of_effect(_checked), do: :ok
-
-  defp limit?(value), do: is_number(value) or value in [:infinity, nil]
-
-  defp effect(option, value, expected, effect) do
-    Warning.log(
-      "invalid value for #{inspect(option)}: expected #{expected}, got: #{shown(value)}; it has the effect of #{effect}"
-    )
   end
 end

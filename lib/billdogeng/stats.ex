@@ -2,6 +2,8 @@ defmodule BilldogEng.Stats do
   @moduledoc false
   # The counters of a client as people and programs read them: times as `DateTime`.
 
+  alias BilldogEng.Diagnosis
+
   @doc false
   def from_native(%{person_updates: updates} = stats), do: read(%{stats | person_updates: read(updates)})
 
@@ -36,7 +38,7 @@ defmodule BilldogEng.Stats do
 
   def last_error(error) do
     code = if error.code, do: " (#{error.code})", else: ""
-    "#{error.message}#{code} at #{shown(error.time)}"
+    "#{Diagnosis.shown(error.message)}#{code} at #{shown(error.time)}"
   end
 
   defp last_success(nil), do: "none yet"
