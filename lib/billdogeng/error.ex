@@ -6,7 +6,8 @@ defmodule BilldogEng.Error do
     * `:status` - the HTTP status; `0` where no answer came (refused, reset, timed out, unknown host)
     * `:code` - for programs: the ingest's own code, or `"NETWORK_ERROR"`, `"MALFORMED_RESPONSE"`,
       `"TIMEOUT"`; `nil` where the answer had none
-    * `:body` - the answer, decoded where it was JSON, else its text or `nil`
+    * `:body` - the answer, decoded where it was JSON, else its text or `nil`; of one over 64 KiB the first 64 KiB as
+      a string
 
       iex> error = BilldogEng.Error.new("HTTP 503", 503, nil, nil)
       iex> Exception.message(error)
