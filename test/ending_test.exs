@@ -49,7 +49,9 @@ defmodule BilldogEng.EndingTest do
     "its supervisor shut down by the one above": quote(do: fn _, _ -> stop_supervised(:above) end)
   ]
 
-  test "a refused connection does not end a client that has delivered before its time", %{collector: collector} do
+  test "a refused connection does not end a client that has delivered before its time", %{
+    collector: collector
+  } do
     opts = [api_key: "key", host: Collector.url(collector), flush_at: :infinity, flush_interval: 3_600_000]
     {:ok, client} = Analytics.start_link(opts ++ [max_retries: 0, shutdown_timeout: 30_000])
     Analytics.capture(client, "u", "e1")
