@@ -406,7 +406,8 @@ defmodule BilldogEng.Analytics do
   `:ok` when nothing of it is left and the ingest refused none; else the first
   `{:error, %BilldogEng.Error{}}`, and what was not delivered stays queued, but for events that the ingest
   refused by themselves. It ends any wait between attempts and any pause after a failed flush. While the
-  project's quota is used up it answers an error with the code `"QUOTA_LIMITED"` at once.
+  project's quota is used up it answers an error with the code `"QUOTA_LIMITED"` at once. An attempt in flight that
+  carries all of it is its first.
 
     * `:timeout` - ms to wait, `:infinity`; after that the answer is an error with the code `"TIMEOUT"`,
       and the flush goes on

@@ -5,7 +5,8 @@ defmodule BilldogEng.Error do
     * `:message` - for people
     * `:status` - the HTTP status; `0` where no answer came (refused, reset, timed out, unknown host)
     * `:code` - for programs: the ingest's own code, `nil` where its response has none, or one of those below
-    * `:body` - the answer, decoded where it was JSON, else its text or `nil`
+    * `:body` - the response, decoded if it is JSON, else its text or `nil`; of one over 64 KiB the first 64 KiB as
+      a string
 
   | code | status | |
   |---|---|---|

@@ -175,9 +175,10 @@ impl Client {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether to make something else of the next [`Client::tidings`] may take long, for the bodies in them.
-    pub fn has_long_tidings(&self) -> bool {
-        self.news().has_long_bodies()
+    /// As [`Client::tidings`], unless to make something else of them may take long, for the bodies in them.
+    pub fn short_tidings(&self) -> Option<Tidings> {
+        let mut news = self.news();
+        (!news.has_long_bodies()).then(|| news.take())
     }
 
     /// What there is to tell; after this the listener is woken anew, unless there is [`more`](Tidings::more).

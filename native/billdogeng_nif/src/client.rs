@@ -362,10 +362,13 @@ fn tidings_dirty<'a>(owner: Term<'a>) -> Term<'a> {
 
 pub fn tidings_of<'a>(owner: Term<'a>, client: &Client, normal: bool) -> Term<'a> {
     let env = owner.get_env();
-    if normal && client.has_long_tidings() {
+    let tidings = match normal {
+        true => client.short_tidings(),
+        false => Some(client.tidings()),
+    };
+    let Some(tidings) = tidings else {
         return dirty().encode(env);
-    }
-    let tidings = client.tidings();
+    };
     if let Some(owner) = owner.decode().ok().filter(|_| tidings.more) {
         let _ = env.send(&owner, billdogeng_news());
     }
