@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::queue::Batch;
 use crate::spool::{Page, Recovered, Spool};
-use crate::store::{Next, Store};
+use crate::store::{Next, Store, FIRST};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -119,7 +119,10 @@ pub(crate) struct State {
 impl State {
     pub fn new(config: &Config) -> Self {
         Self {
-            store: Store::default(),
+            store: match config.spool {
+                Some(_) => Store::with_room_below(),
+                None => Store::default(),
+            },
             captured: 0,
             delivered: 0,
             retries: 0,
@@ -143,6 +146,8 @@ impl State {
 
     /// The spool is open. What it holds counts, and has waited long enough: it is older than all that is queued.
     pub fn adopt(&mut self, spool: Arc<Spool>, recovered: &Recovered) {
+        // Until it has all that is queued, too.
+        self.opening = true;
         self.store.adopt(spool, recovered);
         self.captured += recovered.events;
         self.due |= recovered.events > 0;
@@ -158,16 +163,10 @@ impl State {
         done
     }
 
-    /// There is no spool, or none any more: what is on disk alone is given up.
+    /// There is no spool, for now.
     pub fn open_without(&mut self) {
-        let lost = self.store.forsake();
-        self.count_dropped(Reason::SpoolLost, lost);
         self.opening = false;
         self.enforce_bounds();
-    }
-
-    pub fn is_opening(&self) -> bool {
-        self.opening
     }
 
     /// Takes an event's JSON into the queue. Bounds come before the threshold, as in the original: a
@@ -312,6 +311,11 @@ impl State {
     pub fn give_up_below(&mut self, number: u64, reason: Reason) {
         let dropped = self.store.drop_below(number);
         self.count_dropped(reason, dropped);
+    }
+
+    /// All that an earlier run has left in the spool is given up.
+    pub fn give_up_recovered(&mut self, reason: Reason) {
+        self.give_up_below(FIRST, reason);
     }
 
     /// Events that the spool can't read back.
