@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::queue::Batch;
 use crate::spool::{Page, Recovered, Spool};
-use crate::store::{Next, Store, FIRST};
+use crate::store::{Next, Store};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
@@ -315,7 +315,8 @@ impl State {
 
     /// All that an earlier run has left in the spool is given up.
     pub fn give_up_recovered(&mut self, reason: Reason) {
-        self.give_up_below(FIRST, reason);
+        let dropped = self.store.drop_recovered();
+        self.count_dropped(reason, dropped);
     }
 
     /// Events that the spool can't read back.

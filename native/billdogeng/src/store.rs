@@ -169,6 +169,13 @@ impl Store {
         self.drop_below(self.queue.next())
     }
 
+    /// Gives up what the spool had when it was adopted, before it is told of anything else. Answers how many events
+    /// there were.
+    pub fn drop_recovered(&mut self) -> u64 {
+        self.remove(0..FIRST);
+        std::mem::take(&mut self.on_disk)
+    }
+
     /// Gives up what could not be read back from the disk. Answers how many events there were.
     pub fn lost(&mut self, numbers: Range<u64>) -> u64 {
         let before = self.len();
@@ -290,6 +297,7 @@ impl Store {
     }
 
     fn recount(&mut self) {
+        debug_assert!(self.behind.is_none(), "the spool has not heard of all yet");
         if let Some(spool) = &self.spool {
             let elsewhere = self.queue.len() as u64 + self.in_flight.events;
             self.on_disk = spool.live(0..self.queue.next()) - elsewhere;
