@@ -5,7 +5,7 @@ defmodule BilldogEng.Error do
     * `:message` - for people
     * `:status` - the HTTP status; `0` where no answer came (refused, reset, timed out, unknown host)
     * `:code` - for programs: the ingest's own code, or `"NETWORK_ERROR"`, `"MALFORMED_RESPONSE"`,
-      `"TIMEOUT"`; `nil` where the answer had none
+      `"TIMEOUT"`, `"SPOOL_ERROR"` (files of the spool can't be read or deleted for now); `nil` where the answer had none
     * `:body` - the answer, decoded where it was JSON, else its text or `nil`
 
       iex> error = BilldogEng.Error.new("HTTP 503", 503, nil, nil)
