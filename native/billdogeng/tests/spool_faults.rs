@@ -202,7 +202,7 @@ fn events_that_were_written_are_left_to_the_next_start_though_no_sync_succeeds()
             spooling.spool.append(n, b"1");
         }
         assert!(spooling.spool.close(LONG));
-        assert_eq!(spooling.spool.leave(), [100..150]);
+        assert_eq!(spooling.spool.leave(), vec![100..150; 1]);
         drop(spooling);
         fail(Kind::Fsync, false);
         fail(Kind::Write, false);
@@ -245,7 +245,7 @@ fn a_purge_that_can_not_delete_names_the_file_and_its_events_do_not_come_back() 
             let left = spooling.spool.undeleted().expect("it can't be deleted");
             assert_eq!((&left.path, left.fate), (&path, fate));
             assert!(left.to_string().contains("Input/output error"), "{left}");
-            for kind in more {
+            if let Some(kind) = more {
                 // The end tries again.
                 fail(kind, false);
             }
@@ -284,9 +284,7 @@ fn a_forward_step_of_the_clock_expires_nothing_in_this_life_or_the_next() {
         assert_eq!((spooling.events, spooling.spool.excess()), (12, None));
         spooling.close();
         // Without a step the system's clock says how old they are.
-        for path in [dir.join("clock")] {
-            fs::remove_file(path).expect("a step was noted");
-        }
+        fs::remove_file(dir.join("clock")).expect("a step was noted");
         ahead(60 * 86_400);
         let spooling = open(&options(dir));
         assert_eq!(spooling.until(Spool::excess), Excess::Expired(12));
