@@ -456,7 +456,11 @@ defmodule BilldogEng.Analytics do
 
   @doc """
   Gives up all that is queued, in memory and on disk (`purged` in `stats/1`), and the batch in flight, which may
-  have arrived all the same. `:ok` once nothing of it is left on disk.
+  have arrived all the same. Returns `:ok` once nothing of it is left on disk.
+
+  Returns an error with code `"SPOOL_ERROR"` that names the file if one could not be deleted. The file is emptied then,
+  or its events are marked as removed, so that no later start sends them; the message says if neither was possible. If
+  `:spool_dir` is not open for now, its events are deleted as soon as it is.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
@@ -465,7 +469,7 @@ defmodule BilldogEng.Analytics do
       iex> BilldogEng.Analytics.stats(client).dropped
       %{purged: 1}
   """
-  @spec purge(server()) :: :ok
+  @spec purge(server()) :: :ok | {:error, Error.t()}
   def purge(server) do
     case whereis(unwrap(server)) do
       pid when is_pid(pid) and node(pid) == node() -> GenServer.call(pid, :purge, :infinity)

@@ -16,6 +16,7 @@ defmodule BilldogEng.Error do
   | `"TIMEOUT"` | 0 | `flush/2` waited for its `:timeout`; the flush goes on |
   | `"ENDED"` | 0 | the client has ended: what was left of its flush was not sent |
   | `"PURGED"` | 0 | the client was purged while its flush was under way |
+  | `"SPOOL_ERROR"` | 0 | files of the spool can't be read or deleted for now; the message names the file |
   | `"INTERNAL_ERROR"` | 0 | the flush thread panicked; its events are kept |
   | `"INVALID_REQUEST"` | 0 | a path, a header or an option of `BilldogEng.Transport.request/2` that can't be sent |
   | `"INVALID_OPTION"` | 0 | an option of `BilldogEng.new/2` that can't be used |

@@ -112,7 +112,8 @@ defmodule BilldogEng.Owner do
 
   defp registered(answer), do: if(answer in [true, :yes], do: :ok, else: :taken)
 
-  # Whoever starts a client finds in its accounts what the spool has; captures don't wait for that.
+  # Whoever starts a client finds in its accounts what the spool has, unless the disk takes longer than some seconds.
+  # Captures don't wait for that.
   defp await_spool(%Options{native: %{spool: nil}}), do: :ok
   defp await_spool(_options), do: receive(do: (:billdogeng_open -> :ok))
 
@@ -340,7 +341,10 @@ defmodule BilldogEng.Owner do
   end
 
   defp notice({:no_spool, reason}, _kind, state) do
-    Logger.error("[BilldogEng:analytics] no :spool_dir, events are kept in memory alone: #{reason}")
+    Logger.error(
+      "[BilldogEng:analytics] no :spool_dir, events are kept in memory alone: #{reason}; it is tried again"
+    )
+
     state
   end
 
@@ -349,8 +353,22 @@ defmodule BilldogEng.Owner do
     state
   end
 
-  defp notice(:spool_resumed, _kind, state) do
-    Logger.info("[BilldogEng:analytics] the spool: events go to the disk again")
+  defp notice({:spool_resumed, what}, _kind, state) do
+    Logger.info("[BilldogEng:analytics] the spool: #{what}")
+    state
+  end
+
+  defp notice({:spool_opened, count}, kind, state) do
+    Logger.info("[BilldogEng:analytics] the spool: it is open now, with #{counted(kind, count)}")
+    state
+  end
+
+  defp notice({:spool_of_another, count}, kind, state) do
+    Logger.info(
+      "[BilldogEng:analytics] the spool: #{counted(kind, count)} in it were captured for another key or host, " <>
+        "and are sent with this client's"
+    )
+
     state
   end
 

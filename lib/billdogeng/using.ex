@@ -83,7 +83,7 @@ defmodule BilldogEng.Using do
       def shutdown, do: BilldogEng.Analytics.shutdown(__MODULE__)
 
       @doc "See `BilldogEng.Analytics.purge/1`."
-      @spec purge() :: :ok
+      @spec purge() :: :ok | {:error, BilldogEng.Error.t()}
       def purge, do: BilldogEng.Analytics.purge(__MODULE__)
 
       @doc "See `BilldogEng.Analytics.set_mode/2`."

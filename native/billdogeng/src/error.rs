@@ -44,6 +44,11 @@ impl Error {
         Self::without_answer("PURGED", "the client was purged")
     }
 
+    /// The spool's disk failed.
+    pub fn spool(message: impl Into<String>) -> Self {
+        Self::without_answer("SPOOL_ERROR", message)
+    }
+
     /// The ingest stores nothing for now: the project's quota is used up.
     pub fn quota_limited() -> Self {
         Self {

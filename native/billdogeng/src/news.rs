@@ -41,8 +41,12 @@ pub enum Notice {
     Suspended(Duration),
     /// The ingest takes events again; so many were given up for its quota.
     Resumed(u64),
-    /// The spool can't be had: events are in memory alone.
+    /// The spool can't be opened for now: events are in memory alone.
     NoSpool(OpenError),
+    /// It is open after all, with so many events.
+    SpoolOpened(u64),
+    /// So many events that it has were captured for another key or host.
+    SpoolOfAnother(u64),
     /// Something about the spool's disk.
     Spool(Problem),
     /// The flush thread panicked, and goes on.
@@ -57,7 +61,7 @@ pub enum Reply {
     /// Of `Settle`: how many events are not yet delivered.
     Settled(u64, u64),
     /// Of `Purge`.
-    Purged(u64),
+    Purged(u64, Result<(), Error>),
 }
 
 /// All that has come up since the last look.
@@ -204,7 +208,7 @@ pub struct LastWords {
 pub trait Listener: Send {
     /// There are tidings to take.
     fn news(&self);
-    /// The spool that there was to be is open, or can't be had, which a notice says.
+    /// The spool that there was to be is open; or it isn't, for now, and the start need not wait for it.
     fn opened(&self) {}
     /// The client has ended.
     fn ended(&self, last: LastWords);

@@ -125,7 +125,10 @@ pub(crate) struct State {
 impl State {
     pub fn new(config: &Config) -> Self {
         Self {
-            store: Store::default(),
+            store: match config.spool {
+                Some(_) => Store::with_room_below(),
+                None => Store::default(),
+            },
             captured: 0,
             delivered: 0,
             retries: 0,
@@ -149,6 +152,8 @@ impl State {
 
     /// The spool is open. What it holds counts, and has waited long enough: it is older than all that is queued.
     pub fn adopt(&mut self, spool: Arc<Spool>, recovered: &Recovered) {
+        // Until it has all that is queued, too.
+        self.opening = true;
         self.store.adopt(spool, recovered);
         self.captured += recovered.events;
         self.due |= recovered.events > 0;
@@ -164,16 +169,10 @@ impl State {
         done
     }
 
-    /// There is no spool, or none any more: what is on disk alone is given up.
+    /// There is no spool, for now.
     pub fn open_without(&mut self) {
-        let lost = self.store.forsake();
-        self.count_dropped(Reason::SpoolLost, lost);
         self.opening = false;
         self.enforce_bounds();
-    }
-
-    pub fn is_opening(&self) -> bool {
-        self.opening
     }
 
     /// Takes an event's JSON into the queue. Bounds come before the threshold, as in the original: a
@@ -330,6 +329,12 @@ impl State {
     /// Events that the spool can't keep, or has kept for too long: all below this number.
     pub fn give_up_below(&mut self, number: u64, reason: Reason) {
         let dropped = self.store.drop_below(number);
+        self.count_dropped(reason, dropped);
+    }
+
+    /// All that an earlier run has left in the spool is given up.
+    pub fn give_up_recovered(&mut self, reason: Reason) {
+        let dropped = self.store.drop_recovered();
         self.count_dropped(reason, dropped);
     }
 

@@ -28,6 +28,7 @@ use crate::threads;
 use crate::transport;
 use crate::waiters::Waiters;
 use failing::Failing;
+use opening::Opening;
 use reqwest::header::HeaderMap;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -70,6 +71,7 @@ mod attempts;
 mod failing;
 #[cfg(all(test, shuttle))]
 mod interleavings;
+mod opening;
 mod spooling;
 #[cfg(all(test, not(shuttle)))]
 mod tests;
@@ -142,6 +144,8 @@ pub(crate) struct Worker {
     unsynced: VecDeque<(u64, Vec<Reply>)>,
     /// Until when another client waits for the directory.
     wanted_until: Option<Instant>,
+    /// The spool, until it is open.
+    opening: Option<Opening>,
     drain_until: Option<Instant>,
     ended: bool,
 }
@@ -185,6 +189,7 @@ impl Worker {
             abandoned: false,
             unsynced: VecDeque::new(),
             wanted_until: None,
+            opening: None,
             drain_until: None,
             ended: false,
         }
@@ -198,7 +203,7 @@ impl Worker {
             .build()?;
         let mut worker = Self::new(client, listener);
         threads::spawn("billdogeng-flush", STACK, move || {
-            worker.open_spool();
+            worker.opening = Opening::begin(&worker.client);
             while !worker.ended {
                 let run = AssertUnwindSafe(|| runtime.block_on(worker.run()));
                 if catch_unwind(run).is_err() {
@@ -264,6 +269,9 @@ impl Worker {
                     let timeout = self.client.config.shutdown_timeout;
                     self.drain_until = Some(Instant::now() + timeout);
                     self.waiters.forget();
+                    if let Some(opening) = &mut self.opening {
+                        opening.let_go();
+                    }
                     self.now();
                     if let Some(flush) = &mut self.flush {
                         flush.attempts_left = u32::MAX;
@@ -326,6 +334,7 @@ impl Worker {
     /// Brings things forward as far as they go without waiting.
     fn step(&mut self, attempt: &mut Option<Attempt>) {
         let now = Instant::now();
+        let held = self.look_at_opening(now);
         self.look_at_spool(now);
         let out_of_time = [self.drain_until, self.handover()];
         let out_of_time = out_of_time.into_iter().flatten().any(|until| until <= now);
@@ -345,7 +354,7 @@ impl Worker {
             self.client.state().resume();
         }
         loop {
-            if self.flush.is_none() && !self.start_what_is_due(now) {
+            if self.flush.is_none() && (held || !self.start_what_is_due(now)) {
                 break;
             }
             let Some(flush) = &mut self.flush else { break };
@@ -359,6 +368,7 @@ impl Worker {
                 }
             }
             if flush.batch.is_none() {
+                self.adopt_spool();
                 match self.take_batch() {
                     Some(true) => {}
                     Some(false) => break,
@@ -497,10 +507,12 @@ impl Worker {
         let wait = match self.flush.as_ref().map(|flush| &flush.wait) {
             Some(Some(Wait::Until(until))) => Some(*until),
             Some(_) => None,
+            None if self.is_held() => None,
             None => self.paused_until.or(self.tick),
         };
         [
             wait,
+            self.opening.as_ref().and_then(Opening::deadline),
             self.drain_until,
             self.handover(),
             self.suspended_until,

@@ -28,7 +28,7 @@ rustler::atoms! {
     billdogeng_news, billdogeng_open, billdogeng_ended,
     flush, settle, shutdown, slept, tick, purge,
     dirty, flushed, flush_failed, dropped, refused_with, replaced_at, too_large_at, suspended, resumed, no_spool, spool_failed,
-    spool_resumed, panicked, settled,
+    spool_resumed, spool_opened, spool_of_another, panicked, settled,
     queue_full, too_large, rejected, quota, before_send, in_hook, failed, stopped, spool_full, expired, spool_lost, purged,
     disabled, unowned, nil, mode, live, test,
     event, person_update, person_updates, always, never, identified_only,
@@ -473,8 +473,12 @@ fn notice_to_term<'a>(env: Env<'a>, notice: &Notice) -> Term<'a> {
         Notice::TooLarge(place) => (too_large_at(), &place.event, &place.path).encode(env),
         Notice::Suspended(duration) => (suspended(), duration.as_secs()).encode(env),
         Notice::Resumed(given_up) => (resumed(), given_up).encode(env),
+        Notice::SpoolOpened(events) => (spool_opened(), events).encode(env),
+        Notice::SpoolOfAnother(events) => (spool_of_another(), events).encode(env),
         Notice::NoSpool(failed) => (no_spool(), failed.to_string()).encode(env),
-        Notice::Spool(Problem::Resumed) => spool_resumed().encode(env),
+        Notice::Spool(problem @ (Problem::Resumed | Problem::Readable)) => {
+            (spool_resumed(), problem.to_string()).encode(env)
+        }
         Notice::Spool(problem) => (spool_failed(), problem.to_string()).encode(env),
         Notice::Panicked => panicked().encode(env),
     }
@@ -497,9 +501,11 @@ impl<'a> Errors<'a> {
 
 fn reply_to_term<'a>(env: Env<'a>, reply: &Reply, errors: &mut Errors<'a>) -> Term<'a> {
     match reply {
-        Reply::Flushed(id, Ok(())) => (id, ok()).encode(env),
+        Reply::Flushed(id, Ok(())) | Reply::Purged(id, Ok(())) => (id, ok()).encode(env),
         Reply::Flushed(id, Err(failed)) => (id, (error(), errors.term(env, failed))).encode(env),
-        Reply::Purged(id) => (id, ok()).encode(env),
+        Reply::Purged(id, Err(failed)) => {
+            (id, (error(), value::error_to_term(env, failed))).encode(env)
+        }
         Reply::Settled(id, queued) => (id, (settled(), queued)).encode(env),
     }
 }

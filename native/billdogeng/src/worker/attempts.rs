@@ -216,7 +216,7 @@ impl Worker {
         }
     }
 
-    fn attempt_failed(&mut self, failure: Failure) {
+    pub(super) fn attempt_failed(&mut self, failure: Failure) {
         let hold = failure.retry_after.and_then(policy::hold);
         let retryable = failure.is_retryable();
         if let Some(until) = self.drain_until {
