@@ -46,4 +46,5 @@ pub use place::Place;
 pub use policy::SUSPENSION;
 pub use reports::{Reports, Told};
 pub use state::{Reason, Stats};
+pub use threads::keep_mapped;
 pub use worker::Command;

@@ -28,4 +28,15 @@ mod value;
 mod vm;
 mod word;
 
-rustler::init!("Elixir.BilldogEng.Native");
+/// Called by the VM before any NIF; `false` refuses the load.
+fn load(_env: rustler::Env, _info: rustler::Term) -> bool {
+    match billdogeng::keep_mapped() {
+        Ok(()) => true,
+        Err(reason) => {
+            eprintln!("billdogeng: the native library can't be kept loaded: {reason}");
+            false
+        }
+    }
+}
+
+rustler::init!("Elixir.BilldogEng.Native", load = load);

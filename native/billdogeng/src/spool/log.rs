@@ -13,12 +13,12 @@ mod recover;
 
 use super::dir::Dir;
 use super::files;
+use super::platform::{FileExt, MetadataExt, OpenOptionsExt};
 use super::record::{self, Record, Records, SEGMENT_HEADER};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

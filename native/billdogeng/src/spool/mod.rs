@@ -31,8 +31,9 @@ mod error;
 mod files;
 mod live;
 mod log;
+mod platform;
 mod record;
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;
 mod thread;
 
