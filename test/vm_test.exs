@@ -158,6 +158,28 @@ defmodule BilldogEng.VMTest do
     assert {_, 0} = run(script, collector, dir)
   end
 
+  test "the native library stays mapped after the stub module is purged" do
+    # In a VM without a client: the VM itself keeps a library that has one.
+    script = ~S"""
+    mapped? = fn -> File.read!("/proc/self/maps") =~ "billdogeng_nif" end
+    alias BilldogEng.Native
+    {:module, Native} = Code.ensure_loaded(Native)
+    nil = Native.load_error()
+    for _ <- 1..2 do
+      true = :code.delete(Native)
+      :code.purge(Native)
+      IO.puts("mapped: #{mapped?.()}")
+      {:module, Native} = Code.ensure_loaded(Native)
+      nil = Native.load_error()
+    end
+    """
+
+    paths = ["-pa", Application.app_dir(:billdogeng, "ebin")]
+
+    assert {"mapped: true\nmapped: true\n", 0} =
+             System.cmd("elixir", paths ++ ["-e", script], stderr_to_stdout: true)
+  end
+
   test "without the library's application clients work all the same", %{tmp_dir: dir} do
     collector = start_collector()
 

@@ -1,4 +1,4 @@
-//! The library's own threads. They stand back for everybody else's.
+//! The library's own threads, and the code that they run. They stand back for everybody else's.
 //!
 //! What wakes one is often a capture. The system lets a thread that has slept run at once, where no processor is
 //! free in the place of the one that woke it: that caller would be held for as long as a batch takes to pack.
@@ -17,6 +17,70 @@ pub fn spawn(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> 
         body();
     })?;
     Ok(())
+}
+
+/// Keeps the shared library that this code is part of mapped until the process ends.
+///
+/// The VM unloads a library when the module that loaded it is purged. The library's threads run on.
+///
+/// # Errors
+/// The system's reason, or that the code is in no shared library: a program stays mapped anyway.
+#[cfg(unix)]
+pub fn keep_mapped() -> Result<(), String> {
+    use std::ffi::CStr;
+    use std::mem::MaybeUninit;
+
+    let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: the address is only looked up. `dladdr` writes the whole of `found` if it returns other than 0, and the
+    // path in it lives as long as the library, which is loaded now.
+    let path = unsafe {
+        if libc::dladdr(keep_mapped as *const libc::c_void, found.as_mut_ptr()) == 0 {
+            return Err("the system does not know the library that this code is in".into());
+        }
+        found.assume_init().dli_fname
+    };
+    // RTLD_NOLOAD: a file that has taken the path since is another library, whose initialisers must not run.
+    let flags = libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+    // SAFETY: the path is a C string, as above, and nothing is loaded. `dlerror` returns a C string, or nothing, that
+    // stays valid until this thread's next call of its kind.
+    unsafe {
+        // The handle is never closed, which alone would keep the library where a system ignores RTLD_NODELETE.
+        if !libc::dlopen(path, flags).is_null() {
+            return Ok(());
+        }
+        let reason = libc::dlerror();
+        Err(match reason.is_null() {
+            true => format!(
+                "{} is not a loaded library",
+                CStr::from_ptr(path).to_string_lossy()
+            ),
+            false => CStr::from_ptr(reason).to_string_lossy().into_owned(),
+        })
+    }
+}
+
+/// As on Unix, by the system's own means.
+#[cfg(windows)]
+pub fn keep_mapped() -> Result<(), String> {
+    use std::ffi::c_void;
+
+    const PIN: u32 = 1;
+    const FROM_ADDRESS: u32 = 4;
+
+    #[link(name = "kernel32")]
+    extern "system" {
+        fn GetModuleHandleExW(flags: u32, name: *const u16, module: *mut *mut c_void) -> i32;
+    }
+
+    let mut module = std::ptr::null_mut();
+    // SAFETY: with FROM_ADDRESS the second argument is any address within the module, here this function's. The
+    // system writes the module's handle, which is not used.
+    let pinned =
+        unsafe { GetModuleHandleExW(PIN | FROM_ADDRESS, keep_mapped as *const u16, &mut module) };
+    match pinned {
+        0 => Err(io::Error::last_os_error().to_string()),
+        _ => Ok(()),
+    }
 }
 
 /// Asks that the calling thread, and those that it starts, take their turn once a processor is free or somebody's

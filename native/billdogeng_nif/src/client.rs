@@ -6,20 +6,19 @@
 
 use crate::encode::GroupIndex;
 use crate::person_updates::Lane;
-use crate::profiles::PersonProfiles;
 use crate::registry::{self, Entry, Hooks, Mode};
 use crate::reports::Label;
 use crate::status::put_status;
 use crate::value;
 use billdogeng::spool::{self, Problem};
 use billdogeng::{
-    Client, Command, Config, Endpoint, Error, HttpConfig, LastWords, Listener, Notice, Proxy,
-    Reason, Reply, Report, Stats, Tidings,
+    Client, Command, Config, Draining, Endpoint, Error, HttpConfig, LastWords, Listener, Notice,
+    PersonProfiles, Proxy, Reason, Reply, Report, Stats, Tidings,
 };
 use rustler::env::OwnedEnv;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -136,27 +135,7 @@ fn drain(entry: &Entry) {
 }
 
 /// Clients without owner that have not ended yet.
-static DRAINING: Draining = Draining(AtomicUsize::new(0));
-
-/// Counts clients that drain.
-struct Draining(AtomicUsize);
-
-impl Draining {
-    fn add(&self, clients: usize) {
-        self.0.fetch_add(clients, Ordering::AcqRel);
-    }
-
-    fn count(&self) -> usize {
-        self.0.load(Ordering::Acquire)
-    }
-
-    /// A client has ended. Its last words are sent first: the reporter waits for them no longer than the count
-    /// is above zero.
-    fn end(&self, send_last_words: impl FnOnce()) {
-        send_last_words();
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
+static DRAINING: Draining = Draining::new();
 
 /// Who is told of ended clients.
 static REPORTER: Mutex<Option<LocalPid>> = Mutex::new(None);
@@ -591,17 +570,4 @@ fn dropped_to_term(env: Env<'_>, counts: [u64; Reason::ALL.len()]) -> Term<'_> {
     dropped.fold(Term::map_new(env), |map, (reason, count)| {
         map.map_put(reason_to_atom(*reason), count).unwrap_or(map)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_counts_as_draining_until_its_last_words_are_sent() {
-        let draining = Draining(AtomicUsize::new(0));
-        draining.add(1);
-        draining.end(|| assert_eq!(draining.count(), 1));
-        assert_eq!(draining.count(), 0);
-    }
 }

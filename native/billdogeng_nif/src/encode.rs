@@ -6,9 +6,9 @@
 //! `marker` is a reference made for that one event, so that nobody else's tuple is taken for it.
 
 use crate::names::Names;
-use crate::profiles::{self, PersonProfiles};
 use crate::vm::{self, Elements, Pairs};
 use billdogeng::json;
+use billdogeng::{PersonProfiles, PROCESS_PERSON_PROFILE};
 use num_bigint::{BigInt, Sign};
 use rustler::{Atom, Term, TermType};
 use std::collections::HashMap;
@@ -174,11 +174,11 @@ impl<'a> Encoder<'a> {
 
     /// Has the object written from `start` on say whether its event makes a profile, unless it does so itself.
     pub fn person_profile(&mut self, profiles: PersonProfiles, name: Range<usize>, start: usize) {
-        if self.lacks(start, profiles::PROPERTY) {
+        if self.lacks(start, PROCESS_PERSON_PROFILE) {
             let process = profiles.process(&self.out[name], &self.out[start..]);
             self.member(
                 start,
-                profiles::PROPERTY,
+                PROCESS_PERSON_PROFILE,
                 if process { "true" } else { "false" },
             );
         }

@@ -9,7 +9,6 @@
 //! | `names.rs` | atoms as JSON, kept |
 //! | `client.rs` | the NIFs of the owner: start, commands, tidings, accounts |
 //! | `person_updates.rs` | the NIFs of person updates, and their lane |
-//! | `profiles.rs` | which events make a profile of their person |
 //! | `registry.rs` | from an owner's pid to its client |
 //! | `reports.rs` | the NIFs of telemetry: what flush threads report |
 //! | `request.rs` | the NIF of `Transport.request/2` |
@@ -25,7 +24,6 @@ mod encode;
 mod json;
 mod names;
 mod person_updates;
-mod profiles;
 mod registry;
 mod reports;
 mod request;
@@ -34,4 +32,15 @@ mod value;
 mod vm;
 mod word;
 
-rustler::init!("Elixir.BilldogEng.Native");
+/// Called by the VM before any NIF; `false` refuses the load.
+fn load(_env: rustler::Env, _info: rustler::Term) -> bool {
+    match billdogeng::keep_mapped() {
+        Ok(()) => true,
+        Err(reason) => {
+            eprintln!("billdogeng: the native library can't be kept loaded: {reason}");
+            false
+        }
+    }
+}
+
+rustler::init!("Elixir.BilldogEng.Native", load = load);

@@ -4,10 +4,9 @@
 
 use crate::encode::GroupIndex;
 use crate::person_updates::Lane;
-use crate::profiles::PersonProfiles;
 use crate::word::WordHasher;
 use arc_swap::ArcSwap;
-use billdogeng::Client;
+use billdogeng::{Client, PersonProfiles};
 use rustler::sys::ErlNifTerm;
 use rustler::{Env, Term};
 use std::collections::HashMap;

@@ -1,6 +1,7 @@
 //! What of the VM's functions rustler has not, or only with more around it than a capture should pay.
 #![allow(unsafe_code)]
 
+use billdogeng::nearest;
 use rustler::sys::{
     enif_get_double, enif_get_int64, enif_get_list_cell, enif_get_tuple, enif_inspect_binary,
     enif_map_iterator_create, enif_map_iterator_destroy, enif_map_iterator_get_pair,
@@ -41,13 +42,6 @@ pub fn system_time_ms() -> i64 {
 fn os_time_ns() -> Option<i64> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     since.as_nanos().try_into().ok()
-}
-
-fn nearest(erlang: i64, os: Option<i64>) -> i64 {
-    match os {
-        Some(os) if erlang.abs_diff(os) > 1_000_000_000 => os,
-        _ => erlang,
-    }
 }
 
 /// The sum is made in ns and rounded down once, as the VM does: two roundings could land before a time that
@@ -228,25 +222,5 @@ impl Drop for Pairs<'_> {
     fn drop(&mut self) {
         // SAFETY: it was created, and is not used after this.
         unsafe { enif_map_iterator_destroy(self.map.get_env().as_c_arg(), &mut self.iterator) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::nearest;
-
-    #[test]
-    fn the_system_s_time_is_taken_where_erlang_s_is_off_by_more_than_a_second() {
-        const S: i64 = 1_000_000_000;
-        for (erlang, os, taken) in [
-            (10 * S, Some(10 * S), 10 * S),
-            (10 * S, Some(11 * S), 10 * S),
-            (10 * S, Some(9 * S), 10 * S),
-            (10 * S, Some(11 * S + 1), 11 * S + 1),
-            (10 * S, Some(9 * S - 1), 9 * S - 1),
-            (10 * S, None, 10 * S),
-        ] {
-            assert_eq!(nearest(erlang, os), taken);
-        }
     }
 }

@@ -4,12 +4,12 @@
 //! from it.
 
 use super::files;
+use super::platform::OpenOptionsExt;
 use ring::pbkdf2;
 use ring::rand::{SecureRandom, SystemRandom};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::num::NonZeroU32;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The name of the file.

@@ -6,10 +6,10 @@
 
 use super::error::OpenError;
 use super::files;
+use super::platform::{self, DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::collections::{HashMap, VecDeque};
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -48,6 +48,9 @@ impl Dir {
     /// Makes the directory where there is none, and holds it; where another client of this process does,
     /// that one is asked, and waited for; another process is waited for alone.
     pub fn hold(path: &Path, ask: Ask, patience: Duration) -> Result<Self, OpenError> {
+        if !platform::AVAILABLE {
+            return Err(OpenError::Unavailable(std::env::consts::OS));
+        }
         let failed = |what| move |error: io::Error| OpenError::io(what, path, &error);
         if !path.is_dir() {
             let mut builder = DirBuilder::new();
@@ -63,7 +66,7 @@ impl Dir {
         }
         if meta.mode() & 0o077 != 0 && is_ours(&path).map_err(failed("read"))? {
             // Where that is refused, what others may do decides below.
-            let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
+            let _ = platform::set_mode(&path, 0o700);
         }
         let meta = fs::metadata(&path).map_err(failed("look at"))?;
         if meta.mode() & 0o022 != 0 {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 /// Why a directory can't be a spool. The client goes on in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
+    /// A spool does not run on this operating system (its name).
+    Unavailable(&'static str),
     /// Another process holds the directory.
     Held(PathBuf),
     /// Another client of this process holds it, and did not let go of it in time.
@@ -30,6 +32,10 @@ impl OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unavailable(system) => write!(
+                f,
+                "a spool is not available on {system}, only on Linux, macOS and other Unix systems"
+            ),
             Self::Held(path) => write!(f, "{} is held by another process", path.display()),
             Self::InUse(path) => write!(f, "{} is held by another client", path.display()),
             Self::Exposed(path) => write!(

@@ -2,10 +2,11 @@
 //!
 //! Who may write to the directory is its owner alone; what stood in it before it was so may be anything.
 
+pub use super::platform::user;
+
+use super::platform::{OpenOptionsExt, O_NOFOLLOW, O_NONBLOCK};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Opens a file with its options.
@@ -18,7 +19,7 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file()) {
         return Err(irregular());
     }
-    let options = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let options = options.custom_flags(O_NOFOLLOW | O_NONBLOCK);
     let file = options.open(path)?;
     if file.metadata()?.is_file() {
         Ok(file)
@@ -42,10 +43,4 @@ fn irregular() -> io::Error {
 /// Whether [`open`] has refused what is no regular file.
 pub fn is_irregular(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none()
-}
-
-/// The user that this process makes files as: a pipe has an owner too, and needs no disk.
-pub fn user() -> io::Result<u32> {
-    let (pipe, _) = io::pipe()?;
-    Ok(File::from(OwnedFd::from(pipe)).metadata()?.uid())
 }

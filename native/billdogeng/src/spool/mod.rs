@@ -34,8 +34,9 @@ mod files;
 mod live;
 mod log;
 pub mod note;
+mod platform;
 mod record;
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests;
 mod thread;
 

@@ -2,9 +2,9 @@
 //! anew.
 
 use super::files;
+use super::platform::OpenOptionsExt;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The file's name.

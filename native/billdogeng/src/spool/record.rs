@@ -15,10 +15,10 @@
 //! `next` is as `after` of the segment's first record would be; a floor is written over where the disk takes
 //! nothing else, the two in turns, and all events below it are gone.
 
+use super::platform::FileExt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
 /// Bytes of a segment's header.
 pub const SEGMENT_HEADER: u64 = 64;

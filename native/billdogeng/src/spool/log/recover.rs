@@ -8,12 +8,12 @@ use crate::spool::dir::Dir;
 use crate::spool::error::{OpenError, Problem};
 use crate::spool::files;
 use crate::spool::live::{Live, Ranges};
+use crate::spool::platform::{FileExt, MetadataExt};
 use crate::spool::record::{self, Opening, Record, Records, SEGMENT_HEADER};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
 
 /// What was found in a directory.
 pub struct Found {

@@ -1,6 +1,6 @@
 //! `:person_profiles`: whose events make a profile of their person, said in `$process_person_profile`.
 
-use billdogeng::json;
+use crate::json;
 
 /// The property.
 pub const PROPERTY: &str = "$process_person_profile";
@@ -17,7 +17,9 @@ const TELLING: [&str; 3] = ["$set", "$set_once", "$groups"];
 /// Which events do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PersonProfiles {
+    /// All of them.
     Always,
+    /// None.
     Never,
     /// Those that say something of who the person is.
     IdentifiedOnly,
