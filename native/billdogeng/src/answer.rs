@@ -79,6 +79,8 @@ impl Failure {
 /// # Errors
 /// Any status but 2xx; a 2xx that isn't the ingest's, or says itself that it is none.
 pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Answer, Failure> {
+    // A byte order mark is no JSON, though some servers send one.
+    let body = body.strip_prefix("\u{FEFF}".as_bytes()).unwrap_or(body);
     let parsed: Option<Value> = serde_json::from_slice(body).ok();
     if !(200..300).contains(&status) {
         return Err(failure(status, parsed, body));
@@ -168,7 +170,6 @@ fn text(body: &[u8]) -> Option<Value> {
 
 fn is_html(content_type: &str, body: &[u8]) -> bool {
     let content_type = content_type.trim_start().to_ascii_lowercase();
-    let body = body.strip_prefix("\u{FEFF}".as_bytes()).unwrap_or(body);
     content_type.starts_with("text/html")
         || content_type.starts_with("application/xhtml")
         || body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<')
@@ -268,11 +269,12 @@ mod tests {
 
     #[test]
     fn a_quota_is_limited_by_a_list_at_the_top_alone() {
-        let cases: [(&[u8], bool); 5] = [
+        let cases: [(&[u8], bool); 6] = [
             (
                 br#"{"success":true,"data":{},"quota_limited":["events"]}"#,
                 true,
             ),
+            (b"\xEF\xBB\xBF{\"quota_limited\":[\"events\"]}", true),
             (br#"{"quota_limited":["events"]}"#, true),
             (br#"{"quota_limited":[]}"#, false),
             (br#"{"quota_limited":true}"#, false),

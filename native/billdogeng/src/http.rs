@@ -19,6 +19,9 @@ use std::time::{Duration, SystemTime};
 /// Which client a request is from.
 const USER_AGENT: &str = concat!("billdogeng-elixir/", env!("CARGO_PKG_VERSION"));
 
+/// Headers of one response. Proxies add to those of an ingest.
+const MOST_HEADERS: usize = 1_000;
+
 /// A client for one host. Connections stay with the runtime that they were opened on.
 pub struct Http {
     client: reqwest::Client,
@@ -49,6 +52,11 @@ impl Http {
         let client = client
             .tls_backend_preconfigured(ClientConfig::clone(&tls))
             .http1_only()
+            // The ingest has stored the batch: a malformed header, of a proxy for example, must not send it again.
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_max_headers(MOST_HEADERS)
             .redirect(redirect::Policy::none())
             .referer(false)
             .pool_max_idle_per_host(1)

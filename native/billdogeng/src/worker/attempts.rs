@@ -74,7 +74,11 @@ impl Worker {
                 };
                 self.refused(alone, Reason::Rejected, failure);
             }
-            Err(failure) => self.attempt_failed(failure),
+            Err(failure) => {
+                // A kept connection may end at a server that the name no longer stands for.
+                self.http = None;
+                self.attempt_failed(failure);
+            }
         }
     }
 
