@@ -81,7 +81,8 @@ impl Failure {
 pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Answer, Failure> {
     // A byte order mark is no JSON, though some servers send one.
     let body = body.strip_prefix("\u{FEFF}".as_bytes()).unwrap_or(body);
-    let parsed: Option<Value> = serde_json::from_slice(body).ok();
+    // One character in another encoding must not hide the rest.
+    let parsed: Option<Value> = serde_json::from_str(&String::from_utf8_lossy(body)).ok();
     if !(200..300).contains(&status) {
         return Err(failure(status, parsed, body));
     }
@@ -269,9 +270,13 @@ mod tests {
 
     #[test]
     fn a_quota_is_limited_by_a_list_at_the_top_alone() {
-        let cases: [(&[u8], bool); 6] = [
+        let cases: [(&[u8], bool); 7] = [
             (
                 br#"{"success":true,"data":{},"quota_limited":["events"]}"#,
+                true,
+            ),
+            (
+                b"{\"quota_limited\":[\"events\"],\"message\":\"d\xE9pass\xE9\"}",
                 true,
             ),
             (b"\xEF\xBB\xBF{\"quota_limited\":[\"events\"]}", true),

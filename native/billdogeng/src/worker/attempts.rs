@@ -75,8 +75,10 @@ impl Worker {
                 self.refused(alone, Reason::Rejected, failure);
             }
             Err(failure) => {
-                // A kept connection may end at a server that the name no longer stands for.
-                self.http = None;
+                // The kept connection may end at a server that the host's name no longer stands for.
+                if failure.error.status != 0 {
+                    self.http = None;
+                }
                 self.attempt_failed(failure);
             }
         }
