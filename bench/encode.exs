@@ -170,7 +170,7 @@ defmodule Bench.Encode do
   defp given(nil), do: nil
 
   defp given(path) do
-    {:ok, document} = BilldogEng.Collector.JSON.decode(File.read!(path))
+    {:ok, document} = BilldogEng.Native.json_decode(File.read!(path))
     if is_map(document), do: document, else: %{"document" => document}
   end
 

@@ -246,7 +246,7 @@ end
 
 defmodule Demo.Lines do
   # A line of the file to the arguments of capture/6, or what is wrong with it.
-  alias BilldogEng.Collector.JSON
+  alias BilldogEng.Native
 
   def parse(line) do
     with {:ok, event} <- decode(line),
@@ -261,7 +261,7 @@ defmodule Demo.Lines do
   end
 
   defp decode(line) do
-    case JSON.decode(line) do
+    case Native.json_decode(line) do
       {:ok, event} when is_map(event) -> {:ok, event}
       {:ok, _} -> {:error, "not a JSON object"}
       {:error, reason} -> {:error, "not JSON: #{reason}"}

@@ -5,9 +5,6 @@
 #
 # What is linked, on any target: neither what tests or builds need, nor macros, which run in the compiler.
 
-# Cargo speaks JSON; nothing of the project needs to be compiled for this.
-Code.require_file("lib/billdogeng/collector/json.ex")
-
 defmodule Licenses do
   @file_name "THIRD-PARTY-LICENSES"
   @names ~r/^(licen[sc]e|copying|copyright|notice|unlicense)/i
@@ -97,8 +94,23 @@ defmodule Licenses do
   end
 
   defp metadata do
-    {:ok, metadata} = BilldogEng.Collector.JSON.decode(cargo(~w(metadata --locked --format-version 1)))
-    metadata
+    decode(cargo(~w(metadata --locked --format-version 1)))
+  end
+
+  # Nothing of the project needs to be compiled for this: OTP has a decoder since 27, Debian has erlang-jiffy.
+  defp decode(json) do
+    cond do
+      Code.ensure_loaded?(:json) ->
+        {metadata, _, ""} = apply(:json, :decode, [json, nil, %{null: nil}])
+        metadata
+
+      Code.ensure_loaded?(:jiffy) ->
+        apply(:jiffy, :decode, [json, [:return_maps, :use_nil]])
+
+      true ->
+        IO.puts(:stderr, "bin/licenses: needs OTP 27, or Debian's erlang-jiffy, to read what cargo writes")
+        System.halt(1)
+    end
   end
 
   defp cargo(arguments) do

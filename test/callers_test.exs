@@ -101,6 +101,50 @@ defmodule BilldogEng.CallersTest do
     end
   end
 
+  test "an error of 1 MiB of JSON is one string of 64 KiB to all callers of a flush" do
+    collector = start_collector()
+    client = start_client(collector, max_retries: 0)
+    gate(collector)
+    Analytics.capture(client, "u", "e")
+    flushes = for _ <- 1..20, do: Task.async(fn -> Analytics.flush(client) end)
+    {handle, _} = at_gate()
+    eventually(fn -> map_size(:sys.get_state(client).calls) == 20 end)
+    body = ~s({"error":{"message":"no"},"more":[) <> :binary.copy("0,", 500_000) <> "0]}"
+    Collector.release(handle, {:json, 401, body})
+    kept = binary_part(body, 0, 65_536)
+
+    for result <- Task.await_many(flushes, 30_000),
+        do: assert({:error, %Error{status: 401, message: "no", body: ^kept}} = result)
+  end
+
+  test "an error of less is parsed" do
+    collector = start_collector()
+    client = start_client(collector, max_retries: 0)
+    body = ~s({"a":[) <> :binary.copy("0,", 30_000) <> "0]}"
+    Collector.respond(collector, {:json, 401, body})
+    Analytics.capture(client, "u", "e")
+    assert {:error, %Error{body: %{"a" => zeros}}} = Analytics.flush(client)
+    assert zeros == List.duplicate(0, 30_001)
+  end
+
+  test "thousands of flushes are all answered" do
+    collector = start_collector()
+    client = start_client(collector)
+    gate(collector)
+    Analytics.capture(client, "u", "e")
+    first = Task.async(fn -> Analytics.flush(client) end)
+    {handle, _} = at_gate()
+    # Of callers that have gone, as after their time-outs.
+    alias_of_nobody = make_ref()
+    for _ <- 1..5_000, do: send(client, {:"$gen_call", {self(), [:alias | alias_of_nobody]}, :flush})
+    last = Task.async(fn -> Analytics.flush(client) end)
+    eventually(fn -> map_size(:sys.get_state(client).calls) == 5_002 end)
+    Collector.release(handle, {:status, 401})
+    assert {:error, %Error{status: 401}} = Task.await(first, 30_000)
+    assert {:error, %Error{status: 401}} = Task.await(last, 30_000)
+    assert :sys.get_state(client).calls == %{}
+  end
+
   test "captures go on with an ingest that reads nothing" do
     collector = start_collector()
     line = start_supervised!({Line, collector: collector})

@@ -1,72 +1,21 @@
 defmodule BilldogEng.CollectorTest do
   use ExUnit.Case, async: true
 
+  import BilldogEng.RawHTTP
   import ExUnit.CaptureIO
 
   alias BilldogEng.Collector
-  alias BilldogEng.Collector.JSON
 
   doctest BilldogEng.Collector
   doctest BilldogEng.Collector.Ingest
-  doctest BilldogEng.Collector.JSON
+  doctest BilldogEng.Collector.Printer
 
   defp start(opts \\ []) do
     start_supervised!({Collector, opts})
   end
 
-  defp connect(collector) do
-    options = [:binary, active: false, packet: :raw]
-    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, Collector.port(collector), options)
-    socket
-  end
-
-  defp batch(names, key \\ "k") do
-    events =
-      Enum.map_join(names, ",", fn name ->
-        ~s({"event_name":"#{name}","event_timestamp":1,"properties":{"a":1},"user_id":"u"})
-      end)
-
-    ~s({"api_key":"#{key}","events":[#{events}]})
-  end
-
-  defp send_post(socket, body, headers \\ [], path \\ "/ingest-events") do
-    headers =
-      for {name, value} <-
-            [{"X-Api-Key", "k"}, {"Content-Length", "#{byte_size(body)}"}] ++ headers,
-          do: "#{name}: #{value}\r\n"
-
-    :ok = :gen_tcp.send(socket, ["POST #{path} HTTP/1.1\r\nHost: x\r\n", headers, "\r\n", body])
-  end
-
-  defp read_answer(socket) do
-    :inet.setopts(socket, packet: :http_bin)
-
-    with {:ok, {:http_response, _, status, _}} <- :gen_tcp.recv(socket, 0, 5_000) do
-      headers = read_headers(socket, %{})
-      length = headers |> Map.get("content-length", "0") |> String.to_integer()
-      :inet.setopts(socket, packet: :raw)
-      body = if length > 0, do: elem(:gen_tcp.recv(socket, length, 5_000), 1), else: ""
-      {status, headers, body}
-    end
-  end
-
-  defp read_headers(socket, read) do
-    case :gen_tcp.recv(socket, 0, 5_000) do
-      {:ok, {:http_header, _, name, _, value}} ->
-        read_headers(socket, Map.put(read, String.downcase("#{name}"), value))
-
-      {:ok, :http_eoh} ->
-        read
-    end
-  end
-
-  defp post(socket, body, headers \\ [], path \\ "/ingest-events") do
-    send_post(socket, body, headers, path)
-    read_answer(socket)
-  end
-
   defp code({_status, _headers, body}) do
-    {:ok, %{"success" => false, "error" => %{"code" => code}}} = JSON.decode(body)
+    {:ok, %{"success" => false, "error" => %{"code" => code}}} = BilldogEng.Native.json_decode(body)
     code
   end
 
@@ -195,6 +144,54 @@ defmodule BilldogEng.CollectorTest do
       assert lines == ~s(a u %{"a" => 1}\nb u %{"a" => 1}\n)
     end
 
+    test "marks the events that the real ingest refuses, and accepts them" do
+      body =
+        ~s({"api_key":"k","events":[) <>
+          ~s({"event_name":"a","event_timestamp":1,"properties":{},"user_id":"u"},) <>
+          ~s({"event_name":"","event_timestamp":1,"properties":[1],"user_id":null},) <>
+          ~s({"event_name":7,"event_timestamp":1,"properties":{},"user_id":""}]})
+
+      lines =
+        capture_io(fn ->
+          {:ok, collector} = Collector.start_link(print: true)
+          assert {200, _, _} = post(connect(collector), body)
+          [_, second, third] = Collector.events(collector)
+
+          assert Collector.invalid_events(collector) == [
+                   {second, ["event_name is empty", "user_id is nil", "properties is not a map: [1]"]},
+                   {third, ["event_name is not a string: 7", "user_id is empty"]}
+                 ]
+
+          assert %{events: 3, invalid: 2} = Collector.totals(collector)
+          :ok = Collector.reset(collector)
+          assert {Collector.invalid_events(collector), Collector.totals(collector).invalid} == {[], 0}
+          GenServer.stop(collector)
+        end)
+
+      assert lines == """
+             a u %{}
+             "" nil [invalid: event_name is empty, user_id is nil, properties is not a map: [1]] [1]
+             7 "" [invalid: event_name is not a string: 7, user_id is empty] %{}
+             """
+    end
+
+    test "prints a line a refused request" do
+      lines =
+        capture_io(fn ->
+          {:ok, collector} = Collector.start_link(print: true, api_key: "mine")
+          assert {401, _, _} = post(connect(collector), batch(~w(a b)))
+          socket = connect(collector)
+          :ok = :gen_tcp.send(socket, <<0x16, 0x03, 0x01>>)
+          assert {400, _, _} = read_answer(socket)
+          GenServer.stop(collector)
+        end)
+
+      assert lines == """
+             refused with 401: unknown API key
+             refused with 400: this is TLS: the collector has none, so its URL begins with http://
+             """
+    end
+
     test "counts only, with keep: false, and tells subscribers all the same" do
       collector = start(keep: false)
       :ok = Collector.subscribe(collector)
@@ -319,6 +316,49 @@ defmodule BilldogEng.CollectorTest do
     end
   end
 
+  test "start_link/1 raises for unknown options and wrong values, and names what it accepts" do
+    for {opts, message} <- [
+          {[prot: 1], "unknown option :prot, BilldogEng.Collector.start_link/1 expects one of: :name, "},
+          {[port: 65_536], "invalid value for :port: expected a port from 0 to 65535, got: 65536"},
+          {[port: "1"], "invalid value for :port: expected a port from 0 to 65535, got: \"1\""},
+          {[ip: "127.0.0.1"],
+           "invalid value for :ip: expected an address as a tuple, such as {127, 0, 0, 1}"},
+          {[ip: {1, 2}], "invalid value for :ip: expected an address as a tuple, such as {127, 0, 0, 1}"},
+          {[ip: {127, 0, 0, 256}],
+           "invalid value for :ip: expected an address as a tuple, such as {127, 0, 0, 1}"},
+          {[print: nil], "invalid value for :print: expected true or false, got: nil"},
+          {[read_timeout: 0],
+           "invalid value for :read_timeout: expected milliseconds as a positive integer, got: 0"},
+          {%{}, "BilldogEng.Collector.start_link/1 expects a keyword list, got: %{}"}
+        ] do
+      assert_raise ArgumentError, ~r/^#{Regex.escape(message)}/, fn -> Collector.start_link(opts) end
+    end
+
+    error = assert_raise ArgumentError, fn -> Collector.start_link(api_key: ~c"secret") end
+    assert error.message == "invalid value for :api_key: expected a string or nil"
+  end
+
+  test "it listens on IPv6 too" do
+    case Collector.start_link(ip: {0, 0, 0, 0, 0, 0, 0, 1}) do
+      {:ok, collector} -> assert Collector.url(collector) == "http://[::1]:#{Collector.port(collector)}"
+      # A machine without IPv6.
+      {:error, {reason, _message}} -> assert reason in [:eaddrnotavail, :eafnosupport]
+    end
+  end
+
+  test "without the native library it does not start, and the error says so" do
+    folder = Path.join(System.tmp_dir!(), "billdogeng_no_nif_#{System.pid()}")
+    ebin = Path.join(folder, "billdogeng/ebin")
+    on_exit(fn -> File.rm_rf!(folder) end)
+    File.mkdir_p!(ebin)
+    # Without its priv/.
+    File.cp_r!(Application.app_dir(:billdogeng, "ebin"), ebin)
+
+    script = "Process.flag(:trap_exit, true); IO.inspect(BilldogEng.Collector.start_link())"
+    {output, 0} = System.cmd("elixir", ["-pa", ebin, "-e", script], stderr_to_stdout: true)
+    assert output =~ ~r/{:error,\s+%BilldogEng.Error{\s*message: "the native library could not be loaded: /
+  end
+
   describe "ending" do
     test "leaves neither sockets nor processes" do
       {:ok, collector} = Collector.start_link()
@@ -364,54 +404,6 @@ defmodule BilldogEng.CollectorTest do
     end
   end
 
-  describe "JSON" do
-    test "values of every kind" do
-      for {text, value} <- [
-            {"0", 0},
-            {"-0", 0},
-            {"1e3", 1000.0},
-            {"-1.5E-2", -0.015},
-            {~s("\\u00e9\\ud83d\\ude00\\n\\/"), "é😀\n/"},
-            {" [ ] ", []},
-            {~s({"a":{"b":[true,false,null]},"a":1}), %{"a" => 1}},
-            {"1" <> String.duplicate("0", 400), Integer.pow(10, 400)}
-          ] do
-        assert JSON.decode(text) == {:ok, value}
-      end
-    end
-
-    test "refuses what RFC 8259 doesn't allow" do
-      for text <- [
-            "",
-            "01",
-            "1.",
-            ".5",
-            "+1",
-            "1e",
-            "1e999",
-            "nul",
-            "[1,]",
-            "{\"a\"}",
-            "{a:1}",
-            "{\"a\":1,}",
-            "1 2",
-            "'a'",
-            "\"a",
-            "\"\\x\"",
-            "\"\\u12g4\"",
-            "\"\\ud800\"",
-            "\"\\udc00\"",
-            "\"\\ud800\\u0041\"",
-            "\"\t\"",
-            <<?", 0xFF, ?">>,
-            <<0xEF, 0xBB, 0xBF, ?1>>
-          ] do
-        assert {:error, reason} = JSON.decode(text)
-        assert is_binary(reason)
-      end
-    end
-  end
-
   describe "mix billdogeng.collector" do
     test "starts it alone, says where, and takes events" do
       options = [:binary, line: 1_000, args: ["billdogeng.collector", "0"], env: [{~c"MIX_ENV", ~c"test"}]]
@@ -423,6 +415,43 @@ defmodule BilldogEng.CollectorTest do
       BilldogEng.Analytics.capture(client, "user-1", "signed_up", %{plan: "pro"})
       assert BilldogEng.Analytics.flush(client) == :ok
       assert_receive {^port, {:data, {:eol, ~s(signed_up user-1 %{"plan" => "pro"})}}}, 5_000
+    end
+
+    test "a port that was asked for and is taken is an error that names it" do
+      {:ok, other} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
+      {:ok, port} = :inet.port(other)
+      Process.flag(:trap_exit, true)
+      message = ~r/cannot listen on 127.0.0.1:#{port}: address already in use.*billdogeng.collector 0/
+      assert_raise Mix.Error, message, fn -> Mix.Tasks.Billdogeng.Collector.start!(port, 0) end
+    end
+
+    test "a second collector is an error that names the first, whatever its mode is" do
+      collector = start()
+      port = Collector.port(collector)
+      Process.flag(:trap_exit, true)
+
+      for mode <- [:ok, :hang, :reset, {:gate, self()}], {asked, default} <- [{nil, port}, {port, 0}] do
+        Collector.respond(collector, mode)
+        message = ~r/a collector listens on http:..127.0.0.1:#{port} already/
+        assert_raise Mix.Error, message, fn -> Mix.Tasks.Billdogeng.Collector.start!(asked, default) end
+      end
+
+      assert Collector.request_count(collector) == 0
+    end
+
+    test "a default port that another program has is left for a free one, and the host: line is printed" do
+      {:ok, other} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
+      {:ok, port} = :inet.port(other)
+      Process.flag(:trap_exit, true)
+      # It closes what asks it, as a server of another protocol does.
+      spawn_link(fn -> :gen_tcp.accept(other) |> elem(1) |> :gen_tcp.close() end)
+
+      {collector, lines} = Mix.Tasks.Billdogeng.Collector.start!(nil, port)
+      url = Collector.url(collector)
+      refute Collector.port(collector) == port
+      assert ["The collector listens on " <> _, elsewhere] = lines
+      assert elsewhere =~ "Port #{port} is taken by another program"
+      assert elsewhere =~ ~s(    host: "#{url}"\n)
     end
 
     test "says what is wrong with a port" do

@@ -177,9 +177,24 @@ defmodule BilldogEng.DeliveryTest do
   end
 
   describe "flush/1" do
-    test "makes an attempt of its own after one in flight that fails" do
+    test "takes the result of an attempt in flight that carries all of it" do
+      for status <- [401, 503] do
+        collector = start_collector()
+        client = start_client(collector, flush_at: 1)
+        gate(collector)
+        Analytics.capture(client, "u", "e")
+        {handle, _} = at_gate()
+        flush = Task.async(fn -> Analytics.flush(client) end)
+        eventually(fn -> map_size(:sys.get_state(client).calls) == 1 end)
+        Collector.release(handle, {:status, status})
+        assert {:error, %Error{status: ^status}} = Task.await(flush)
+        assert Collector.request_count(collector) == 1
+      end
+    end
+
+    test "makes further attempts after one in flight, as any flush" do
       collector = start_collector()
-      client = start_client(collector, flush_at: 1)
+      client = start_client(collector, flush_at: 1, max_retries: 1, sleep_fn: fn _ -> :ok end)
       gate(collector)
       Analytics.capture(client, "u", "e")
       {first, _} = at_gate()
@@ -187,9 +202,24 @@ defmodule BilldogEng.DeliveryTest do
       eventually(fn -> map_size(:sys.get_state(client).calls) == 1 end)
       Collector.release(first, {:status, 503})
       {second, _} = at_gate()
-      Collector.release(second, :ok)
+      Collector.release(second, {:status, 503})
+      assert {:error, %Error{status: 503}} = Task.await(flush)
+      assert Collector.request_count(collector) == 2
+    end
+
+    test "makes an attempt of its own after one in flight that carries only some of it and fails" do
+      collector = start_collector()
+      client = start_client(collector, flush_at: 1)
+      gate(collector)
+      Analytics.capture(client, "u", "e")
+      {first, _} = at_gate()
+      Analytics.capture(client, "u", "later")
+      flush = Task.async(fn -> Analytics.flush(client) end)
+      eventually(fn -> map_size(:sys.get_state(client).calls) == 1 end)
+      Collector.respond(collector, :ok)
+      Collector.release(first, {:status, 503})
       assert Task.await(flush) == :ok
-      assert Analytics.stats(client).delivered == 1
+      assert Analytics.stats(client).delivered == 2
     end
 
     test "answers for what was captured before it, not after" do
@@ -386,7 +416,7 @@ defmodule BilldogEng.DeliveryTest do
     for {collector, rest} <- Enum.zip(collectors, 0..3) do
       seen =
         for request <- Collector.requests(collector) do
-          {:ok, body} = Collector.JSON.decode(request.body)
+          {:ok, body} = BilldogEng.Native.json_decode(request.body)
           assert [%{"user_id" => "u" <> n}, _, _] = body["events"]
           assert body["api_key"] == "key-" <> n
           assert Map.new(request.headers)["x-api-key"] == "key-" <> n

@@ -58,7 +58,7 @@ defmodule BilldogEng.EncoderPropertyTest do
     for body <- bodies, event <- body["events"], do: Map.delete(event, "event_timestamp")
   end
 
-  # OTP's own decoder since OTP 27, else Debian's erlang-jiffy, else the collector's.
+  # OTP's own decoder since OTP 27, else Debian's erlang-jiffy, else the native library's.
   defp decode(body) do
     cond do
       Code.ensure_loaded?(:json) ->
@@ -75,7 +75,7 @@ defmodule BilldogEng.EncoderPropertyTest do
         apply(:jiffy, :decode, [body])
 
       true ->
-        {:ok, value} = Collector.JSON.decode(body)
+        {:ok, value} = BilldogEng.Native.json_decode(body)
         value
     end
   end

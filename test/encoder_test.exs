@@ -49,6 +49,37 @@ defmodule BilldogEng.EncoderTest do
     assert raw(a: 1, a: 2) == ~s({"a":2})
   end
 
+  test "maps with keys of two kinds cost no more for being nested" do
+    for {name, more} <- [{"n", 1}, {<<255>>, 1}] do
+      {term, json} =
+        Enum.reduce(1..90, {0, "0"}, fn _, {term, json} ->
+          key = if name == "n", do: :rows, else: "a"
+          text = if name == "n", do: ~s({"rows":#{json},"n":1}), else: ~s({"a":#{json},"\uFFFD":1})
+          {%{key => term, name => more}, text}
+        end)
+
+      assert raw(term) == json
+    end
+  end
+
+  test "of equal keys of two kinds the last in the map's order is written, wherever it stands" do
+    assert raw(%{:a => 1, "a" => 2}) == ~s({"a":2})
+    assert raw(%{:a => 1, :b => 2, "a" => 3}) == ~s({"b":2,"a":3})
+
+    assert raw(%{:b => [1, %{:a => 1, "a" => 2}], "b" => 3, "c" => %{1 => 1, "1" => 2}}) ==
+             ~s({"b":3,"c":{"1":2}})
+
+    assert raw(%{1 => %{a: 1}, "1" => %{"b" => 2}, "2" => 3}) == ~s({"1":{"b":2},"2":3})
+  end
+
+  test "values that are overridden do not count as replaced" do
+    client = start_client(start_collector())
+    Analytics.capture(client, "u", "e", %{:a => {1}, "a" => 2})
+    assert Analytics.stats(client).replaced == 0
+    Analytics.capture(client, "u", "e", %{:a => {1}, :b => {2}, "a" => 2})
+    assert Analytics.stats(client).replaced == 1
+  end
+
   test "what has no form of its own is its inspect, and fields that are not to be seen are not" do
     assert raw(1..3) == ~s("1..3")
     assert raw(<<1::3>>) == ~s("<<1::size(3\)>>")

@@ -176,6 +176,67 @@ defmodule BilldogEng.FaultTest do
     100
   end
 
+  # The answer's body in place of the collector's, gzip'd.
+  defp gzipped(status, body) do
+    gzip = if is_binary(body), do: :zlib.gzip(body), else: body.()
+
+    fn socket, _answer ->
+      head = "HTTP/1.1 #{status}\r\ncontent-encoding: GZIP\r\ncontent-length: #{byte_size(gzip)}\r\n\r\n"
+      :gen_tcp.send(socket, [head, gzip]) && :go_on
+    end
+  end
+
+  describe "an answer that is gzip'd, though identity was asked for," do
+    setup do
+      collector = start_collector()
+      line = start_line(collector)
+      client = start_client(Line.url(line))
+      capture(client, 1..10)
+      %{collector: collector, wire: line, client: client}
+    end
+
+    test "is read", %{collector: collector, wire: line, client: client} do
+      Line.fault(line, gzipped("200 OK", ~s({"success":false,"error":{"message":"not stored"}})))
+      assert {:error, %Error{code: "MALFORMED_RESPONSE", message: "not stored"}} = Analytics.flush(client)
+
+      Line.fault(
+        line,
+        gzipped("401 Unauthorized", ~s({"success":false,"error":{"code":"NO","message":"no"}}))
+      )
+
+      assert {:error, %Error{status: 401, code: "NO", message: "no"}} = Analytics.flush(client)
+      Line.fault(line, gzipped("200 OK", ~s({"quota_limited":["events"]})))
+
+      log =
+        ExUnit.CaptureLog.capture_log(fn ->
+          assert {:error, %Error{code: "QUOTA_LIMITED"}} = Analytics.flush(client)
+        end)
+
+      assert log =~ "quota"
+
+      assert [{_, "identity"}] =
+               for({"accept-encoding", _} = header <- hd(Collector.requests(collector)).headers, do: header)
+    end
+
+    test "costs no more than its first MiB", %{wire: line, client: client} do
+      bomb = :zlib.gzip(:binary.copy(<<0>>, 200_000_000))
+      assert byte_size(bomb) < 1_000_000
+      Line.fault(line, gzipped("500 Internal Server Error", fn -> bomb end))
+      assert {:error, %Error{status: 500, body: body}} = Analytics.flush(client)
+      assert body == :binary.copy(<<0>>, 65_536)
+      Line.fault(line, gzipped("200 OK", fn -> bomb end))
+      assert Analytics.flush(client) == :ok
+    end
+
+    test "and cut off or not gzip at all, is one that can't be read", %{wire: line, client: client} do
+      Line.fault(line, gzipped("503 Service Unavailable", fn -> "not gzip" end))
+      assert {:error, %Error{status: 503, message: "HTTP 503"}} = Analytics.flush(client)
+      half = binary_part(:zlib.gzip(:crypto.strong_rand_bytes(1000)), 0, 500)
+      Line.fault(line, gzipped("200 OK", fn -> half end))
+      assert Analytics.flush(client) == :ok
+    end
+  end
+
   test "what an ingest sends unasked is no answer to a later request" do
     collector = start_collector()
     line = start_line(collector)

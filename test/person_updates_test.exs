@@ -4,12 +4,12 @@ defmodule BilldogEng.PersonUpdatesTest do
 
   import ExUnit.CaptureLog
 
-  alias BilldogEng.Collector.JSON
+  alias BilldogEng.Native
 
   # Bodies of the updates that arrived, in their order.
   defp updates(collector) do
     for %{path: "/user-properties", body: body} <- Collector.requests(collector) do
-      {:ok, update} = JSON.decode(body)
+      {:ok, update} = Native.json_decode(body)
       update
     end
   end

@@ -56,7 +56,8 @@ defmodule BilldogEng.RefusalTest do
       assert {:error, %Error{status: 400}} = Analytics.flush(client)
       assert %{queued: 500, in_flight: 0, dropped: dropped} = Analytics.stats(client)
       assert dropped == %{}
-      assert Collector.request_count(collector) == 20
+      # Twenty parts, and as many events at random.
+      assert Collector.request_count(collector) == 40
 
       Collector.respond(collector, :ok)
       assert Analytics.flush(client) == :ok
@@ -90,6 +91,154 @@ defmodule BilldogEng.RefusalTest do
       Collector.respond(collector, :ok)
       assert Analytics.flush(client) == :ok
       assert names(collector) == for(n <- 1..8, do: "e#{n}")
+    end
+  end
+
+  # Flushes until all of `good` have arrived, each time with a bounded number of requests.
+  defp flush_until(collector, client, good, flushes) do
+    good = Enum.sort(for n <- good, do: "e#{n}")
+
+    Enum.find(1..flushes, fn _ ->
+      before = Collector.request_count(collector)
+      Analytics.flush(client)
+      assert Collector.request_count(collector) - before <= 100
+      Enum.sort(names(collector)) == good
+    end) || flunk("#{length(names(collector))} of #{length(good)} arrived in #{flushes} flushes")
+  end
+
+  describe "many refused events" do
+    # Events without a name, as the ingest refuses them.
+    defp nameless(bad) do
+      bad = MapSet.new(bad, &"e#{&1}")
+
+      fn request ->
+        names = Regex.scan(~r/"event_name":"(e\d+)"/, request.body, capture: :all_but_first)
+        if Enum.any?(names, fn [name] -> name in bad end), do: {:status, 400}, else: :ok
+      end
+    end
+
+    test "at the head of a batch hold up none of the others" do
+      {collector, client} = answered(nameless(1..8))
+      capture(client, 1..508)
+
+      log = capture_log(fn -> assert {:error, %Error{status: 400}} = Analytics.flush(client) end)
+
+      assert length(names(collector)) == 500
+      assert %{queued: 0, delivered: 500, dropped: %{rejected: 8}} = stats = Analytics.stats(client)
+      assert balanced?(stats)
+      assert log =~ "the ingest answered HTTP 400 to them alone"
+    end
+
+    for percent <- [30, 50] do
+      test "#{percent} % of 1,000 at random hold up none of the others for longer than 20 flushes" do
+        bad = Enum.take_random(1..1000, unquote(percent) * 10)
+        {collector, client} = answered(nameless(bad))
+        capture(client, 1..1000)
+        capture_log(fn -> flush_until(collector, client, Enum.to_list(1..1000) -- bad, 20) end)
+        stats = Analytics.stats(client)
+        assert balanced?(stats)
+        assert stats.delivered == 1000 - length(bad)
+        assert Map.keys(stats.dropped) == [:rejected]
+      end
+    end
+
+    test "that fill whole batches hold up none of those behind them" do
+      {collector, client} = answered(nameless(1..7), max_batch_size: 2)
+      capture(client, 1..20)
+      capture_log(fn -> flush_until(collector, client, 8..20, 5) end)
+      assert %{queued: 0, dropped: %{rejected: 7}} = Analytics.stats(client)
+    end
+
+    @tag :tmp_dir
+    test "are no more to a client whose events are on disk", %{tmp_dir: tmp} do
+      dir = Path.join(tmp, "spool")
+      collector = start_collector()
+      Collector.respond(collector, {:status, 503})
+
+      {:ok, first} =
+        Analytics.start_link(
+          api_key: "key",
+          host: Collector.url(collector),
+          spool_dir: dir,
+          shutdown_timeout: 0
+        )
+
+      capture(first, 1..300)
+      GenServer.stop(first)
+      drained(first)
+
+      bad = Enum.take_random(1..300, 100)
+      client = start_client(collector, spool_dir: dir)
+      Collector.respond(collector, nameless(bad))
+      capture_log(fn -> flush_until(collector, client, Enum.to_list(1..300) -- bad, 20) end)
+      assert balanced?(Analytics.stats(client))
+    end
+  end
+
+  describe "403, 409 and 5xx" do
+    test "for one event in five flushes in a row have it dropped, and the others delivered" do
+      for status <- [403, 409, 500] do
+        {collector, client} = answered(refusing(status, ["e77"]))
+        capture(client, 1..200)
+
+        for _ <- 1..5 do
+          assert {:error, %Error{status: ^status}} = Analytics.flush(client)
+          assert Analytics.stats(client).queued == 200
+        end
+
+        assert Collector.request_count(collector) == 5
+        log = capture_log(fn -> assert {:error, %Error{status: ^status}} = Analytics.flush(client) end)
+        assert %{queued: 0, delivered: 199, dropped: %{rejected: 1}} = stats = Analytics.stats(client)
+        assert balanced?(stats)
+        assert log =~ "dropped 1 event(s), rejected: the ingest answered HTTP #{status} to them alone"
+        capture(client, 201..210)
+        assert Analytics.flush(client) == :ok
+      end
+    end
+
+    @tag :tmp_dir
+    test "in one flush of each of several starts count together, with a spool", %{tmp_dir: tmp} do
+      dir = Path.join(tmp, "spool")
+      collector = start_collector()
+      Collector.respond(collector, refusing(500, ["e7"]))
+
+      opts =
+        [api_key: "key", host: Collector.url(collector), spool_dir: dir] ++
+          [shutdown_timeout: 0, flush_at: :infinity, flush_interval: 3_600_000, max_retries: 0]
+
+      capture_log(fn ->
+        for start <- 1..6 do
+          {:ok, client} = Analytics.start_link(opts)
+          if start == 1, do: capture(client, 1..20)
+          assert Analytics.stats(client).queued == 20
+          assert {:error, %Error{status: 500}} = Analytics.flush(client)
+          GenServer.stop(client)
+          drained(client)
+        end
+      end)
+
+      assert names(collector) == for(n <- 1..20, n != 7, do: "e#{n}")
+    end
+
+    test "for everything have nothing dropped" do
+      {collector, client} = answered({:status, 500})
+      capture(client, 1..50)
+      for _ <- 1..15, do: assert({:error, %Error{status: 500}} = Analytics.flush(client))
+      assert %{queued: 50, dropped: dropped} = Analytics.stats(client)
+      assert dropped == %{}
+      Collector.respond(collector, :ok)
+      assert Analytics.flush(client) == :ok
+      assert names(collector) == for(n <- 1..50, do: "e#{n}")
+    end
+
+    test "of a gateway say nothing of an event, and cost one request a flush" do
+      for status <- [502, 503, 504] do
+        {collector, client} = answered(refusing(status, ["e7"]))
+        capture(client, 1..20)
+        for _ <- 1..12, do: assert({:error, %Error{status: ^status}} = Analytics.flush(client))
+        assert Collector.request_count(collector) == 12
+        assert Analytics.stats(client).queued == 20
+      end
     end
   end
 

@@ -36,7 +36,7 @@ defmodule BilldogEng.TransportTest do
 
     assert [%{method: "POST", body: json, headers: headers}] = Collector.requests(collector)
 
-    assert Collector.JSON.decode(json) ==
+    assert BilldogEng.Native.json_decode(json) ==
              {:ok,
               %{
                 "api_key" => "key",

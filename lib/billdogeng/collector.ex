@@ -1,7 +1,7 @@
 defmodule BilldogEng.Collector do
   @moduledoc """
-  An ingest on this machine, for development and for tests: it accepts, checks and keeps events,
-  answers as the real ingest does, and can be told to fail.
+  An ingest on this machine, for development and for tests. It accepts, checks and keeps events, answers like the
+  real ingest, and fails on request.
 
       {:ok, collector} = BilldogEng.Collector.start_link(print: true)
 
@@ -12,35 +12,66 @@ defmodule BilldogEng.Collector do
       BilldogEng.Analytics.flush(client)
       BilldogEng.Collector.events(collector)
 
-  It takes `POST /ingest-events` and `POST /user-properties` over HTTP/1.1, gzipped or not, and
-  listens on loopback unless told otherwise. There is no TLS.
+  It accepts `POST /ingest-events` and `POST /user-properties` over HTTP/1.1, with or without gzip. It listens on
+  loopback unless `:ip` says otherwise, and has no TLS. `mix billdogeng.collector` runs it in a shell of its own.
 
-  ## Failing on purpose
+  In a test, ExUnit ends it with the test:
 
-  `respond/2` takes a mode (`t:mode/0`) that holds until the next call:
+      collector = start_supervised!(BilldogEng.Collector)
 
-  | mode | what a request meets |
+  ## Invalid events
+
+  The real ingest refuses an event if its name is empty or not a string, if its ID is nil or empty, or if its
+  properties are not a map. The collector accepts such an event, so that you see it, and marks it: `invalid_events/1`
+  returns it with the reasons, `totals/1` counts it, and its printed line contains the reasons:
+
+      "" user-1 [invalid: event_name is empty] %{"plan" => "pro"}
+
+  To assert that a test sends no invalid event:
+
+      assert BilldogEng.Collector.invalid_events(collector) == []
+
+  ## Failing on request
+
+  `respond/2` sets a mode (`t:mode/0`), which stays until the next call:
+
+  | mode | effect on a request |
   |---|---|
-  | `:ok` | the ingest: it checks, keeps the events, answers |
-  | `{:status, status}`, `{:status, status, headers}`, `{:status, status, headers, body}` | that answer; without a body, one in the ingest's envelope |
-  | `{:json, status, body}` | that answer |
-  | `{:delay, ms}`, `{:delay, ms, mode}` | `mode` (`:ok`) at once, its answer `ms` later |
-  | `:hang` | no answer, ever |
-  | `:reset` | the connection reset once the request is read |
-  | `:refuse` | no listener, and open connections closed; the next mode listens again on the same port |
-  | `{:gate, pid}` | `pid` gets `{:collector_request, handle, request}`; the answer waits for `release/2` |
-  | `{:sequence, modes}`, or a list | one mode a request, the last one stays |
-  | a function of the request | the mode that it answers, for each request |
+  | `:ok` | Checks it, keeps its events and answers like the real ingest. This is the mode at the start |
+  | `{:status, status}`, `{:status, status, headers}`, `{:status, status, headers, body}` | Answers with that status. The default body is the ingest's envelope |
+  | `{:json, status, body}` | Answers with that status and body |
+  | `{:delay, ms}`, `{:delay, ms, mode}` | Applies `mode` (default: `:ok`) at once and answers `ms` later |
+  | `:hang` | Never answers |
+  | `:reset` | Resets the connection once the request is read |
+  | `:refuse` | Closes the listener and all connections. The next mode listens on the same port again |
+  | `{:gate, pid}` | Sends `{:collector_request, handle, request}` to `pid` and waits for `release/2` |
+  | `{:sequence, modes}`, or a list of modes | Uses one mode for each request; the last one stays |
+  | a function | Calls it with the request (`t:request/0`) and uses the mode that it returns |
 
-  Only `:ok` keeps events and tells subscribers. `requests/1` has every request, whatever it met.
+  Each connection calls the function in its own process, so several calls can run at the same time. If the function
+  raises, throws, exits or returns no mode, the request is answered with 500 and one error is logged.
+
+  Only `:ok` keeps events and notifies subscribers. `requests/1` returns every request, in all modes.
+
+  ## Limits
+
+  | limit | answer |
+  |---|---|
+  | 64 KiB of request line and headers | 431 |
+  | 16 MiB of body, also after gzip | 413 |
+  | 127 levels of nested JSON | 400 |
+  | `:read_timeout` from the first byte of a request to its last | 408 |
+  | `:idle_timeout` without a request | none, the connection is closed |
+
+  A request over one of the first two limits or `:read_timeout` ends its connection and is not in `requests/1`.
   """
 
-  alias BilldogEng.Collector.{Connection, Server}
+  alias BilldogEng.Collector.{Connection, Mode, Options, Server}
 
   @typedoc "A running collector."
   @type t :: GenServer.server()
 
-  @typedoc "How requests are answered; see the table above."
+  @typedoc "A mode of `respond/2`; see the table above."
   @type mode ::
           :ok
           | {:status, 100..599}
@@ -58,9 +89,12 @@ defmodule BilldogEng.Collector do
           | (request -> mode)
 
   @typedoc """
-  A request: `headers` with lowercase names, `body` after gzip was taken off, `wire_bytes` and
-  `bytes` its length before and after that, `events` how many events it held, `status` what it was
-  answered with (nil as long as it wasn't).
+  A request:
+
+    * `headers` - with lowercase names
+    * `body` - decompressed if it was sent with gzip; `wire_bytes` is its length as sent, `bytes` decompressed
+    * `events` - the number of events in it
+    * `status` - the status of the answer, nil before the answer
   """
   @type request :: %{
           method: String.t(),
@@ -77,16 +111,22 @@ defmodule BilldogEng.Collector do
   @opaque handle :: {pid, reference}
 
   @doc """
-  Starts a collector, linked to the caller, with which it ends.
+  Starts a collector, linked to the caller.
 
   Options:
 
-    * `:port` - the port, `0` (the default) for a free one
-    * `:ip` - the address to listen on, `{127, 0, 0, 1}`
-    * `:api_key` - the one key to take (others get 401), or `nil` (the default) for any
-    * `:print` - true prints one line an event, false is the default
-    * `:keep` - false counts events and requests and keeps neither, for floods; true is the default
-    * `:name` - a name, as `GenServer` takes it
+    * `:port` - the port to listen on. Default: `0`, a free one
+    * `:ip` - the address to listen on, as a tuple. Default: `{127, 0, 0, 1}`
+    * `:api_key` - the only key to accept; requests with another one are answered 401. Default: `nil`, any key
+    * `:print` - whether to print one line for each event and for each refused request. Default: `false`
+    * `:keep` - whether to keep events and requests; `false` only counts them. Default: `true`
+    * `:idle_timeout` - milliseconds after which a connection without a request is closed. Default: `60_000`
+    * `:read_timeout` - milliseconds from the first byte of a request to its last. Default: `30_000`
+    * `:name` - a name, as `GenServer.start_link/3` accepts it
+
+  Raises `ArgumentError` for an unknown option or a wrong value. Returns `{:error, {reason, message}}` if it cannot
+  listen, for example `{:error, {:eaddrinuse, "cannot listen on 127.0.0.1:4632: address already in use"}}`, and
+  `{:error, %BilldogEng.Error{code: "NOT_LOADED"}}` without the native library, which decodes JSON.
 
   ## Examples
 
@@ -97,12 +137,17 @@ defmodule BilldogEng.Collector do
   """
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(opts \\ []) do
+    Options.check!(opts)
     {name, opts} = Keyword.split(opts, [:name])
     GenServer.start_link(Server, opts, name)
   end
 
+  @doc false
+  # The port of `mix billdogeng.collector`: no known service uses it, and it is below the ephemeral ports.
+  def default_port, do: 4632
+
   @doc """
-  The child spec; its `id` is the `:name` where there is one.
+  Returns a child spec. Its `id` is the `:name`, or `BilldogEng.Collector` without one.
 
   ## Examples
 
@@ -116,7 +161,7 @@ defmodule BilldogEng.Collector do
   end
 
   @doc """
-  The port it listens on.
+  Returns the port that the collector listens on.
 
   ## Examples
 
@@ -129,7 +174,7 @@ defmodule BilldogEng.Collector do
   def port(collector), do: GenServer.call(collector, :port)
 
   @doc """
-  The URL to give a client as `:host`.
+  Returns the URL of the collector, for a client's `:host`.
 
   ## Examples
 
@@ -142,7 +187,7 @@ defmodule BilldogEng.Collector do
   def url(collector), do: GenServer.call(collector, :url)
 
   @doc """
-  The events accepted, in the order in which they arrived, as they were on the wire.
+  Returns the accepted events as they were sent, in the order in which they arrived.
 
   ## Examples
 
@@ -155,7 +200,25 @@ defmodule BilldogEng.Collector do
   def events(collector), do: GenServer.call(collector, :events, :infinity)
 
   @doc """
-  How many events it accepted.
+  Returns the accepted events that the real ingest refuses, each with its reasons, in the order in which they arrived.
+
+  ## Examples
+
+      iex> {:ok, collector} = BilldogEng.Collector.start_link()
+      iex> url = BilldogEng.Collector.url(collector)
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: url)
+      iex> BilldogEng.Analytics.capture(client, nil, "signed_up", %{plan: "pro"})
+      iex> BilldogEng.Analytics.flush(client)
+      iex> [{%{"event_name" => "signed_up"}, reasons}] = BilldogEng.Collector.invalid_events(collector)
+      iex> reasons
+      ["user_id is nil"]
+
+  """
+  @spec invalid_events(t) :: [{map, [String.t(), ...]}]
+  def invalid_events(collector), do: GenServer.call(collector, :invalid_events, :infinity)
+
+  @doc """
+  Returns the number of accepted events.
 
   ## Examples
 
@@ -168,7 +231,7 @@ defmodule BilldogEng.Collector do
   def count(collector), do: totals(collector).events
 
   @doc """
-  The requests read, in the order in which they arrived.
+  Returns the requests in the order in which they arrived.
 
   ## Examples
 
@@ -181,7 +244,7 @@ defmodule BilldogEng.Collector do
   def requests(collector), do: GenServer.call(collector, :requests, :infinity)
 
   @doc """
-  How many requests it read.
+  Returns the number of requests.
 
   ## Examples
 
@@ -194,18 +257,22 @@ defmodule BilldogEng.Collector do
   def request_count(collector), do: totals(collector).requests
 
   @doc """
-  Sums over all requests, with `keep: false` too: `events` accepted, `requests` read, `accepted`
-  requests among them, their bodies' `wire_bytes` as sent and `bytes` after gzip was taken off.
+  Returns counters of all requests, also with `keep: false`:
+
+    * `events` - accepted events; `invalid` - those of them that the real ingest refuses
+    * `requests` - requests; `accepted` - those of them that were accepted
+    * `wire_bytes` - bytes of the bodies as sent; `bytes` - decompressed
 
   ## Examples
 
       iex> {:ok, collector} = BilldogEng.Collector.start_link(keep: false)
       iex> BilldogEng.Collector.totals(collector)
-      %{accepted: 0, bytes: 0, events: 0, requests: 0, wire_bytes: 0}
+      %{accepted: 0, bytes: 0, events: 0, invalid: 0, requests: 0, wire_bytes: 0}
 
   """
   @spec totals(t) :: %{
           events: non_neg_integer,
+          invalid: non_neg_integer,
           requests: non_neg_integer,
           accepted: non_neg_integer,
           wire_bytes: non_neg_integer,
@@ -214,7 +281,7 @@ defmodule BilldogEng.Collector do
   def totals(collector), do: GenServer.call(collector, :totals, :infinity)
 
   @doc """
-  Forgets events, requests and counts. The mode and the subscribers stay.
+  Removes all events and requests, and sets the counters to 0. The mode and the subscribers stay.
 
   ## Examples
 
@@ -227,7 +294,9 @@ defmodule BilldogEng.Collector do
   def reset(collector), do: GenServer.call(collector, :reset, :infinity)
 
   @doc """
-  Tells it how to answer from now on. Requests that hang or wait at a gate stay there.
+  Sets the mode for further requests; see "Failing on request" above. Requests that hang or wait at a gate stay there.
+
+  Raises `ArgumentError` for what is not a mode.
 
   ## Examples
 
@@ -240,12 +309,13 @@ defmodule BilldogEng.Collector do
   """
   @spec respond(t, mode) :: :ok
   def respond(collector, mode) do
-    GenServer.call(collector, {:respond, checked(mode)}, :infinity)
+    with {:error, message} <- GenServer.call(collector, {:respond, checked(mode)}, :infinity),
+         do: raise(message)
   end
 
   @doc """
-  Lets a request that waits at a gate go on, with the mode given. Returns once that has been acted
-  on: with `:ok`, the events are kept. Harmless where the request is gone.
+  Applies a mode to a request that waits at a gate, and returns after its effect: with `:ok`, the events are kept.
+  Does nothing if the request's connection has ended.
 
   ## Examples
 
@@ -264,7 +334,7 @@ defmodule BilldogEng.Collector do
   def release(handle, mode \\ :ok), do: Connection.release(handle, checked(mode))
 
   @doc """
-  From now on `pid` gets `{:collector, events}` for each batch accepted.
+  Sends `{:collector, events}` to `pid` for each batch that is accepted from now on.
 
   ## Examples
 
@@ -274,32 +344,13 @@ defmodule BilldogEng.Collector do
 
   """
   @spec subscribe(t, pid) :: :ok
-  def subscribe(collector, pid \\ self()), do: GenServer.call(collector, {:subscribe, pid})
+  def subscribe(collector, pid \\ self()) when is_pid(pid), do: GenServer.call(collector, {:subscribe, pid})
 
-  ## Modes are checked by the caller, so that a wrong one is its error.
-
-  defp checked([_ | _] = modes), do: checked({:sequence, modes})
-  defp checked({:sequence, [_ | _] = modes}), do: {:sequence, Enum.map(modes, &checked/1)}
-  defp checked(mode) when mode in [:ok, :hang, :reset, :refuse], do: mode
-  defp checked({:status, status} = mode) when status in 100..599, do: mode
-
-  defp checked({:status, status, headers} = mode) when status in 100..599 and is_list(headers),
-    do: mode
-
-  defp checked({:status, status, headers, body} = mode)
-       when status in 100..599 and is_list(headers) and is_binary(body),
-       do: mode
-
-  defp checked({:json, status, body} = mode) when status in 100..599 and is_binary(body), do: mode
-  defp checked({:delay, ms}) when is_integer(ms) and ms >= 0, do: {:delay, ms, :ok}
-
-  defp checked({:delay, ms, mode}) when is_integer(ms) and ms >= 0,
-    do: {:delay, ms, checked(mode)}
-
-  defp checked({:gate, pid} = mode) when is_pid(pid), do: mode
-  defp checked(choose) when is_function(choose, 1), do: &checked(choose.(&1))
-
+  # By the caller, so that a wrong mode is its error.
   defp checked(mode) do
-    raise ArgumentError, "not a mode of BilldogEng.Collector.respond/2: #{inspect(mode)}"
+    case Mode.check(mode) do
+      {:ok, mode} -> mode
+      {:error, reason} -> raise ArgumentError, "BilldogEng.Collector.respond/2 was given #{reason}"
+    end
   end
 end

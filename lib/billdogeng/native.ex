@@ -35,11 +35,13 @@ defmodule BilldogEng.Native do
   def update_person_dirty(_owner, _update, _marker), do: no_library()
   def give_up_person_update(_owner), do: no_library()
   def person_tidings(_owner), do: no_library()
+  def person_tidings_dirty(_owner), do: no_library()
 
   # ── the owner ──
   def start(_options, _hooks, _label), do: no_library()
   def command(_owner, _name, _id), do: no_library()
   def tidings(_owner), do: no_library()
+  def tidings_dirty(_owner), do: no_library()
   def stats(_owner), do: no_library()
 
   # ── the reporter ──
@@ -54,6 +56,9 @@ defmodule BilldogEng.Native do
   # ── requests ──
   def has_roots, do: no_library()
   def request(_http, _path, _headers, _body, _marker, _id), do: no_library()
+
+  # ── JSON ──
+  def json_decode(_json), do: no_library()
 
   defp no_library do
     :erlang.nif_error({:billdogeng_not_loaded, load_error()})

@@ -21,6 +21,7 @@ defmodule BilldogEng.Owner do
     :enable_logging,
     :sleep_fn,
     before_send_failed: false,
+    refused_with: %{},
     calls: %{},
     sleepers: %{},
     drops: %{}
@@ -122,10 +123,10 @@ defmodule BilldogEng.Owner do
 
   @impl true
   def handle_info(:billdogeng_news, state) do
-    case Native.tidings(self()) do
+    case tidings() do
       {_, _, _, _} = tidings ->
         state = heard(tidings, :event, state)
-        {:noreply, heard(Native.person_tidings(self()), :person_update, state)}
+        {:noreply, heard(person_tidings(), :person_update, state)}
 
       :no_client ->
         {:noreply, state}
@@ -153,6 +154,13 @@ defmodule BilldogEng.Owner do
   def handle_info(_other, state), do: {:noreply, state}
 
   # ── tidings: of the flush thread, and of that of person updates ──
+
+  # Long ones are made on a dirty scheduler.
+  defp tidings, do: with(:dirty <- Native.tidings(self()), do: Native.tidings_dirty(self()))
+
+  defp person_tidings do
+    with :dirty <- Native.person_tidings(self()), do: Native.person_tidings_dirty(self())
+  end
 
   defp heard(nil, :person_update, state), do: state
 
@@ -240,6 +248,9 @@ defmodule BilldogEng.Owner do
   # Asked for.
   defp notice({:dropped, :purged, _count}, _kind, state), do: state
   defp notice({:dropped, reason, count}, kind, state), do: dropped(state, kind, reason, count)
+
+  # Comes before the drops that it is for.
+  defp notice({:refused_with, status}, kind, state), do: put_in(state.refused_with[kind], status)
 
   defp notice({:replaced_at, event, path}, kind, state) do
     Warning.log(
@@ -329,16 +340,19 @@ defmodule BilldogEng.Owner do
   end
 
   defp tell_drops(state, {kind, reason} = key, count) do
-    Warning.log("dropped #{counted(kind, count)}, #{reason}: #{why(reason, kind)}")
+    Warning.log("dropped #{counted(kind, count)}, #{reason}: #{why(reason, kind, state)}")
     Process.send_after(self(), {:drop_summary, key}, @drop_summary_interval)
     put_in(state.drops[key], 0)
   end
 
-  defp why(:rejected, :person_update), do: "the ingest refused them"
-  defp why(reason, _kind), do: why(reason)
+  defp why(:rejected, kind, state) do
+    accepted = if kind == :event, do: ", and accepted others", else: ""
+    "the ingest answered HTTP #{state.refused_with[kind]} to them alone" <> accepted
+  end
+
+  defp why(reason, _kind, _state), do: why(reason)
 
   defp why(:queue_full), do: "the queue is at its bound and the oldest made room"
-  defp why(:rejected), do: "the ingest refused them, and took others of their batch"
   defp why(:before_send), do: ":before_send answered nil, or failed"
   defp why(:too_large), do: "larger than :max_event_bytes, or refused by the ingest for its size"
   defp why(:spool_full), do: "the spool is at :max_spool_bytes and the oldest made room"

@@ -7,10 +7,14 @@ defmodule BilldogEng.Collector.Connection do
   #
   # Whoever accepts owns the socket, so nothing is handed over and a killed process closes it.
 
-  alias BilldogEng.Collector.Ingest
+  alias BilldogEng.Collector.{HTTP, Ingest, Mode, Probe}
 
-  @max_body 64 * 1024 * 1024
-  @piece 1024 * 1024
+  require Logger
+
+  @probe Probe.path()
+
+  # For a peer that still sends when it is refused: a close would reset the connection under the answer.
+  @drain_ms 5_000
 
   @reasons %{
     200 => "OK",
@@ -21,18 +25,22 @@ defmodule BilldogEng.Collector.Connection do
     404 => "Not Found",
     408 => "Request Timeout",
     413 => "Content Too Large",
+    417 => "Expectation Failed",
     422 => "Unprocessable Content",
     429 => "Too Many Requests",
+    431 => "Request Header Fields Too Large",
     500 => "Internal Server Error",
+    501 => "Not Implemented",
     502 => "Bad Gateway",
     503 => "Service Unavailable",
-    504 => "Gateway Timeout"
+    504 => "Gateway Timeout",
+    505 => "HTTP Version Not Supported"
   }
 
   @doc false
-  @spec start_link(:gen_tcp.socket(), pid, nil | String.t()) :: pid
-  def start_link(listener, collector, api_key),
-    do: spawn_link(fn -> accept(listener, collector, api_key) end)
+  @spec start_link(:gen_tcp.socket(), pid, map) :: pid
+  def start_link(listener, collector, options),
+    do: spawn_link(fn -> accept(listener, collector, options) end)
 
   @doc false
   @spec release({pid, reference}, term) :: :ok
@@ -48,11 +56,11 @@ defmodule BilldogEng.Collector.Connection do
     :ok
   end
 
-  defp accept(listener, collector, api_key) do
+  defp accept(listener, collector, options) do
     case :gen_tcp.accept(listener) do
       {:ok, socket} ->
         send(collector, {:accepted, self()})
-        serve(socket, collector, api_key)
+        serve(HTTP.new(socket), collector, options)
 
       {:error, :closed} ->
         :ok
@@ -60,29 +68,44 @@ defmodule BilldogEng.Collector.Connection do
       # The peer left before it was accepted, or descriptors are short for a moment.
       {:error, _} ->
         Process.sleep(10)
-        accept(listener, collector, api_key)
+        accept(listener, collector, options)
     end
   end
 
-  defp serve(socket, collector, api_key) do
-    case read(socket) do
-      {:ok, request, keep_alive?} ->
-        verdict = Ingest.judge(request, api_key)
+  defp serve(%{socket: socket} = reader, collector, options) do
+    case HTTP.read(reader, options) do
+      # In every mode, and in no account.
+      {:ok, %{path: @probe}, _, _} ->
+        answer(socket, Probe.answer(), false)
+        finish(socket)
+
+      {:ok, request, keep_alive?, reader} ->
+        verdict = Ingest.judge(request, options.api_key)
         request = readable(request, verdict)
+        # They can be many, and are counted.
+        verdict = if verdict.accepted, do: verdict, else: %{verdict | events: []}
         {id, step} = GenServer.call(collector, {:request, request, verdict}, :infinity)
 
         case act(step, socket, keep_alive?, {collector, id, request, verdict}) do
-          :ok when keep_alive? -> serve(socket, collector, api_key)
+          :ok when keep_alive? -> serve(reader, collector, options)
+          :ok -> finish(socket)
           _ -> :gen_tcp.close(socket)
         end
 
-      {:bad, status, message} ->
-        answer(socket, Ingest.error(status, "BAD_REQUEST", message), false)
-        :gen_tcp.close(socket)
+      {:refused, {status, code, message}} ->
+        send(collector, {:unreadable, status, message})
+        answer(socket, Ingest.error(status, code, message), false)
+        finish(socket)
 
-      {:error, _} ->
+      :closed ->
         :gen_tcp.close(socket)
     end
+  end
+
+  defp finish(socket) do
+    :gen_tcp.shutdown(socket, :write)
+    HTTP.drain(socket, @drain_ms)
+    :gen_tcp.close(socket)
   end
 
   defp readable(request, verdict) do
@@ -100,19 +123,22 @@ defmodule BilldogEng.Collector.Connection do
 
   defp act({:answer, answer}, socket, keep_alive?, _), do: answer(socket, answer, keep_alive?)
 
+  # The mode's effect comes first, its answer after the delay.
+  defp act({:delay, ms, {:choose, choose}}, socket, keep_alive?, asked),
+    do: act({:delay, ms, chosen(choose, asked)}, socket, keep_alive?, asked)
+
   defp act({:delay, ms, step}, socket, keep_alive?, asked) do
     Process.sleep(ms)
     act(step, socket, keep_alive?, asked)
   end
 
-  # Active, so that the process ends when the peer gives up.
-  defp act(:hang, socket, _keep_alive?, _) do
-    :inet.setopts(socket, packet: :raw, active: true)
+  defp act({:choose, choose}, socket, keep_alive?, asked),
+    do: act(chosen(choose, asked), socket, keep_alive?, asked)
 
-    receive do
-      {:tcp_closed, ^socket} -> :closed
-      {:tcp_error, ^socket, _} -> :closed
-    end
+  # It ends when the peer gives up.
+  defp act(:hang, socket, _keep_alive?, _) do
+    HTTP.drain(socket, :infinity)
+    :closed
   end
 
   defp act(:reset, socket, _keep_alive?, _) do
@@ -127,8 +153,39 @@ defmodule BilldogEng.Collector.Connection do
     receive do
       {:release, ^ref, mode, {caller, tag}} ->
         step = GenServer.call(collector, {:settle, id, verdict, mode}, :infinity)
+        step = with {:choose, choose} <- step, do: chosen(choose, asked)
         send(caller, {tag, :released})
         act(step, socket, keep_alive?, asked)
+    end
+  end
+
+  # Here, and not in the collector's process: the function can use the collector, and takes nothing with it.
+  defp chosen(choose, {collector, id, request, verdict}) do
+    mode =
+      case called(choose, request) do
+        {:ok, mode} ->
+          mode
+
+        {:error, reason} ->
+          reason = reason |> String.replace(~r/\s+/, " ") |> without_key(request)
+          Logger.error("BilldogEng.Collector: answered 500, the function given to respond/2 #{reason}")
+          {_, _, body} = Ingest.error(500, "RESPOND_FAILED", "the function given to respond/2 failed")
+          {:status, 500, [], body}
+      end
+
+    GenServer.call(collector, {:settle, id, verdict, mode}, :infinity)
+  end
+
+  defp called(choose, request) do
+    with {:error, reason} <- Mode.check(choose.(request)), do: {:error, "returned #{reason}"}
+  catch
+    kind, reason -> {:error, "failed: #{Exception.format_banner(kind, reason, __STACKTRACE__)}"}
+  end
+
+  # An error can quote the request. A key of a few letters is none, and would be found in words.
+  defp without_key(text, request) do
+    for {"x-" <> _, key} when byte_size(key) >= 8 <- request.headers, reduce: text do
+      text -> String.replace(text, key, "[key]")
     end
   end
 
@@ -149,131 +206,5 @@ defmodule BilldogEng.Collector.Connection do
       "\r\n",
       if(status in [204, 304], do: "", else: body)
     ])
-  end
-
-  ## Reading a request
-
-  defp read(socket) do
-    :inet.setopts(socket, packet: :http_bin)
-
-    with {:ok, {:http_request, method, target, version}} <- :gen_tcp.recv(socket, 0),
-         {:ok, headers} <- headers(socket, []),
-         :ok <- go_on(socket, headers),
-         {:ok, wire} <- body(socket, headers) do
-      request = %{
-        method: to_string(method),
-        path: path(target),
-        headers: headers,
-        body: decoded(wire, header(headers, "content-encoding")),
-        wire_bytes: byte_size(wire)
-      }
-
-      {:ok, request, keep_alive?(version, header(headers, "connection"))}
-    else
-      {:ok, {:http_error, line}} -> {:bad, 400, "not HTTP: #{inspect(line)}"}
-      {:ok, other} -> {:bad, 400, "not a request: #{inspect(other)}"}
-      other -> other
-    end
-  end
-
-  defp headers(socket, read) do
-    case :gen_tcp.recv(socket, 0) do
-      {:ok, {:http_header, _, name, _, value}} ->
-        headers(socket, [{name |> to_string() |> String.downcase(), value} | read])
-
-      {:ok, :http_eoh} ->
-        :inet.setopts(socket, packet: :raw)
-        {:ok, Enum.reverse(read)}
-
-      other ->
-        other
-    end
-  end
-
-  defp go_on(socket, headers) do
-    case header(headers, "expect") do
-      nil -> :ok
-      _ -> :gen_tcp.send(socket, "HTTP/1.1 100 Continue\r\n\r\n")
-    end
-  end
-
-  defp body(socket, headers) do
-    chunked? = String.downcase(header(headers, "transfer-encoding") || "") == "chunked"
-
-    if chunked? do
-      chunks(socket, [], 0)
-    else
-      case Integer.parse(header(headers, "content-length") || "0") do
-        {length, ""} when length in 0..@max_body -> exactly(socket, length, [])
-        {length, ""} when length > @max_body -> {:bad, 413, "the body is too long"}
-        _ -> {:bad, 400, "content-length isn't a number"}
-      end
-    end
-  end
-
-  defp exactly(_socket, 0, read), do: {:ok, IO.iodata_to_binary(read)}
-
-  defp exactly(socket, length, read) do
-    with {:ok, piece} <- :gen_tcp.recv(socket, min(length, @piece)) do
-      exactly(socket, length - byte_size(piece), [read, piece])
-    end
-  end
-
-  defp chunks(socket, read, total) do
-    with {:ok, line} <- line(socket) do
-      case Integer.parse(line, 16) do
-        {0, _} -> trailers(socket, read)
-        {size, _} when size < 0 -> {:bad, 400, "a chunk without a size"}
-        {size, _} when total + size > @max_body -> {:bad, 413, "the body is too long"}
-        {size, _} -> chunk(socket, read, total, size)
-        :error -> {:bad, 400, "a chunk without a size"}
-      end
-    end
-  end
-
-  defp chunk(socket, read, total, size) do
-    with {:ok, piece} <- exactly(socket, size, []),
-         {:ok, _end_of_chunk} <- line(socket) do
-      chunks(socket, [read, piece], total + size)
-    end
-  end
-
-  defp trailers(socket, read) do
-    case line(socket) do
-      {:ok, "\r\n"} -> {:ok, IO.iodata_to_binary(read)}
-      {:ok, _trailer} -> trailers(socket, read)
-      other -> other
-    end
-  end
-
-  defp line(socket) do
-    :inet.setopts(socket, packet: :line)
-    line = :gen_tcp.recv(socket, 0)
-    :inet.setopts(socket, packet: :raw)
-    line
-  end
-
-  defp decoded(wire, nil), do: wire
-
-  defp decoded(wire, encoding) do
-    case String.downcase(encoding) do
-      "gzip" -> :zlib.gunzip(wire)
-      "identity" -> wire
-      other -> {:error, "unknown content-encoding #{other}"}
-    end
-  rescue
-    ErlangError -> {:error, "the body isn't gzip"}
-  end
-
-  defp path({:abs_path, path}), do: path
-  defp path({:absoluteURI, _scheme, _host, _port, path}), do: path
-  defp path(:*), do: "*"
-  defp path(other), do: inspect(other)
-
-  defp keep_alive?(version, nil), do: version >= {1, 1}
-  defp keep_alive?(version, value), do: version >= {1, 1} and String.downcase(value) != "close"
-
-  defp header(headers, name) do
-    Enum.find_value(headers, fn {key, value} -> if key == name, do: value end)
   end
 end

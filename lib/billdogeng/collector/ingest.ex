@@ -1,17 +1,25 @@
 defmodule BilldogEng.Collector.Ingest do
-  @moduledoc """
-  What the real ingest would say to a request: a pure function, no sockets.
-  """
+  @moduledoc false
+  # Answers a request as the real ingest does: pure functions, no sockets.
 
-  alias BilldogEng.Collector.JSON
+  alias BilldogEng.{Native, WireEvent}
 
   @keys ~w(event_name event_timestamp properties user_id)
 
   @typedoc "An answer: status, headers, body."
   @type answer :: {non_neg_integer, [{String.t(), String.t()}], binary}
 
-  @typedoc "The events in the request (also of a refused one), whether they're accepted, the answer."
-  @type verdict :: %{events: [map], accepted: boolean, answer: answer}
+  @typedoc """
+  The answer to a request, and whether it is accepted: `events` are those in it, also if it is refused; `invalid`
+  those of them that the real ingest refuses, with its reasons; `reason` is why the request is refused.
+  """
+  @type verdict :: %{
+          events: [map],
+          invalid: [{map, [String.t(), ...]}],
+          accepted: boolean,
+          answer: answer,
+          reason: nil | String.t()
+        }
 
   @doc """
   Judges a request as the ingest does.
@@ -30,7 +38,7 @@ defmodule BilldogEng.Collector.Ingest do
 
   """
   @spec judge(map, nil | String.t()) :: verdict
-  def judge(%{body: {:error, message}}, _api_key), do: refused(400, "INVALID_BODY", message)
+  def judge(%{body: {status, code, message}}, _api_key), do: refused(status, code, message)
 
   def judge(%{method: method, path: path} = request, api_key) do
     case {method, path |> String.split("?") |> hd()} do
@@ -56,13 +64,22 @@ defmodule BilldogEng.Collector.Ingest do
   """
   @spec error(non_neg_integer, String.t(), String.t()) :: answer
   def error(status, code, message) do
-    {status, [],
-     ~s({"success":false,"error":{"code":#{JSON.quote_string(code)},) <>
-       ~s("message":#{JSON.quote_string(message)}}})}
+    {status, [], ~s({"success":false,"error":{"code":#{quoted(code)},"message":#{quoted(message)}}})}
   end
 
+  # A path that is not UTF-8 is shown escaped.
+  defp quoted(text) do
+    text = if String.valid?(text), do: text, else: inspect(text)
+    escaped = for <<byte <- text>>, into: "", do: escaped(byte)
+    ~s("#{escaped}")
+  end
+
+  defp escaped(byte) when byte in [?", ?\\], do: <<?\\, byte>>
+  defp escaped(byte) when byte < 0x20, do: "\\u" <> Base.encode16(<<byte::16>>)
+  defp escaped(byte), do: <<byte>>
+
   defp ingest(request, api_key) do
-    decoded = JSON.decode(request.body)
+    decoded = Native.json_decode(request.body)
     events = events_in(decoded)
 
     with :ok <- check_key(request, api_key),
@@ -71,7 +88,8 @@ defmodule BilldogEng.Collector.Ingest do
          :ok <- check_events(body["events"]) do
       count = length(events)
       answer = {200, [], ~s({"success":true,"data":{"accepted":#{count}}})}
-      %{events: events, accepted: true, answer: answer}
+      invalid = for event <- events, [_ | _] = problems <- [WireEvent.problems(event)], do: {event, problems}
+      %{events: events, invalid: invalid, accepted: true, answer: answer, reason: nil}
     else
       {:error, reason} -> refused(400, "INVALID_JSON", reason, events)
       {status, code, message} -> refused(status, code, message, events)
@@ -80,9 +98,10 @@ defmodule BilldogEng.Collector.Ingest do
 
   defp user_properties(request, api_key) do
     with :ok <- check_key(request, api_key),
-         {:ok, body} <- JSON.decode(request.body),
+         {:ok, body} <- Native.json_decode(request.body),
          :ok <- check_update(body, header(request, "x-api-key")) do
-      %{events: [], accepted: true, answer: {200, [], ~s({"success":true,"data":{}})}}
+      answer = {200, [], ~s({"success":true,"data":{}})}
+      %{events: [], invalid: [], accepted: true, answer: answer, reason: nil}
     else
       {:error, reason} -> refused(400, "INVALID_JSON", reason)
       {status, code, message} -> refused(status, code, message)
@@ -147,6 +166,7 @@ defmodule BilldogEng.Collector.Ingest do
     Enum.find_value(request.headers, fn {key, value} -> if key == name, do: value end)
   end
 
-  defp refused(status, code, message, events \\ []),
-    do: %{events: events, accepted: false, answer: error(status, code, message)}
+  defp refused(status, code, message, events \\ []) do
+    %{events: events, invalid: [], accepted: false, answer: error(status, code, message), reason: message}
+  end
 end

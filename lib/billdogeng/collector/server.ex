@@ -6,7 +6,8 @@ defmodule BilldogEng.Collector.Server do
 
   use GenServer
 
-  alias BilldogEng.Collector.{Connection, Ingest}
+  alias BilldogEng.{Error, Native}
+  alias BilldogEng.Collector.{Connection, Ingest, Printer}
 
   @impl true
   def init(opts) do
@@ -15,7 +16,11 @@ defmodule BilldogEng.Collector.Server do
     state = %{
       ip: Keyword.get(opts, :ip, {127, 0, 0, 1}),
       port: Keyword.get(opts, :port, 0),
-      api_key: opts[:api_key],
+      connection: %{
+        api_key: opts[:api_key],
+        idle_timeout: Keyword.get(opts, :idle_timeout, 60_000),
+        read_timeout: Keyword.get(opts, :read_timeout, 30_000)
+      },
       print: Keyword.get(opts, :print, false),
       keep: Keyword.get(opts, :keep, true),
       listener: nil,
@@ -26,23 +31,26 @@ defmodule BilldogEng.Collector.Server do
       next_id: 0
     }
 
-    case listen(forget(state)) do
-      {:ok, state} -> {:ok, state}
-      {:error, reason} -> {:stop, reason}
+    # Which decodes JSON.
+    with nil <- Native.load_error(),
+         {:ok, state} <- listen(forget(state)) do
+      {:ok, state}
+    else
+      {:error, reason} ->
+        {:stop, {reason, cannot_listen(state, reason)}}
+
+      reason ->
+        {:stop, Error.new("the native library could not be loaded: #{reason}", 0, "NOT_LOADED")}
     end
   end
 
   @impl true
   def handle_call(:port, _from, state), do: {:reply, state.port, state}
 
-  def handle_call(:url, _from, state) do
-    host = state.ip |> :inet.ntoa() |> to_string()
-    host = if tuple_size(state.ip) == 8, do: "[#{host}]", else: host
-    {:reply, "http://#{host}:#{state.port}", state}
-  end
+  def handle_call(:url, _from, state), do: {:reply, "http://" <> address(state), state}
 
-  def handle_call(:events, _from, state),
-    do: {:reply, state.batches |> Enum.reverse() |> Enum.concat(), state}
+  def handle_call(:events, _from, state), do: {:reply, in_order(state.batches), state}
+  def handle_call(:invalid_events, _from, state), do: {:reply, in_order(state.invalid), state}
 
   def handle_call(:requests, _from, state) do
     requests = state.requests |> Enum.sort_by(&elem(&1, 0)) |> Enum.map(&elem(&1, 1))
@@ -61,7 +69,7 @@ defmodule BilldogEng.Collector.Server do
   def handle_call({:respond, mode}, _from, state) do
     case listen(state) do
       {:ok, state} -> {:reply, :ok, %{state | mode: mode}}
-      {:error, reason} -> {:stop, reason, state}
+      {:error, reason} -> {:reply, {:error, cannot_listen(state, reason)}, state}
     end
   end
 
@@ -69,7 +77,6 @@ defmodule BilldogEng.Collector.Server do
     if MapSet.member?(state.connections, pid) do
       id = state.next_id
       {mode, left} = next_mode(state.mode)
-      mode = chosen(mode, request)
       state = arrived(%{state | next_id: id + 1, mode: left}, id, request)
       {step, state} = settle(mode, id, verdict, state)
       {:reply, {id, step}, state}
@@ -92,6 +99,12 @@ defmodule BilldogEng.Collector.Server do
       when listener != nil,
       do: {:noreply, state |> forget_connection(pid) |> start_acceptor()}
 
+  # It could not be read, and so is no request.
+  def handle_info({:unreadable, status, message}, state) do
+    if state.print, do: Printer.puts(Printer.refused(status, message))
+    {:noreply, state}
+  end
+
   def handle_info({:EXIT, pid, _reason}, state), do: {:noreply, forget_connection(state, pid)}
   def handle_info(_, state), do: {:noreply, state}
 
@@ -109,11 +122,12 @@ defmodule BilldogEng.Collector.Server do
 
   defp next_mode(mode), do: {mode, mode}
 
-  defp chosen(choose, request) when is_function(choose), do: request |> choose.() |> chosen(request)
-  defp chosen(mode, _request), do: mode
+  defp settle(:ok, id, %{accepted: true} = verdict, state),
+    do: answer(verdict.answer, id, keep(state, verdict))
 
   defp settle(:ok, id, verdict, state) do
-    state = if verdict.accepted, do: keep(state, verdict.events), else: state
+    {status, _, _} = verdict.answer
+    if state.print, do: Printer.puts(Printer.refused(status, verdict.reason))
     answer(verdict.answer, id, state)
   end
 
@@ -135,8 +149,6 @@ defmodule BilldogEng.Collector.Server do
   defp settle({:json, status, body}, id, _verdict, state),
     do: answer({status, [], body}, id, state)
 
-  defp settle({:delay, ms}, id, verdict, state), do: settle({:delay, ms, :ok}, id, verdict, state)
-
   defp settle({:delay, ms, mode}, id, verdict, state) do
     {step, state} = settle(mode, id, verdict, state)
     {{:delay, ms, step}, state}
@@ -153,6 +165,7 @@ defmodule BilldogEng.Collector.Server do
 
   defp settle(step, _id, _verdict, state) when step in [:hang, :reset], do: {step, state}
   defp settle({:gate, pid}, _id, _verdict, state), do: {{:gate, pid}, state}
+  defp settle(choose, _id, _verdict, state) when is_function(choose, 1), do: {{:choose, choose}, state}
 
   defp after_refusal({:sequence, _}), do: :refuse
   defp after_refusal(mode), do: mode
@@ -168,9 +181,11 @@ defmodule BilldogEng.Collector.Server do
 
   ## Accounts
 
+  defp in_order(batches), do: batches |> Enum.reverse() |> Enum.concat()
+
   defp forget(state) do
-    totals = %{events: 0, requests: 0, accepted: 0, wire_bytes: 0, bytes: 0}
-    Map.merge(state, %{batches: [], requests: %{}, totals: totals})
+    totals = %{events: 0, invalid: 0, requests: 0, accepted: 0, wire_bytes: 0, bytes: 0}
+    Map.merge(state, %{batches: [], invalid: [], requests: %{}, totals: totals})
   end
 
   defp arrived(state, id, request) do
@@ -185,28 +200,21 @@ defmodule BilldogEng.Collector.Server do
     %{state | totals: totals, requests: requests}
   end
 
-  defp keep(state, events) do
-    if state.print, do: Enum.each(events, &IO.puts(line(&1)))
+  defp keep(state, %{events: events, invalid: invalid}) do
+    if state.print, do: Enum.each(events, &Printer.puts(Printer.event(&1)))
     Enum.each(state.subscribers, &send(&1, {:collector, events}))
 
-    totals = %{
-      state.totals
-      | events: state.totals.events + length(events),
+    totals =
+      Map.merge(state.totals, %{
+        events: state.totals.events + length(events),
+        invalid: state.totals.invalid + length(invalid),
         accepted: state.totals.accepted + 1
-    }
+      })
 
-    batches = if state.keep, do: [events | state.batches], else: state.batches
-    %{state | totals: totals, batches: batches}
+    if state.keep,
+      do: %{state | totals: totals, batches: [events | state.batches], invalid: [invalid | state.invalid]},
+      else: %{state | totals: totals}
   end
-
-  defp line(event) do
-    [name, user] = for key <- ~w(event_name user_id), do: word(event[key])
-    properties = inspect(event["properties"], limit: :infinity, width: :infinity)
-    "#{name} #{user} #{properties}"
-  end
-
-  defp word(text) when is_binary(text), do: text
-  defp word(other), do: inspect(other)
 
   ## Listening
 
@@ -215,7 +223,6 @@ defmodule BilldogEng.Collector.Server do
 
     options = [
       :binary,
-      packet: :http_bin,
       active: false,
       reuseaddr: true,
       nodelay: true,
@@ -234,10 +241,17 @@ defmodule BilldogEng.Collector.Server do
 
   defp listen(state), do: {:ok, state}
 
+  defp address(%{ip: ip, port: port}) do
+    host = ip |> :inet.ntoa() |> to_string()
+    if tuple_size(ip) == 8, do: "[#{host}]:#{port}", else: "#{host}:#{port}"
+  end
+
+  defp cannot_listen(state, reason), do: "cannot listen on #{address(state)}: #{:inet.format_error(reason)}"
+
   defp start_acceptor(%{listener: nil} = state), do: state
 
   defp start_acceptor(state) do
-    pid = Connection.start_link(state.listener, self(), state.api_key)
+    pid = Connection.start_link(state.listener, self(), state.connection)
     %{state | acceptor: pid, connections: MapSet.put(state.connections, pid)}
   end
 

@@ -3,10 +3,16 @@
 use crate::error::Error;
 use crate::policy;
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Of a longer body the rest is discarded, unread by anyone.
 pub const LONGEST_BODY: usize = 1024 * 1024;
+
+/// Bytes of a body that an error keeps.
+const LONGEST_KEPT: usize = 64 * 1024;
+/// Bytes of an error's message, and of its code.
+const LONGEST_WORDS: usize = 4 * 1024;
 
 /// An attempt that succeeded.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,8 +28,8 @@ pub struct Answer {
 /// An attempt that did not succeed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
-    /// What the caller is told.
-    pub error: Error,
+    /// What the caller is told: shared by all whom it concerns.
+    pub error: Arc<Error>,
     /// What to do about it.
     pub kind: Kind,
     /// How long the ingest asks to be left alone.
@@ -35,8 +41,8 @@ pub struct Failure {
 pub enum Kind {
     /// The same request may pass later.
     Retryable,
-    /// As `Retryable`, but nobody is there: the connection is refused or the host's name unknown.
-    Unreachable,
+    /// As `Retryable`, and nothing was sent.
+    Unreachable(Unreachable),
     /// Something in the body is refused (400, 422): perhaps one event's fault.
     Refused,
     /// There is too much of it (413).
@@ -45,17 +51,42 @@ pub enum Kind {
     Final,
 }
 
+/// Why nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreachable {
+    /// The resolver says that the host's name does not exist.
+    NoSuchHost,
+    /// The connection was refused.
+    Refused,
+    /// The host's name can't be resolved for now, or the request can't be made.
+    Other,
+}
+
 impl Failure {
     /// No answer came.
-    pub fn network(message: impl Into<String>, unreachable: bool) -> Self {
+    pub fn network(message: impl Into<String>) -> Self {
         Self {
-            error: Error::network(message),
-            kind: if unreachable {
-                Kind::Unreachable
-            } else {
-                Kind::Retryable
-            },
+            error: Arc::new(Error::network(message)),
+            kind: Kind::Retryable,
             retry_after: None,
+        }
+    }
+
+    /// Nothing was sent.
+    pub fn unreachable(message: impl Into<String>, why: Unreachable) -> Self {
+        Self {
+            kind: Kind::Unreachable(why),
+            ..Self::network(message)
+        }
+    }
+
+    /// The same where the batch has failed often enough: a status that may be an event's fault is a refusal.
+    #[must_use]
+    pub fn of_batch(self, failing: bool) -> Self {
+        let refused = failing && policy::may_be_an_events_fault(self.error.status);
+        Self {
+            kind: if refused { Kind::Refused } else { self.kind },
+            ..self
         }
     }
 
@@ -63,14 +94,14 @@ impl Failure {
     #[must_use]
     pub fn hiding(self, secret: &str) -> Self {
         Self {
-            error: self.error.hiding(secret),
+            error: Arc::new(Arc::unwrap_or_clone(self.error).hiding(secret)),
             ..self
         }
     }
 
     /// Whether the same request may pass later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.kind, Kind::Retryable | Kind::Unreachable)
+        matches!(self.kind, Kind::Retryable | Kind::Unreachable(_))
     }
 }
 
@@ -90,7 +121,7 @@ pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Answer, Fail
         return Err(malformed(
             status,
             "the answer is an HTML page, not the ingest's",
-            text(body),
+            kept(None, body),
         ));
     }
     let quota_limited = parsed.as_ref().is_some_and(is_quota_limited);
@@ -101,7 +132,7 @@ pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Answer, Fail
                 let message =
                     member(&value, "message").unwrap_or("the ingest answered success: false");
                 let message = message.to_owned();
-                return Err(malformed(status, &message, Some(value)));
+                return Err(malformed(status, &message, kept(Some(value), body)));
             }
             Some(Value::Bool(true)) => object.remove("data").unwrap_or(Value::Null),
             _ => Value::Object(object),
@@ -131,12 +162,12 @@ fn failure(status: u16, parsed: Option<Value>, body: &[u8]) -> Failure {
         .and_then(|value| member(value, "code"))
         .map(str::to_owned);
     Failure {
-        error: Error {
+        error: Arc::new(Error {
             message: message.unwrap_or_else(|| format!("HTTP {status}")),
             status,
             code,
-            body: parsed.or_else(|| text(body)),
-        },
+            body: kept(parsed, body),
+        }),
         kind: match status {
             400 | 422 => Kind::Refused,
             413 => Kind::TooLarge,
@@ -149,24 +180,41 @@ fn failure(status: u16, parsed: Option<Value>, body: &[u8]) -> Failure {
 
 fn malformed(status: u16, message: &str, body: Option<Value>) -> Failure {
     Failure {
-        error: Error {
+        error: Arc::new(Error {
             message: message.into(),
             status,
             code: Some("MALFORMED_RESPONSE".into()),
             body,
-        },
+        }),
         kind: Kind::Final,
         retry_after: None,
     }
 }
 
-/// A member of the envelope's `error` object, where it is a string.
+/// A member of the envelope's `error` object, where it is a string: its beginning.
 fn member<'a>(envelope: &'a Value, name: &str) -> Option<&'a str> {
-    envelope.get("error")?.get(name)?.as_str()
+    let text = envelope.get("error")?.get(name)?.as_str()?;
+    Some(&text[..text.floor_char_boundary(LONGEST_WORDS)])
 }
 
-fn text(body: &[u8]) -> Option<Value> {
-    (!body.is_empty()).then(|| Value::String(String::from_utf8_lossy(body).into_owned()))
+/// What an error has of a body: it as JSON, or its text; of a long one the beginning of that.
+fn kept(parsed: Option<Value>, body: &[u8]) -> Option<Value> {
+    if body.is_empty() {
+        return None;
+    }
+    if body.len() > LONGEST_KEPT {
+        let mut end = LONGEST_KEPT;
+        // Not within a character, which has four bytes at most.
+        while end > LONGEST_KEPT - 4 && body[end] & 0b1100_0000 == 0b1000_0000 {
+            end -= 1;
+        }
+        return Some(text(&body[..end]));
+    }
+    Some(parsed.unwrap_or_else(|| text(body)))
+}
+
+fn text(body: &[u8]) -> Value {
+    Value::String(String::from_utf8_lossy(body).into_owned())
 }
 
 fn is_html(content_type: &str, body: &[u8]) -> bool {
@@ -243,6 +291,45 @@ mod tests {
         assert_eq!(failure.error.code, None);
         assert_eq!(failure.error.body, Some(json!("<h1>busy</h1>")));
         assert_eq!(failure.kind, Kind::Retryable);
+    }
+
+    #[test]
+    fn of_a_long_body_an_error_has_the_beginning_as_a_string() {
+        let body = |filler: usize| {
+            format!(
+                r#"{{"error":{{"message":"m"}},"x":"{}"}}"#,
+                "ü".repeat(filler)
+            )
+        };
+        let kept = |body: &str| {
+            let failure = read(500, "", body.as_bytes()).unwrap_err();
+            assert_eq!(failure.error.message, "m");
+            failure.error.body.clone().expect("a body")
+        };
+        let longest = body(32_000);
+        assert!(longest.len() <= LONGEST_KEPT && kept(&longest).is_object());
+        for more in [0, 1] {
+            let longer = format!("{}{}", " ".repeat(more), body(500_000));
+            let text = kept(&longer).as_str().expect("text").to_owned();
+            assert!(longer.starts_with(&text));
+            assert!((LONGEST_KEPT - 1..=LONGEST_KEPT).contains(&text.len()));
+        }
+        let failure = read(200, "text/html", "<".repeat(1 << 20).as_bytes()).unwrap_err();
+        let text = failure.error.body.clone().expect("a body");
+        assert_eq!(text.as_str().map(str::len), Some(LONGEST_KEPT));
+        let failure = read(500, "", &[0xBF; 1 << 17]).unwrap_err();
+        assert!(failure.error.body.is_some());
+    }
+
+    #[test]
+    fn a_long_message_is_cut() {
+        let body = format!(
+            r#"{{"error":{{"message":"{0}","code":"{0}"}}}}"#,
+            "ü".repeat(50_000)
+        );
+        let error = read(500, "", body.as_bytes()).unwrap_err().error;
+        assert_eq!(error.message.len(), LONGEST_WORDS);
+        assert_eq!(error.code.as_deref().map(str::len), Some(LONGEST_WORDS));
     }
 
     #[test]

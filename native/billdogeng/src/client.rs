@@ -166,7 +166,12 @@ impl Client {
         self.state().stats()
     }
 
-    /// What there is to tell; after this the listener is woken anew.
+    /// Whether to make something else of the next [`Client::tidings`] may take long, for the bodies in them.
+    pub fn has_long_tidings(&self) -> bool {
+        self.news().has_long_bodies()
+    }
+
+    /// What there is to tell; after this the listener is woken anew, unless there is [`more`](Tidings::more).
     pub fn tidings(&self) -> Tidings {
         self.news().take()
     }

@@ -117,7 +117,7 @@ impl FlushReport {
             }
             Ok(answer) => self.outcome.status = answer.status,
             Err(failure) => {
-                if failure.kind == Kind::Unreachable {
+                if matches!(failure.kind, Kind::Unreachable(_)) {
                     self.outcome.wire_bytes -= self.sent;
                 }
                 self.outcome.status = failure.error.status;
@@ -169,6 +169,7 @@ fn without_body(error: &Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::answer::Unreachable;
     use crate::news::LastWords;
     use crate::queue::Queue;
     use serde_json::Value;
@@ -239,9 +240,9 @@ mod tests {
         let mut report = FlushReport::default();
         report.begun(&listener);
         report.attempt(100);
-        report.attempted(&Err(Failure::network("refused", true)));
+        report.attempted(&Err(Failure::unreachable("refused", Unreachable::Refused)));
         report.attempt(100);
-        report.attempted(&Err(Failure::network("reset", false)));
+        report.attempted(&Err(Failure::network("reset")));
         report.attempt(100);
         report.attempted(&accepted());
         report.accepted(&batch(&["1", "23"]));
@@ -270,13 +271,13 @@ mod tests {
         report.begun(&listener);
         assert_eq!(error_of(&mut report, true), Some(Error::out_of_time()));
         report.attempt(1);
-        report.attempted(&Err(Failure::network("reset", false)));
+        report.attempted(&Err(Failure::network("reset")));
         assert_eq!(error_of(&mut report, true), Some(Error::network("reset")));
         assert_eq!(error_of(&mut report, true), Some(Error::out_of_time()));
         report.gave_up(&Error::network("first"));
         report.gave_up(&Error::network("second"));
         report.attempt(1);
-        report.attempted(&Err(Failure::network("reset", false)));
+        report.attempted(&Err(Failure::network("reset")));
         assert_eq!(error_of(&mut report, true), Some(Error::network("first")));
         assert_eq!(error_of(&mut report, true), Some(Error::out_of_time()));
     }

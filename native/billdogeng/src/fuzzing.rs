@@ -5,7 +5,7 @@
 
 use crate::answer;
 use crate::json;
-use crate::parts::{Parts, Standing};
+use crate::parts::{Accepted, Parts, Seen, Standing};
 use crate::place::Place;
 use crate::policy;
 use crate::queue::{Batch, Queue};
@@ -28,7 +28,7 @@ pub fn answer(bytes: &[u8]) {
             assert_eq!(failure.error.status, status);
             assert!(!failure.error.message.is_empty() || !body.is_empty());
             let secret = "a secret key";
-            let hidden = failure.error.hiding(secret);
+            let hidden = failure.hiding(secret);
             assert!(!format!("{hidden:?}").contains(secret));
         }
     }
@@ -74,69 +74,101 @@ pub fn json(bytes: &[u8]) {
 /// What is pushed, taken, split, refused and put back: two bytes a step, against a plain list.
 pub fn queue(bytes: &[u8]) {
     let mut queue = Queue::default();
-    let mut model: VecDeque<Vec<u8>> = VecDeque::new();
+    let mut model: Model = VecDeque::new();
     for step in bytes.as_chunks::<2>().0 {
         let [what, number] = *step;
         let number = usize::from(number);
-        match what % 5 {
+        match what % 6 {
             0 | 1 => {
                 let event = vec![b'0' + what % 10; 1 + number * usize::from(what)];
+                model.push_back((queue.next(), event.clone()));
                 queue.push((&event).into());
-                model.push_back(event);
             }
-            2 => assert_eq!(queue.drop_oldest().is_some(), model.pop_front().is_some()),
+            2 => assert_eq!(
+                queue.drop_oldest(),
+                model.pop_front().map(|(number, _)| number)
+            ),
             3 => {
                 if let Some(batch) = queue.take(number, usize::from(what) * 64) {
-                    halves(batch, what, &mut queue, &mut model);
+                    parts(batch, what, &mut queue, &mut model);
+                }
+            }
+            4 => {
+                let copy = queue.copy_of_any().filter(|_| what > 128);
+                if let Some((number, event)) = copy.map(|copy| (copy.numbers().start, text(&copy)))
+                {
+                    let at = model.iter().position(|(of, _)| *of == number);
+                    assert_eq!(model.remove(at.expect("queued")).expect("there").1, event);
+                    assert!(queue.remove(number) && !queue.remove(number));
                 }
             }
             _ => {
                 if let Some(batch) = queue.take(number, usize::MAX) {
-                    let mut written = Vec::new();
-                    batch.write_to(&mut written);
-                    let events: Vec<_> = model.drain(..batch.len()).collect();
-                    assert_eq!(written, events.join(&b","[..]));
+                    let taken: Vec<_> = model.drain(..batch.len()).collect();
+                    assert!(batch.numbers().eq(taken.iter().map(|(number, _)| *number)));
+                    let events: Vec<_> = taken.into_iter().map(|(_, event)| event).collect();
+                    assert_eq!(text(&batch), events.join(&b","[..]));
                 }
             }
         }
         assert_eq!(queue.len(), model.len());
-        assert_eq!(queue.bytes(), model.iter().map(Vec::len).sum::<usize>());
-        assert_eq!(queue.next() - queue.head(), model.len() as u64);
+        let stored = model.iter().map(|(_, event)| event.len());
+        assert_eq!(queue.bytes(), stored.sum::<usize>());
+        let head = model.front().map_or(queue.next(), |(number, _)| *number);
+        assert_eq!(queue.head(), head);
     }
 }
 
+/// Events with their numbers.
+type Model = VecDeque<(u64, Vec<u8>)>;
+
+fn text(batch: &Batch) -> Vec<u8> {
+    let mut written = Vec::new();
+    batch.write_to(&mut written);
+    written
+}
+
 /// A batch whose parts are accepted or refused by the bits of `says`, and what is left put back.
-fn halves(batch: Batch, says: u8, queue: &mut Queue, model: &mut VecDeque<Vec<u8>>) {
-    let (first, mut left) = (batch.numbers().start, batch.numbers().collect::<Vec<_>>());
-    let mut parts = Parts::new(batch);
+fn parts(batch: Batch, says: u8, queue: &mut Queue, model: &mut Model) {
+    let mut gone = Vec::new();
+    let (all, end) = (batch.len(), batch.numbers().end);
+    let mut parts = Parts::new(batch, Seen::default());
     for turn in 0.. {
-        let mut gone: Vec<Batch> = match says >> (turn % 8) & 3 {
+        let mut done: Vec<Batch> = match says >> (turn % 8) & 3 {
             0 => {
                 parts.refused();
                 Vec::new()
             }
             1 => parts.too_large().into_iter().collect(),
-            _ => parts.accepted().into_iter().collect(),
+            _ => match parts.accepted() {
+                Some(Accepted::Part(part)) => vec![part],
+                Some(Accepted::Other(other)) => {
+                    assert!(queue.remove(other.numbers().start));
+                    vec![other]
+                }
+                None => Vec::new(),
+            },
         };
         let (standing, rejected) = parts.settle();
-        gone.extend(rejected);
-        for number in gone.iter().flat_map(Batch::numbers) {
-            left.retain(|n| *n != number);
-        }
-        assert_eq!(parts.len(), left.len());
-        if standing != Standing::Next {
-            break;
+        done.extend(rejected);
+        gone.extend(done.iter().flat_map(Batch::numbers));
+        let others = gone.iter().filter(|n| **n >= end).count();
+        assert_eq!(parts.len(), all + others - gone.len());
+        match standing {
+            Standing::Next => {}
+            Standing::Elsewhere => match queue.copy_of_any() {
+                Some(other) => parts.try_other(other),
+                None => break,
+            },
+            Standing::Done | Standing::Keep => break,
         }
     }
-    // A queue numbers what follows without a gap: only the newest may be left.
     let rest: Vec<Batch> = parts.into_rest().collect();
-    assert!(left.is_sorted() && rest.iter().map(Batch::len).sum::<usize>() == left.len());
-    let taken = usize::try_from(queue.head() - first).expect("a length");
-    assert!(left
-        .iter()
-        .eq(&(queue.head() - left.len() as u64..queue.head()).collect::<Vec<_>>()));
-    model.drain(..taken - left.len());
+    assert!(rest.is_sorted_by_key(|part| std::cmp::Reverse(part.numbers().end)));
     rest.into_iter().for_each(|part| queue.put_back(part));
+    let before = model.len();
+    model.retain(|(number, _)| !gone.contains(number));
+    assert_eq!(before - model.len(), gone.len());
 }
 
 /// Two bytes of a place, then an event's JSON, perhaps cut off.

@@ -1,17 +1,22 @@
 //! One HTTP client on the current tokio runtime: no redirects, no environment unless asked for, answers up to
-//! 1 MiB.
+//! 1 MiB, decoded where they are gzip'd.
 
-use crate::answer::{self, Answer, Failure};
+use crate::answer::{self, Answer, Failure, Unreachable};
 use crate::config::{HttpConfig, Proxy};
 use crate::policy;
+use crate::resolver::{is_no_such_host, SystemResolver};
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{HeaderMap, CONTENT_TYPE, RETRY_AFTER};
+use flate2::read::MultiGzDecoder;
+use reqwest::dns::Resolve;
+use reqwest::header::{
+    HeaderMap, HeaderValue, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER,
+};
 use reqwest::{redirect, Method, Response};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::CertificateDer;
 use rustls::ClientConfig;
 use std::error::Error as _;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -31,6 +36,11 @@ pub struct Http {
 impl Http {
     /// Fails only where TLS can't be set up for an `https` host.
     pub fn new(config: &HttpConfig) -> Result<Self, Failure> {
+        Self::with_resolver(config, Arc::new(SystemResolver))
+    }
+
+    /// The same, with names resolved by another than the system's resolver.
+    pub fn with_resolver(config: &HttpConfig, resolver: Arc<dyn Resolve>) -> Result<Self, Failure> {
         let secure = config
             .host
             .get(..6)
@@ -59,6 +69,7 @@ impl Http {
             .http1_max_headers(MOST_HEADERS)
             .redirect(redirect::Policy::none())
             .referer(false)
+            .dns_resolver(resolver)
             .pool_max_idle_per_host(1)
             .pool_idle_timeout(Duration::from_secs(30))
             .user_agent(USER_AGENT)
@@ -75,9 +86,12 @@ impl Http {
         &self,
         method: Method,
         url: &str,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         body: Option<Bytes>,
     ) -> Result<Answer, Failure> {
+        headers
+            .entry(ACCEPT_ENCODING)
+            .or_insert(HeaderValue::from_static("identity"));
         let mut request = self.client.request(method, url).headers(headers);
         if let Some(body) = body {
             request = request.body(body);
@@ -90,7 +104,7 @@ impl Http {
             Ok(result) => result,
             Err(_) => {
                 let ms = self.timeout.as_millis();
-                Err(Failure::network(format!("no answer within {ms} ms"), false))
+                Err(Failure::network(format!("no answer within {ms} ms")))
             }
         }
     }
@@ -107,6 +121,10 @@ async fn read(mut response: Response) -> Result<Answer, Failure> {
         .headers()
         .get(RETRY_AFTER)
         .and_then(|value| policy::retry_after(value.as_bytes(), SystemTime::now()));
+    let gzipped = response
+        .headers()
+        .get(CONTENT_ENCODING)
+        .is_some_and(|value| is_gzip(value.as_bytes()));
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| failure_of(&error))? {
         let room = answer::LONGEST_BODY - body.len();
@@ -115,26 +133,54 @@ async fn read(mut response: Response) -> Result<Answer, Failure> {
             break;
         }
     }
-    answer::read(status, &content_type, &body).map_err(|failure| Failure {
+    let answer = match gzipped {
+        true => answer::read(status, &content_type, &decoded(&body)),
+        false => answer::read(status, &content_type, &body),
+    };
+    answer.map_err(|failure| Failure {
         retry_after,
         ..failure
     })
 }
 
+/// Though `identity` was asked for. Of several encodings none is undone.
+fn is_gzip(encoding: &[u8]) -> bool {
+    let encoding = encoding.trim_ascii();
+    encoding.eq_ignore_ascii_case(b"gzip") || encoding.eq_ignore_ascii_case(b"x-gzip")
+}
+
+/// As much as is decoded before an error or a body's bound.
+fn decoded(body: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::new();
+    let _ = MultiGzDecoder::new(body)
+        .take(answer::LONGEST_BODY as u64)
+        .read_to_end(&mut decoded);
+    decoded
+}
+
 /// The innermost cause says it best: "Connection refused (os error 111)".
 fn failure_of(error: &reqwest::Error) -> Failure {
     let mut message = error.to_string();
-    let mut unreachable = false;
+    let mut unreachable = None;
     let mut cause = error.source();
     while let Some(inner) = cause {
         message = inner.to_string();
         let refused = inner
             .downcast_ref::<std::io::Error>()
             .is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused);
-        unreachable |= refused || message.starts_with("dns error");
+        if refused {
+            unreachable = Some(Unreachable::Refused);
+        } else if is_no_such_host(inner) {
+            unreachable = Some(Unreachable::NoSuchHost);
+        } else if message.starts_with("dns error") {
+            unreachable = Some(Unreachable::Other);
+        }
         cause = inner.source();
     }
-    Failure::network(message, unreachable)
+    match unreachable {
+        Some(why) => Failure::unreachable(message, why),
+        None => Failure::network(message),
+    }
 }
 
 /// Whether there is an authority to trust, of `SSL_CERT_FILE`, `SSL_CERT_DIR` or the system.
@@ -160,7 +206,7 @@ fn tls_of_file(path: &Path) -> Result<Arc<ClientConfig>, Failure> {
         Err(error) => {
             let path = path.display();
             let message = format!("the cacertfile {path} can't be read: {error}");
-            Err(Failure::network(message, false))
+            Err(Failure::network(message))
         }
     }
 }

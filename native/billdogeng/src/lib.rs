@@ -26,6 +26,7 @@ mod place;
 mod policy;
 mod queue;
 mod reports;
+mod resolver;
 pub mod spool;
 mod state;
 mod store;

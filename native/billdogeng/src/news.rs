@@ -8,8 +8,16 @@ use crate::flush_report::Report;
 use crate::place::Place;
 use crate::spool::{OpenError, Problem};
 use crate::state::{Reason, Stats};
+use serde_json::Value;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Replies, and different bodies in them, that are taken at once: of each a process has to make terms.
+const MOST_REPLIES: usize = 256;
+const MOST_BODIES: usize = 4;
+/// Values that bodies may have to be made terms of at once.
+const SHORT_BODIES: usize = 1_000;
 
 /// Notices kept; older ones make room, and are counted.
 const MOST_NOTICES: usize = 256;
@@ -20,9 +28,11 @@ pub enum Notice {
     /// A flush delivered so many events.
     Flushed(u64),
     /// A flush failed; so many events are back in the queue.
-    FlushFailed(u64, Error),
+    FlushFailed(u64, Arc<Error>),
     /// So many events were given up since the last notice of this reason.
     Dropped(Reason, u64),
+    /// The next events that are dropped for [`Reason::Rejected`] were answered this status.
+    RefusedWith(u16),
     /// The first value that was written in another form than its own; there may be more.
     Replaced(Place),
     /// The first event that was given up for its size; there may be more.
@@ -43,7 +53,7 @@ pub enum Notice {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// Of `Flush` and `Shutdown`.
-    Flushed(u64, Result<(), Error>),
+    Flushed(u64, Result<(), Arc<Error>>),
     /// Of `Settle`: how many events are not yet delivered.
     Settled(u64, u64),
     /// Of `Purge`.
@@ -61,6 +71,48 @@ pub struct Tidings {
     pub sleep: Option<(u64, Duration)>,
     /// To be passed on after the notices.
     pub replies: Vec<Reply>,
+    /// There are more replies to take, without being woken for them.
+    pub more: bool,
+}
+
+/// Those that were seen in a row of replies. Callers of one flush share theirs.
+#[derive(Default)]
+struct Bodies {
+    last: Option<*const Error>,
+    count: usize,
+}
+
+impl Bodies {
+    /// Returns the reply's, unless it is that of the reply before.
+    fn see<'a>(&mut self, reply: &'a Reply) -> Option<&'a Value> {
+        let Reply::Flushed(_, Err(error)) = reply else {
+            return None;
+        };
+        let this = Some(Arc::as_ptr(error));
+        if std::mem::replace(&mut self.last, this) == this {
+            return None;
+        }
+        self.count += usize::from(error.body.is_some());
+        error.body.as_ref()
+    }
+}
+
+/// Whether a value has more than so many bytes and values. Looks at no more of it.
+fn is_longer(value: &Value, left: &mut usize) -> bool {
+    let own = match value {
+        Value::String(text) => 1 + text.len() / 64,
+        Value::Number(number) => 1 + number.as_str().len(),
+        _ => 1,
+    };
+    match left.checked_sub(own) {
+        Some(rest) => *left = rest,
+        None => return true,
+    }
+    match value {
+        Value::Array(values) => values.iter().any(|value| is_longer(value, left)),
+        Value::Object(members) => members.values().any(|value| is_longer(value, left)),
+        _ => false,
+    }
 }
 
 #[derive(Default)]
@@ -68,7 +120,7 @@ pub(crate) struct News {
     notices: VecDeque<Notice>,
     missed: u64,
     sleep: Option<(u64, Duration)>,
-    replies: Vec<Reply>,
+    replies: VecDeque<Reply>,
     woken: bool,
 }
 
@@ -100,13 +152,36 @@ impl News {
     }
 
     pub fn take(&mut self) -> Tidings {
-        self.woken = false;
+        let next = self.next().count();
+        let replies = self.replies.drain(..next).collect();
+        let more = !self.replies.is_empty();
+        self.woken = more;
         Tidings {
             notices: self.notices.drain(..).collect(),
             missed: std::mem::take(&mut self.missed),
             sleep: self.sleep.take(),
-            replies: std::mem::take(&mut self.replies),
+            replies,
+            more,
         }
+    }
+
+    /// The replies to be taken next: a bounded number, with a bounded number of bodies between them.
+    fn next(&self) -> impl Iterator<Item = &Reply> {
+        let mut bodies = Bodies::default();
+        let replies = self.replies.iter().take(MOST_REPLIES);
+        replies.take_while(move |reply| {
+            bodies.see(reply);
+            bodies.count <= MOST_BODIES
+        })
+    }
+
+    /// Whether there is much in the bodies of those.
+    pub fn has_long_bodies(&self) -> bool {
+        let (mut bodies, mut left) = (Bodies::default(), SHORT_BODIES);
+        self.next().any(|reply| {
+            let body = bodies.see(reply);
+            body.is_some_and(|body| is_longer(body, &mut left))
+        })
     }
 }
 
@@ -150,6 +225,73 @@ mod tests {
         assert!(!news.must_wake());
         news.reply(vec![Reply::Settled(1, 0)]);
         assert!(news.must_wake());
+    }
+
+    fn failed(id: u64, error: &Arc<Error>) -> Reply {
+        Reply::Flushed(id, Err(Arc::clone(error)))
+    }
+
+    fn error(body: Value) -> Arc<Error> {
+        Arc::new(Error {
+            body: Some(body),
+            ..Error::network("no")
+        })
+    }
+
+    #[test]
+    fn replies_are_taken_in_bounded_numbers_without_another_wake_up() {
+        let mut news = News::default();
+        let shared = error(Value::Null);
+        news.reply((0..1000).map(|id| failed(id, &shared)).collect());
+        assert!(news.must_wake());
+        let mut taken = Vec::new();
+        loop {
+            let tidings = news.take();
+            assert!(tidings.replies.len() <= MOST_REPLIES);
+            taken.extend(tidings.replies);
+            if !tidings.more {
+                break;
+            }
+            assert!(!news.must_wake(), "whoever takes them comes again");
+        }
+        assert_eq!(
+            taken,
+            (0..1000).map(|id| failed(id, &shared)).collect::<Vec<_>>()
+        );
+        news.reply(vec![failed(0, &shared)]);
+        assert!(news.must_wake());
+    }
+
+    #[test]
+    fn few_different_bodies_are_taken_at_once() {
+        let mut news = News::default();
+        let errors: Vec<_> = (0..10).map(|n| error(Value::from(n))).collect();
+        news.reply(
+            errors
+                .iter()
+                .flat_map(|error| [failed(1, error), failed(2, error)])
+                .collect(),
+        );
+        let tidings = news.take();
+        assert_eq!(
+            (tidings.replies.len(), tidings.more),
+            (2 * MOST_BODIES, true)
+        );
+    }
+
+    #[test]
+    fn a_body_is_long_for_its_values_or_its_text() {
+        for (value, long) in [
+            (Value::from(vec![0; 100]), false),
+            (Value::from("x".repeat(60_000)), false),
+            (Value::from(vec![0; 1_000]), true),
+            (serde_json::json!({"a": [vec![0; 600], vec![0; 600]]}), true),
+        ] {
+            let mut news = News::default();
+            let error = error(value);
+            news.reply(vec![failed(1, &error), failed(2, &error)]);
+            assert_eq!(news.has_long_bodies(), long);
+        }
     }
 
     #[test]

@@ -1,26 +1,66 @@
-//! A batch on its way: whole, or in halves where the ingest refuses it.
+//! A batch on its way: whole, or split where the ingest refuses it.
 //!
 //! ```text
 //! [1 2 3 4] refused ─▶ [1 2] accepted, [3 4] refused ─▶ [3] refused: a suspect, [4] accepted: [3] rejected
 //! ```
 //!
-//! Depth first and the older half first, so that what is accepted is accepted in order. An event that is
-//! refused alone is given up only once others of its batch are accepted after it, or were before: an ingest
-//! that refuses everything has another reason than an event.
+//! Depth first and the older half first, so that events are accepted in their order. An event that is refused alone
+//! is dropped only once others are accepted after it, or were before: an ingest that refuses everything has another
+//! reason than an event. After too many refusals in a row single events are tried at random, first of the batch and
+//! then of those behind it: a run of bad events does not look like such an ingest, wherever it stands.
 
 use crate::policy;
 use crate::queue::Batch;
+use std::cmp::Reverse;
+use std::ops::Range;
+
+/// Single events of a flush that were refused, from which on parts are not tried at any size: see [`Seen::largest`].
+const MANY: u32 = 4;
+/// Single events that are tried at random in a row, of the batch and behind it.
+const MOST_TRIED: u32 = 24;
+/// How many of them are behind it at least.
+const FEWEST_OTHERS: u32 = 4;
+
+/// How the ingest answered to a flush so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    any_accepted: bool,
+    /// Refusals in a row.
+    refusals: u32,
+    /// Single events that were refused.
+    bad: u32,
+    /// Where many events are bad, parts of more events are split without being tried: half of the last that was
+    /// refused, and twice that with each that is accepted.
+    largest: usize,
+    /// Answers since the first refusal, that one included.
+    answers: u32,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            any_accepted: false,
+            refusals: 0,
+            bad: 0,
+            largest: usize::MAX,
+            answers: 0,
+        }
+    }
+}
 
 /// The parts of one batch that are not yet settled.
 pub struct Parts {
-    /// Newest first: the next to be sent is the last.
+    /// The next to be sent is the last; newest first, but for a single event that is tried out of turn.
     rest: Vec<Batch>,
-    /// Single events that were refused since others were accepted, oldest first.
+    /// A copy of an event behind the batch, to be sent before the rest.
+    other: Option<Batch>,
+    /// Single events that were refused since others were accepted.
     suspects: Vec<Batch>,
+    seen: Seen,
+    was_refused: bool,
     any_accepted: bool,
-    /// In a row.
-    refusals: u32,
     most_refusals: u32,
+    others: u32,
 }
 
 /// How a batch stands.
@@ -30,19 +70,33 @@ pub enum Standing {
     Next,
     /// All of it is settled.
     Done,
+    /// It is refused, and so was each single event that was tried: one behind it may show whose fault that is.
+    Elsewhere,
     /// It is refused, and not for an event of it: all that is left stays.
     Keep,
 }
 
+/// A part that was accepted.
+#[derive(Debug)]
+pub enum Accepted {
+    /// Of the batch.
+    Part(Batch),
+    /// A copy of an event that is queued.
+    Other(Batch),
+}
+
 impl Parts {
     /// A batch in one part.
-    pub fn new(batch: Batch) -> Self {
+    pub fn new(batch: Batch, seen: Seen) -> Self {
         Self {
             most_refusals: policy::most_refusals(batch.len()),
             rest: vec![batch],
+            other: None,
             suspects: Vec::new(),
+            seen,
+            was_refused: false,
             any_accepted: false,
-            refusals: 0,
+            others: 0,
         }
     }
 
@@ -53,33 +107,79 @@ impl Parts {
 
     /// The part to be sent.
     pub fn next(&self) -> Option<&Batch> {
-        self.rest.last()
+        self.other.as_ref().or(self.rest.last())
     }
 
-    /// That part was accepted. Answers it.
-    pub fn accepted(&mut self) -> Option<Batch> {
+    /// The number after the newest event of the part to be sent, if that part is all that is not settled.
+    pub fn whole_until(&self) -> Option<u64> {
+        let whole = self.rest.len() == 1 && self.suspects.is_empty() && self.other.is_none();
+        self.next().filter(|_| whole).map(|part| part.numbers().end)
+    }
+
+    /// The numbers of the events that are not settled, and of those between them.
+    pub fn numbers(&self) -> Range<u64> {
+        let parts = || self.rest.iter().chain(&self.suspects).map(Batch::numbers);
+        let start = parts().map(|numbers| numbers.start).min();
+        let end = parts().map(|numbers| numbers.end).max();
+        start.unwrap_or_default()..end.unwrap_or_default()
+    }
+
+    /// Whether the flush has had as many answers as it may, where there are refusals: here, or many.
+    pub fn is_spent(&self) -> bool {
+        let refused = self.was_refused || self.seen.bad >= MANY;
+        refused && self.seen.answers >= policy::MOST_ANSWERS
+    }
+
+    /// Whether a part of the batch was accepted.
+    pub fn any_accepted(&self) -> bool {
+        self.any_accepted
+    }
+
+    /// How the ingest answered so far.
+    pub fn seen(&self) -> Seen {
+        self.seen
+    }
+
+    /// The part was accepted. Returns it.
+    pub fn accepted(&mut self) -> Option<Accepted> {
+        self.seen.any_accepted = true;
+        self.seen.refusals = 0;
+        self.seen.largest = self.seen.largest.saturating_mul(2);
+        self.seen.answers += u32::from(self.seen.answers > 0);
+        self.others = 0;
+        if let Some(other) = self.other.take() {
+            return Some(Accepted::Other(other));
+        }
         self.any_accepted = true;
-        self.refusals = 0;
-        self.rest.pop()
+        self.rest.pop().map(Accepted::Part)
     }
 
-    /// That part was refused (400, 422).
+    /// The part was refused (400, 422).
     pub fn refused(&mut self) {
-        self.refusals += 1;
-        if let Some(part) = self.rest.pop() {
-            if let Some(event) = self.halve(part) {
-                self.suspects.push(event);
-            }
+        self.seen.answers += 1;
+        self.was_refused = true;
+        if self.other.take().is_some() {
+            return;
+        }
+        self.seen.refusals += 1;
+        let Some(part) = self.rest.pop() else { return };
+        self.seen.largest = (part.len() / 2).max(1);
+        if let Some(event) = self.split(part) {
+            self.seen.bad += 1;
+            self.suspects.push(event);
         }
     }
 
-    /// That part was too large (413), or refused where each stands alone. Answers the event that is so by itself.
+    /// The part was too large (413), or refused where each event stands alone. Returns the event that is so by itself.
     pub fn too_large(&mut self) -> Option<Batch> {
+        if self.other.take().is_some() {
+            return None;
+        }
         let part = self.rest.pop()?;
-        self.halve(part)
+        self.split(part)
     }
 
-    fn halve(&mut self, part: Batch) -> Option<Batch> {
+    fn split(&mut self, part: Batch) -> Option<Batch> {
         if part.len() < 2 {
             return Some(part);
         }
@@ -88,29 +188,73 @@ impl Parts {
         None
     }
 
-    /// How it stands, and the events that are rejected by now.
+    /// Returns how it stands, and the events that are rejected by now.
     pub fn settle(&mut self) -> (Standing, Vec<Batch>) {
-        if self.refusals >= self.most_refusals {
-            return (Standing::Keep, Vec::new());
-        }
-        let sure = self.any_accepted && (self.refusals == 0 || self.rest.is_empty());
-        let rejected = if sure {
-            std::mem::take(&mut self.suspects)
-        } else {
-            Vec::new()
+        let refusals = self.seen.refusals;
+        let spent = refusals >= self.most_refusals;
+        let all_tried = self.rest.is_empty() && !spent;
+        let rejected = match self.seen.any_accepted && (refusals == 0 || all_tried) {
+            true => std::mem::take(&mut self.suspects),
+            false => Vec::new(),
         };
+        let tried = refusals.saturating_sub(self.most_refusals);
+        let most_others = MOST_TRIED.saturating_sub(tried).max(FEWEST_OTHERS);
         let standing = match (self.rest.is_empty(), self.suspects.is_empty()) {
-            (false, _) => Standing::Next,
             (true, true) => Standing::Done,
-            (true, false) => Standing::Keep,
+            (false, _) if refusals < 2 * self.most_refusals => Standing::Next,
+            _ if self.others < most_others => Standing::Elsewhere,
+            _ => Standing::Keep,
         };
+        if standing == Standing::Next {
+            if spent {
+                self.try_any();
+            } else {
+                self.split_what_is_large();
+            }
+        }
         (standing, rejected)
     }
 
-    /// What is left, newest first: to be put back one by one.
-    pub fn into_rest(mut self) -> impl Iterator<Item = Batch> {
-        self.suspects.reverse();
-        self.rest.into_iter().chain(self.suspects)
+    /// Makes a single event the next part, any of those that were not tried alone.
+    fn try_any(&mut self) {
+        let events: usize = self.rest.iter().map(Batch::len).sum();
+        let mut at = fastrand::usize(..events.max(1));
+        for index in 0..self.rest.len() {
+            let len = self.rest[index].len();
+            if at >= len {
+                at -= len;
+                continue;
+            }
+            let (older, newer) = self.rest.remove(index).split_at(at);
+            let (event, newer) = newer.split_at(1);
+            let around = [newer, older].into_iter().filter(|part| part.len() > 0);
+            self.rest.splice(index..index, around);
+            self.rest.push(event);
+            return;
+        }
+    }
+
+    fn split_what_is_large(&mut self) {
+        let largest = self.seen.largest;
+        while self.seen.bad >= MANY && self.rest.last().is_some_and(|part| part.len() > largest) {
+            if let Some(part) = self.rest.pop() {
+                self.split(part);
+            }
+        }
+    }
+
+    /// Makes the copy of an event behind the batch the next part.
+    pub fn try_other(&mut self, event: Batch) {
+        self.others += 1;
+        self.other = Some(event);
+    }
+
+    /// Returns what is left, newest first: to be put back one by one.
+    pub fn into_rest(self) -> impl Iterator<Item = Batch> {
+        let mut rest = self.rest;
+        rest.extend(self.suspects);
+        rest.sort_unstable_by_key(|part| Reverse(part.numbers().start));
+        rest.into_iter()
     }
 }
 
@@ -119,14 +263,14 @@ mod tests {
     use super::*;
     use crate::queue::Queue;
 
-    /// What became of events `0..count`, when `answer` tells of each part's numbers.
+    /// What became of the events of a flush, where `answer` has the numbers of each part.
     #[derive(Debug, Default, PartialEq)]
     struct Fate {
         accepted: Vec<u64>,
         rejected: Vec<u64>,
         too_large: Vec<u64>,
         kept: Vec<u64>,
-        requests: usize,
+        requests: u32,
     }
 
     enum Says {
@@ -135,81 +279,191 @@ mod tests {
         TooLarge,
     }
 
-    fn fate(count: u64, answer: impl Fn(std::ops::Range<u64>) -> Says) -> Fate {
+    fn queue(events: Range<u64>) -> Queue {
         let mut queue = Queue::default();
-        (0..count).for_each(|n| queue.push(n.to_string().as_bytes().into()));
-        let mut parts = Parts::new(queue.take(usize::MAX, usize::MAX).unwrap());
-        let mut fate = Fate::default();
-        loop {
-            let numbers = parts.next().unwrap().numbers();
-            fate.requests += 1;
-            match answer(numbers) {
-                Says::Accepted => fate.accepted.extend(parts.accepted().unwrap().numbers()),
-                Says::Refused => parts.refused(),
-                Says::TooLarge => {
-                    let event = parts.too_large();
-                    fate.too_large
-                        .extend(event.into_iter().flat_map(|event| event.numbers()));
-                }
-            }
-            let (standing, rejected) = parts.settle();
-            fate.rejected
-                .extend(rejected.iter().flat_map(Batch::numbers));
-            if standing != Standing::Next {
-                assert_eq!(standing == Standing::Done, parts.len() == 0);
-                parts.into_rest().for_each(|part| queue.put_back(part));
-                fate.kept = match queue.is_empty() {
-                    true => Vec::new(),
-                    false => (queue.head()..queue.next()).collect(),
-                };
-                return fate;
-            }
-        }
+        queue.renumber(events.start);
+        events.for_each(|n| queue.push(n.to_string().as_bytes().into()));
+        queue
     }
 
-    fn bad(events: &'static [u64]) -> impl Fn(std::ops::Range<u64>) -> Says {
+    /// One flush of batches of so many events. What is left is in the queue again.
+    fn flush(queue: &mut Queue, batch_size: usize, answer: &impl Fn(Range<u64>) -> Says) -> Fate {
+        let mut fate = Fate::default();
+        let mut seen = Seen::default();
+        'flush: while let Some(batch) = queue.take(batch_size, usize::MAX) {
+            let mut parts = Parts::new(batch, seen);
+            loop {
+                fate.requests += 1;
+                match answer(parts.next().unwrap().numbers()) {
+                    Says::Accepted => match parts.accepted().unwrap() {
+                        Accepted::Part(part) => fate.accepted.extend(part.numbers()),
+                        Accepted::Other(other) => {
+                            let number = other.numbers().start;
+                            assert!(queue.remove(number));
+                            fate.accepted.push(number);
+                        }
+                    },
+                    Says::Refused => parts.refused(),
+                    Says::TooLarge => {
+                        let event = parts.too_large();
+                        let event = event.into_iter().flat_map(|event| event.numbers());
+                        fate.too_large.extend(event);
+                    }
+                }
+                let (standing, rejected) = parts.settle();
+                let rejected = rejected.iter().flat_map(Batch::numbers);
+                fate.rejected.extend(rejected);
+                let others = match standing {
+                    Standing::Elsewhere => queue.copy_of_any(),
+                    _ => None,
+                };
+                seen = parts.seen();
+                match (standing, others) {
+                    _ if parts.is_spent() => {}
+                    (Standing::Done, _) => break,
+                    (Standing::Next, _) => continue,
+                    (_, Some(other)) => {
+                        parts.try_other(other);
+                        continue;
+                    }
+                    _ => {}
+                }
+                parts.into_rest().for_each(|part| queue.put_back(part));
+                break 'flush;
+            }
+        }
+        fate.kept = numbers(queue);
+        fate
+    }
+
+    fn numbers(queue: &mut Queue) -> Vec<u64> {
+        let mut batches = Vec::new();
+        while let Some(batch) = queue.take(usize::MAX, usize::MAX) {
+            batches.push(batch);
+        }
+        let numbers: Vec<_> = batches.iter().flat_map(Batch::numbers).collect();
+        assert!(numbers.is_sorted());
+        let newest_first = batches.into_iter().rev();
+        newest_first.for_each(|batch| queue.put_back(batch));
+        numbers
+    }
+
+    fn fate(count: u64, answer: impl Fn(Range<u64>) -> Says) -> Fate {
+        flush(&mut queue(0..count), usize::MAX, &answer)
+    }
+
+    /// Refuses each part with one of these.
+    fn bad(events: &[u64]) -> impl Fn(Range<u64>) -> Says + '_ {
         move |numbers| match events.iter().any(|event| numbers.contains(event)) {
             true => Says::Refused,
             false => Says::Accepted,
         }
     }
 
+    /// Flushes until all good events are accepted. Asserts that nothing else is, that only bad ones are rejected, and
+    /// that no flush makes more requests than it may. Returns how many flushes that took.
+    fn flushes(count: u64, batch_size: usize, bad_events: &[u64]) -> u32 {
+        let mut queue = queue(0..count);
+        let mut good: Vec<u64> = (0..count).collect();
+        good.retain(|event| !bad_events.contains(event));
+        for flushes in 1..100 {
+            let fate = flush(&mut queue, batch_size, &bad(bad_events));
+            let clean = count as usize / batch_size;
+            assert!(fate.requests <= 100 + clean as u32, "{}", fate.requests);
+            for event in &fate.accepted {
+                let at = good.iter().position(|good| good == event);
+                good.remove(at.expect("a good one, once"));
+            }
+            assert!(fate.rejected.iter().all(|event| bad_events.contains(event)));
+            if good.is_empty() {
+                return flushes;
+            }
+        }
+        panic!("{} good events are left", good.len());
+    }
+
+    /// So many percent of the events, at random.
+    fn some(count: u64, percent: u8, seed: u64) -> Vec<u64> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        (0..count).filter(|_| random.u8(..100) < percent).collect()
+    }
+
     #[test]
-    fn one_bad_event_costs_itself_wherever_it_stands() {
+    fn one_bad_event_is_rejected_alone_wherever_it_stands() {
         for count in [2, 3, 5, 8, 100, 1000] {
             for at in [0, 1, count / 2, count - 2, count - 1] {
-                let says = |numbers: std::ops::Range<u64>| match numbers.contains(&at) {
-                    true => Says::Refused,
-                    false => Says::Accepted,
-                };
-                let fate = fate(count, says);
+                let fate = fate(count, bad(&[at]));
                 assert_eq!(fate.rejected, [at], "{at} of {count}");
-                assert!(fate.accepted.iter().is_sorted());
+                assert!(fate.accepted.is_sorted());
                 assert_eq!(fate.accepted.len() as u64, count - 1);
                 assert!(fate.kept.is_empty());
-                assert!(fate.requests <= 2 * count.next_power_of_two().ilog2() as usize + 1);
+                assert!(fate.requests <= 2 * count.next_power_of_two().ilog2() + 1);
             }
         }
     }
 
     #[test]
-    fn several_bad_events_cost_themselves() {
+    fn several_bad_events_are_rejected_alone() {
         let fate = fate(16, bad(&[0, 1, 7, 15]));
         assert_eq!(fate.rejected, [0, 1, 7, 15]);
         assert_eq!(fate.accepted.len(), 12);
     }
 
     #[test]
-    fn an_ingest_that_refuses_everything_costs_nothing() {
-        for count in [1, 2, 3, 4, 20, 1000] {
-            let fate = fate(count, |_| Says::Refused);
-            assert_eq!(fate.kept, (0..count).collect::<Vec<_>>());
-            assert!(fate.requests <= policy::most_refusals(count as usize) as usize);
+    fn a_run_of_bad_events_at_the_head_holds_up_no_other_event() {
+        for seed in 0..12 {
+            fastrand::seed(seed);
+            let run: Vec<u64> = (0..8).collect();
+            let fate = fate(508, bad(&run));
+            assert_eq!((fate.accepted.len(), &fate.rejected[..]), (500, &run[..]));
+            assert!(fate.requests <= 60, "{}", fate.requests);
         }
     }
 
     #[test]
-    fn an_ingest_that_refuses_everything_from_some_point_on_costs_nothing_from_there() {
+    fn good_events_arrive_within_20_flushes_where_up_to_half_of_1000_are_bad_at_random() {
+        for seed in 0..12 {
+            fastrand::seed(seed);
+            for percent in [1, 10, 30, 50] {
+                let flushes = flushes(1000, 1000, &some(1000, percent, seed));
+                assert!(flushes <= 20, "{percent} %, {seed}: {flushes} flushes");
+            }
+        }
+    }
+
+    #[test]
+    fn good_events_arrive_wherever_a_run_of_bad_ones_stands() {
+        for seed in 0..10 {
+            fastrand::seed(seed);
+            for run in [0..500, 450..550, 500..1000, 0..900, 1..1000] {
+                flushes(1000, 1000, &run.collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_of_bad_events_alone_holds_up_none_of_those_behind_it() {
+        for seed in 0..10 {
+            fastrand::seed(seed);
+            for batch_size in [1, 2, 3, 10, 100] {
+                flushes(1000, batch_size, &(0..110).collect::<Vec<_>>());
+                flushes(300, batch_size, &some(300, 50, seed));
+            }
+        }
+    }
+
+    #[test]
+    fn an_ingest_that_refuses_everything_has_nothing_dropped() {
+        for (count, batch_size) in [(1, 9), (2, 9), (3, 9), (20, 9), (1000, 1000), (3000, 1000)] {
+            let fate = flush(&mut queue(0..count), batch_size, &|_| Says::Refused);
+            assert_eq!(fate.kept, (0..count).collect::<Vec<_>>());
+            let most = policy::most_refusals(batch_size.min(count as usize));
+            assert!(fate.requests <= most + MOST_TRIED + FEWEST_OTHERS);
+        }
+    }
+
+    #[test]
+    fn an_ingest_that_refuses_everything_from_some_point_on_has_nothing_dropped_from_there() {
         let fate = fate(64, |numbers| match numbers.end <= 32 {
             true => Says::Accepted,
             false => Says::Refused,
@@ -220,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_halved_until_it_passes() {
+    fn a_batch_that_is_too_large_is_split_until_it_passes() {
         let fate = fate(10, |numbers| match numbers.end - numbers.start > 3 {
             true => Says::TooLarge,
             false => Says::Accepted,
@@ -229,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_too_large_by_itself_is_given_up_and_no_other() {
+    fn an_event_that_is_too_large_by_itself_is_dropped_and_no_other() {
         let fate = fate(5, |numbers| match numbers.contains(&2) {
             true => Says::TooLarge,
             false => Says::Accepted,

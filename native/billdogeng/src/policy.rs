@@ -41,10 +41,21 @@ pub fn hold(asked: Duration) -> Option<Duration> {
     (asked > LONGEST_DELAY).then(|| asked.min(LONGEST_HOLD))
 }
 
-/// Refusals in a row, of a batch of `events` and of its halves, after which the fault is not an event's:
-/// enough to isolate one wherever it stands, and a few beside it.
+/// Answers since the first refusal after which a flush ends: the next one goes on.
+pub const MOST_ANSWERS: u32 = 100;
+
+/// Refusals in a row, of a batch of `events` and of its parts, after which single events are tried at random, and half
+/// of those after which the fault is not an event's: enough to isolate one wherever it stands, and a few beside it.
 pub fn most_refusals(events: usize) -> u32 {
     2 * events.max(1).next_power_of_two().ilog2() + 2
+}
+
+/// Flushes in a row that may fail for the same batch, before it is split as one that is refused.
+pub const MOST_FAILED_FLUSHES: u32 = 5;
+
+/// Whether a status may be an event's fault though it doesn't say so: 403, 409 and 5xx, but not those of a gateway.
+pub fn may_be_an_events_fault(status: u16) -> bool {
+    matches!(status, 403 | 409 | 500..=599) && !matches!(status, 502..=504)
 }
 
 /// Whether a status says that the same request may pass later: 408, 429 and 5xx.
@@ -124,6 +135,16 @@ mod tests {
         ];
         for (events, most) in cases {
             assert_eq!(most_refusals(events), most, "{events}");
+        }
+    }
+
+    #[test]
+    fn an_event_may_be_to_blame_for_some_statuses_that_do_not_say_so() {
+        for status in [403, 409, 500, 501, 505, 520, 599] {
+            assert!(may_be_an_events_fault(status), "{status}");
+        }
+        for status in [0, 200, 400, 401, 404, 408, 413, 422, 429, 502, 503, 504] {
+            assert!(!may_be_an_events_fault(status), "{status}");
         }
     }
 

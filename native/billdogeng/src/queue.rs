@@ -15,11 +15,14 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 
+/// Events that [`Queue::copy_of_any`] chooses from: to find one costs a look at each before it.
+const MOST_LOOKED_AT: usize = 64 * 1024;
+
 /// A run of events, taken off the front of the queue.
 #[derive(Debug)]
 pub struct Batch {
     first: u64,
-    chunks: Vec<Bytes>,
+    chunks: VecDeque<Bytes>,
     lens: VecDeque<u32>,
     stored: usize,
 }
@@ -31,7 +34,7 @@ impl Batch {
             first,
             stored: bytes.len(),
             lens: lens.into(),
-            chunks: vec![bytes.into()],
+            chunks: VecDeque::from([bytes.into()]),
         }
     }
 
@@ -56,23 +59,42 @@ impl Batch {
         self.split_at(count)
     }
 
-    fn split_at(mut self, count: usize) -> (Self, Self) {
-        let newer = self.lens.split_off(count);
-        let stored = self.lens.iter().map(|len| *len as usize).sum();
-        let mut chunks = VecDeque::from(self.chunks);
-        let older = Self {
-            first: self.first,
-            chunks: carve(&mut chunks, stored).0,
-            lens: self.lens,
+    /// Splits it before the event at `count`: the older events, and the newer ones.
+    pub fn split_at(mut self, count: usize) -> (Self, Self) {
+        let older = self.split_off_oldest(count);
+        (older, self)
+    }
+
+    /// Costs as much as it takes off, however much stays.
+    fn split_off_oldest(&mut self, count: usize) -> Self {
+        let lens: VecDeque<u32> = self.lens.drain(..count).collect();
+        let stored = lens.iter().map(|len| *len as usize).sum();
+        let first = self.first;
+        self.first += count as u64;
+        self.stored -= stored;
+        Self {
+            first,
+            chunks: carve(&mut self.chunks, stored).0,
+            lens,
             stored,
-        };
-        let newer = Self {
-            first: self.first + count as u64,
-            chunks: chunks.into(),
-            lens: newer,
-            stored: self.stored - stored,
-        };
-        (older, newer)
+        }
+    }
+
+    /// Drops the oldest event, and returns the bytes that it took.
+    fn drop_oldest(&mut self) -> Option<usize> {
+        let len = self.lens.pop_front()? as usize;
+        self.first += 1;
+        self.stored -= len;
+        drop_front(&mut self.chunks, len);
+        Some(len)
+    }
+
+    /// Puts an older batch that adjoins it before its own events. Costs as much as that batch has.
+    fn prepend(&mut self, older: Self) {
+        self.first = older.first;
+        self.stored += older.stored;
+        prepend(&mut self.lens, older.lens);
+        prepend(&mut self.chunks, older.chunks);
     }
 
     /// Lets go of the events; their room is used again.
@@ -197,23 +219,21 @@ impl Queue {
     /// Lets go of the oldest event. Answers its number, if there was one.
     pub fn drop_oldest(&mut self) -> Option<u64> {
         let number = self.head();
-        if let Some(batch) = self.returned.pop() {
-            let (oldest, rest) = batch.split_at(1);
-            self.len -= 1;
-            self.stored -= oldest.stored;
-            if rest.len() > 0 {
-                self.returned.push(rest);
+        if let Some(batch) = self.returned.last_mut() {
+            let len = batch.drop_oldest()?;
+            if batch.len() == 0 {
+                self.returned.pop();
             }
+            self.len -= 1;
+            self.stored -= len;
             return Some(number);
         }
         let len = self.lens.pop_front()? as usize;
         self.len -= 1;
         self.stored -= len;
         self.first += 1;
-        match self.chunks.front_mut() {
-            Some(chunk) if chunk.len() == len => chunks::give_back(self.chunks.pop_front()),
-            Some(chunk) => chunk.advance(len),
-            None => self.tail.advance(len),
+        if !drop_front(&mut self.chunks, len) {
+            self.tail.advance(len);
         }
         Some(number)
     }
@@ -221,28 +241,21 @@ impl Queue {
     /// Takes events off the front: at least one where there is any, at most `max_events`, and no more
     /// than `max_bytes` of JSON unless the first alone has more. Their numbers follow each other.
     pub fn take(&mut self, max_events: usize, max_bytes: usize) -> Option<Batch> {
-        let batch = match self.returned.pop() {
+        let batch = match self.returned.last_mut() {
             Some(batch) => {
-                let (count, _) = fitting(&batch.lens, max_events, max_bytes);
-                let (older, newer) = batch.split_at(count);
-                if newer.len() > 0 {
-                    self.returned.push(newer);
+                let count = fitting(&batch.lens, max_events, max_bytes);
+                let older = batch.split_off_oldest(count);
+                if batch.len() == 0 {
+                    self.returned.pop();
                 }
                 older
             }
             None => {
-                let (count, stored) = fitting(&self.lens, max_events, max_bytes);
+                let count = fitting(&self.lens, max_events, max_bytes);
                 if count == 0 {
                     return None;
                 }
-                let lens = self.lens.drain(..count).collect();
-                self.first += count as u64;
-                Batch {
-                    first: self.first - count as u64,
-                    chunks: self.carve(stored),
-                    lens,
-                    stored,
-                }
+                self.split_off_oldest(count)
             }
         };
         self.len -= batch.len();
@@ -250,27 +263,75 @@ impl Queue {
         Some(batch)
     }
 
+    /// Returns a copy of one of the oldest queued events, any of them.
+    pub fn copy_of_any(&self) -> Option<Batch> {
+        let mut at = fastrand::usize(..self.len.clamp(1, MOST_LOOKED_AT));
+        for batch in self.returned.iter().rev() {
+            if let Some(len) = batch.lens.get(at) {
+                let number = batch.first + at as u64;
+                return copy(number, *len, start_of(&batch.lens, at), batch.chunks.iter());
+            }
+            at -= batch.len();
+        }
+        let len = self.lens.get(at)?;
+        let chunks = self.chunks.iter().map(|chunk| &chunk[..]);
+        let chunks = chunks.chain([&self.tail[..]]);
+        copy(
+            self.first + at as u64,
+            *len,
+            start_of(&self.lens, at),
+            chunks,
+        )
+    }
+
+    /// Drops the event of this number. Returns whether it was queued.
+    pub fn remove(&mut self, number: u64) -> bool {
+        let before = self.len;
+        let holds = |batch: &Batch| batch.numbers().contains(&number);
+        if let Some(index) = self.returned.iter().position(holds) {
+            let batch = self.returned.remove(index);
+            let at = (number - batch.first) as usize;
+            let (older, mut newer) = batch.split_at(at);
+            self.stored -= newer.drop_oldest().unwrap_or_default();
+            self.len -= 1;
+            let around = [newer, older].into_iter().filter(|part| part.len() > 0);
+            self.returned.splice(index..index, around);
+        } else if (self.first..self.next()).contains(&number) {
+            let older = self.split_off_oldest((number - self.first) as usize);
+            let event = self.split_off_oldest(1);
+            self.stored -= event.stored;
+            self.len -= 1;
+            if older.len() > 0 {
+                self.returned.insert(0, older);
+            }
+        }
+        self.len < before
+    }
+
+    /// Of the events that are not in `returned`.
+    fn split_off_oldest(&mut self, count: usize) -> Batch {
+        let lens: VecDeque<u32> = self.lens.drain(..count).collect();
+        let stored = lens.iter().map(|len| *len as usize).sum();
+        self.first += count as u64;
+        Batch {
+            first: self.first - count as u64,
+            chunks: self.carve(stored),
+            lens,
+            stored,
+        }
+    }
+
     /// Puts a batch back where it came from: all that is queued is newer. Its events keep their numbers.
-    pub fn put_back(&mut self, mut batch: Batch) {
+    pub fn put_back(&mut self, batch: Batch) {
         self.len += batch.len();
         self.stored += batch.stored;
         let adjoins = batch.numbers().end == self.head();
         match self.returned.last_mut() {
-            Some(front) if adjoins => {
-                front.first = batch.first;
-                front.stored += batch.stored;
-                batch.lens.append(&mut front.lens);
-                front.lens = batch.lens;
-                front.chunks.splice(0..0, batch.chunks);
-            }
+            Some(front) if adjoins => front.prepend(batch),
             None if adjoins => {
                 self.first = batch.first;
-                for len in batch.lens.into_iter().rev() {
-                    self.lens.push_front(len);
-                }
-                for chunk in batch.chunks.into_iter().rev() {
-                    self.chunks.push_front(chunk);
-                }
+                prepend(&mut self.lens, batch.lens);
+                prepend(&mut self.chunks, batch.chunks);
             }
             _ => self.returned.push(batch),
         }
@@ -283,17 +344,17 @@ impl Queue {
         }
     }
 
-    fn carve(&mut self, stored: usize) -> Vec<Bytes> {
+    fn carve(&mut self, stored: usize) -> VecDeque<Bytes> {
         let (mut carved, left) = carve(&mut self.chunks, stored);
         if left > 0 {
-            carved.push(self.tail.split_to(left).freeze());
+            carved.push_back(self.tail.split_to(left).freeze());
         }
         carved
     }
 }
 
-/// How many of the first events make a batch, and their bytes with commas.
-fn fitting(lens: &VecDeque<u32>, max_events: usize, max_bytes: usize) -> (usize, usize) {
+/// How many of the first events make a batch.
+fn fitting(lens: &VecDeque<u32>, max_events: usize, max_bytes: usize) -> usize {
     let (mut count, mut stored) = (0, 0);
     for len in lens.iter().take(max_events.max(1)) {
         if count > 0 && stored + *len as usize - 1 > max_bytes {
@@ -302,12 +363,52 @@ fn fitting(lens: &VecDeque<u32>, max_events: usize, max_bytes: usize) -> (usize,
         stored += *len as usize;
         count += 1;
     }
-    (count, stored)
+    count
+}
+
+/// Where the event at `at` begins.
+fn start_of(lens: &VecDeque<u32>, at: usize) -> usize {
+    lens.iter().take(at).map(|len| *len as usize).sum()
+}
+
+/// A copy of the event that begins at `start` and takes `len` bytes. No event spans two chunks.
+fn copy<C: AsRef<[u8]>>(
+    number: u64,
+    len: u32,
+    mut start: usize,
+    chunks: impl Iterator<Item = C>,
+) -> Option<Batch> {
+    for chunk in chunks {
+        let chunk = chunk.as_ref();
+        if start < chunk.len() {
+            let event = chunk[start..start + len as usize].to_vec();
+            return Some(Batch::new(number, vec![len], event));
+        }
+        start -= chunk.len();
+    }
+    None
+}
+
+/// Puts `front` before what `all` has. Costs as much as `front` has.
+fn prepend<T>(all: &mut VecDeque<T>, front: VecDeque<T>) {
+    for one in front.into_iter().rev() {
+        all.push_front(one);
+    }
+}
+
+/// Drops the first event of `chunks`, of so many bytes. Returns whether there is a chunk.
+fn drop_front(chunks: &mut VecDeque<Bytes>, len: usize) -> bool {
+    match chunks.front_mut() {
+        Some(chunk) if chunk.len() == len => chunks::give_back(chunks.pop_front()),
+        Some(chunk) => chunk.advance(len),
+        None => return false,
+    }
+    true
 }
 
 /// Takes so many bytes off the front of `chunks`; answers also how many there were not.
-fn carve(chunks: &mut VecDeque<Bytes>, mut wanted: usize) -> (Vec<Bytes>, usize) {
-    let mut carved = Vec::new();
+fn carve(chunks: &mut VecDeque<Bytes>, mut wanted: usize) -> (VecDeque<Bytes>, usize) {
+    let mut carved = VecDeque::new();
     while wanted > 0 {
         let Some(mut chunk) = chunks.pop_front() else {
             break;
@@ -317,7 +418,7 @@ fn carve(chunks: &mut VecDeque<Bytes>, mut wanted: usize) -> (Vec<Bytes>, usize)
             chunks.push_front(rest);
         }
         wanted -= chunk.len();
-        carved.push(chunk);
+        carved.push_back(chunk);
     }
     (carved, wanted)
 }
@@ -442,6 +543,59 @@ mod tests {
             assert_eq!(read, expected);
         }
         assert_eq!((queue.len(), queue.head(), queue.next()), (19, 101, 120));
+    }
+
+    /// Callers wait for the lock meanwhile: what stays must not be moved for each event that goes.
+    #[test]
+    fn dropping_from_a_batch_that_was_put_back_moves_no_other_event() {
+        let mut queue = filled(1000);
+        let batch = queue.take(900, usize::MAX).unwrap();
+        queue.drop_oldest();
+        queue.put_back(batch);
+        let last = |queue: &Queue| {
+            let batch = queue.returned.last().expect("a gap behind it");
+            (
+                std::ptr::from_ref(&batch.lens[batch.len() - 1]),
+                batch.chunks[0].as_ptr_range().end,
+            )
+        };
+        let place = last(&queue);
+        for number in 0..400 {
+            assert_eq!(queue.drop_oldest(), Some(number));
+            assert_eq!(last(&queue), place);
+        }
+        assert_eq!(queue.take(100, usize::MAX).unwrap().numbers(), 400..500);
+        assert_eq!(last(&queue).0, place.0);
+        let older = queue.take(10, usize::MAX).unwrap();
+        queue.put_back(older);
+        assert_eq!(last(&queue).0, place.0);
+        assert_eq!((queue.head(), queue.len()), (500, 499));
+    }
+
+    #[test]
+    fn an_event_is_copied_and_dropped_wherever_it_is() {
+        let mut queue = filled(9);
+        let batch = queue.take(3, usize::MAX).unwrap();
+        queue.drop_oldest();
+        queue.put_back(batch);
+        let mut copied = [false; 9];
+        for _ in 0..500 {
+            let copy = queue.copy_of_any().expect("an event");
+            let number = copy.numbers().start;
+            let mut text = Vec::new();
+            copy.write_to(&mut text);
+            assert_eq!(text, number.to_string().as_bytes());
+            copied[number as usize] = true;
+        }
+        assert_eq!(
+            copied,
+            [true, true, true, false, true, true, true, true, true]
+        );
+        assert!(queue.remove(1) && queue.remove(6) && !queue.remove(6) && !queue.remove(3));
+        assert_eq!((queue.len(), queue.bytes(), queue.head()), (6, 6, 0));
+        let runs: Vec<_> = std::iter::from_fn(|| queue.take(9, usize::MAX)).collect();
+        let numbers: Vec<_> = runs.iter().map(Batch::numbers).collect();
+        assert_eq!(numbers, [0..1, 2..3, 4..6, 7..9]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub enum Reason {
     QueueFull,
     /// Larger than `max_event_bytes`, or than the ingest takes (413).
     TooLarge,
-    /// The ingest refused it (400, 422), and accepted others of its batch.
+    /// The ingest refused it, and accepted others.
     Rejected,
     /// The project's quota is used up.
     Quota,
@@ -295,6 +295,18 @@ impl State {
     pub fn delivered(&mut self, events: &Batch) {
         self.delivered += events.len() as u64;
         self.store.done(events);
+    }
+
+    /// Returns a copy of one of the events that are queued.
+    pub fn copy_of_any(&self) -> Option<Batch> {
+        self.store.copy_of_any()
+    }
+
+    /// An event that is queued was accepted. Returns whether it was still there.
+    pub fn delivered_queued(&mut self, event: &Batch) -> bool {
+        let queued = self.store.done_with(event.numbers().start);
+        self.delivered += u64::from(queued);
+        queued
     }
 
     /// Events in flight are given up.

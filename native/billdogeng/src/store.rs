@@ -249,6 +249,23 @@ impl Store {
         }
     }
 
+    /// Returns a copy of one of the events in memory, any of the oldest but for those in flight.
+    pub fn copy_of_any(&self) -> Option<Batch> {
+        self.queue.copy_of_any()
+    }
+
+    /// An event that is not in flight is done with. Returns whether it was still there.
+    pub fn done_with(&mut self, number: u64) -> bool {
+        let queued = self.queue.remove(number);
+        let stored = match &self.spool {
+            Some(spool) => spool.remove(number..number + 1),
+            None => 0,
+        };
+        let evicted = stored > 0 && !queued;
+        self.on_disk -= u64::from(evicted);
+        queued || evicted
+    }
+
     fn landed(&mut self, events: &Batch) {
         self.in_flight.events -= events.len() as u64;
         self.in_flight.bytes -= events.bytes() as u64;

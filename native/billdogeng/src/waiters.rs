@@ -3,22 +3,25 @@
 use crate::error::Error;
 use crate::news::Reply;
 use crate::queue::Batch;
+use std::sync::Arc;
 
 /// One `flush` or `shutdown`: it waits for events up to a number.
 struct Waiter {
     id: u64,
     target: u64,
     attempts_left: u32,
+    /// It has had all its attempts.
+    spent: bool,
     /// It came while an attempt was in flight: that one's failure is not its own.
     fresh: bool,
     /// Why an event that it waits for was given up.
-    given_up: Option<Error>,
+    given_up: Option<Arc<Error>>,
     /// A quota that is used up is no error to it.
     shutdown: bool,
 }
 
 impl Waiter {
-    fn reply(&self, result: Result<(), Error>) -> Reply {
+    fn reply(&self, result: Result<(), Arc<Error>>) -> Reply {
         Reply::Flushed(self.id, result)
     }
 }
@@ -36,8 +39,8 @@ pub struct Failed {
     pub at_once: bool,
     /// Someone has attempts left.
     pub more: bool,
-    /// These have had theirs.
-    pub spent: Vec<u64>,
+    /// Someone has had all of them: see [`Waiters::end`].
+    pub spent: bool,
 }
 
 impl Waiters {
@@ -47,6 +50,7 @@ impl Waiters {
             id,
             target,
             attempts_left: attempts,
+            spent: false,
             fresh,
             given_up: None,
             shutdown,
@@ -83,11 +87,11 @@ impl Waiters {
     }
 
     /// Events were given up for an answer.
-    pub fn gave_up(&mut self, events: &Batch, error: &Error) {
+    pub fn gave_up(&mut self, events: &Batch, error: &Arc<Error>) {
         let first = events.numbers().start;
         for waiter in &mut self.flushes {
             if first < waiter.target {
-                waiter.given_up.get_or_insert_with(|| error.clone());
+                waiter.given_up.get_or_insert_with(|| Arc::clone(error));
             }
         }
     }
@@ -97,7 +101,7 @@ impl Waiters {
         let mut failed = Failed {
             at_once: false,
             more: false,
-            spent: Vec::new(),
+            spent: false,
         };
         for waiter in &mut self.flushes {
             if std::mem::take(&mut waiter.fresh) {
@@ -105,17 +109,17 @@ impl Waiters {
                 continue;
             }
             waiter.attempts_left = waiter.attempts_left.saturating_sub(1);
-            if waiter.attempts_left == 0 || !retryable {
-                failed.spent.push(waiter.id);
-            }
+            waiter.spent = waiter.attempts_left == 0 || !retryable;
+            failed.spent |= waiter.spent;
+            failed.more |= !waiter.spent;
         }
-        failed.more = failed.spent.len() < self.flushes.len();
+        failed.more |= failed.at_once;
         failed
     }
 
     /// The answers of those whose patience is over.
-    pub fn end(&mut self, spent: &[u64], error: &Error) -> Vec<Reply> {
-        let done = self.flushes.extract_if(.., |w| spent.contains(&w.id));
+    pub fn end(&mut self, error: &Arc<Error>) -> Vec<Reply> {
+        let done = self.flushes.extract_if(.., |waiter| waiter.spent);
         done.map(|waiter| {
             let error = waiter.given_up.clone().unwrap_or_else(|| error.clone());
             waiter.reply(Err(error))
@@ -124,7 +128,7 @@ impl Waiters {
     }
 
     /// Everybody's answer.
-    pub fn end_all(&mut self, error: &Error) -> Vec<Reply> {
+    pub fn end_all(&mut self, error: &Arc<Error>) -> Vec<Reply> {
         let done = self.flushes.drain(..);
         done.map(|waiter| waiter.reply(Err(error.clone())))
             .collect()
@@ -132,11 +136,12 @@ impl Waiters {
 
     /// Everybody's answer where the quota is used up.
     pub fn end_limited(&mut self) -> Vec<Reply> {
+        let limited = Arc::new(Error::quota_limited());
         let done = self.flushes.drain(..);
         done.map(|waiter| {
             let result = match waiter.shutdown {
                 true => Ok(()),
-                false => Err(Error::quota_limited()),
+                false => Err(Arc::clone(&limited)),
             };
             waiter.reply(result)
         })

@@ -19,13 +19,14 @@ use crate::error::Error;
 use crate::flush_report::{FlushReport, Report, Trigger};
 use crate::http::Http;
 use crate::news::{LastWords, Listener, Notice, Reply};
-use crate::parts::Parts;
+use crate::parts::{Parts, Seen};
 use crate::payload::Payload;
 use crate::queue::Batch;
 use crate::store::Next;
 use crate::threads;
 use crate::transport;
 use crate::waiters::Waiters;
+use failing::Failing;
 use reqwest::header::HeaderMap;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -65,6 +66,7 @@ pub enum Command {
 }
 
 mod attempts;
+mod failing;
 #[cfg(all(test, shuttle))]
 mod interleavings;
 mod spooling;
@@ -84,6 +86,8 @@ struct Flush {
     /// The next batch is being read from the disk.
     fetching: bool,
     batch: Option<Parts>,
+    /// How the ingest answered to the batches before.
+    seen: Seen,
     /// The request of the batch's next part, once it is made.
     payload: Option<Payload>,
     /// Why a part of the batch was last refused.
@@ -94,7 +98,7 @@ struct Flush {
 impl Flush {
     fn send(&mut self, batch: Batch) {
         self.fetching = false;
-        self.batch = Some(Parts::new(batch));
+        self.batch = Some(Parts::new(batch, self.seen));
         self.payload = None;
         self.failed = 0;
     }
@@ -119,6 +123,12 @@ pub(crate) struct Worker {
     tick: Option<Instant>,
     timer_stopped: bool,
     failures: u32,
+    /// The batch that fails again and again, if one does.
+    failing: Failing,
+    /// It was read from the spool.
+    failing_read: bool,
+    /// The status that was last told of events that were rejected.
+    refused_with: u16,
     paused_until: Option<Instant>,
     suspended_until: Option<Instant>,
     /// Events given up for the quota before the suspension; while it lasts, and until a batch is accepted.
@@ -163,6 +173,9 @@ impl Worker {
             tick: None,
             timer_stopped: false,
             failures: 0,
+            failing: Failing::default(),
+            failing_read: false,
+            refused_with: 0,
             paused_until: None,
             suspended_until: None,
             limited_from: None,
@@ -268,10 +281,11 @@ impl Worker {
 
     fn flush_for(&mut self, id: u64, shutdown: bool) {
         let target = self.client.state().next();
-        let fresh = self
-            .flush
-            .as_ref()
-            .is_some_and(|flush| flush.batch.is_some() && flush.wait.is_none());
+        // An attempt in flight that carries all of it is its own.
+        let fresh = self.flush.as_ref().is_some_and(|flush| {
+            let parts = flush.batch.as_ref().filter(|_| flush.wait.is_none());
+            parts.is_some_and(|parts| parts.whole_until().is_none_or(|until| until < target))
+        });
         let attempts = self.attempts();
         self.waiters.flush(id, target, attempts, fresh, shutdown);
         if self.suspended_until.is_some() {
@@ -301,6 +315,7 @@ impl Worker {
             failed: 0,
             fetching: false,
             batch: None,
+            seen: Seen::default(),
             payload: None,
             refusal: None,
             wait: None,
@@ -536,11 +551,12 @@ impl Worker {
 
     /// After a panic: the batch goes back, callers are answered, the thread goes on.
     fn recover(&mut self) {
-        let replies = self.waiters.end_all(&Error::panicked());
+        let panicked = Arc::new(Error::panicked());
+        let replies = self.waiters.end_all(&panicked);
         self.http = None;
         self.report.panicked(&*self.listener);
         self.client.news().notice(Notice::Panicked);
-        self.flush_failed(Error::panicked(), &[], false, None);
+        self.flush_failed(panicked, false, None);
         self.reply(replies);
     }
 }

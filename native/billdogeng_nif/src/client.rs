@@ -12,8 +12,8 @@ use crate::reports::Label;
 use crate::value;
 use billdogeng::spool::{self, Problem};
 use billdogeng::{
-    Client, Command, Config, Endpoint, HttpConfig, LastWords, Listener, Notice, Proxy, Reason,
-    Reply, Report, Stats, Tidings,
+    Client, Command, Config, Endpoint, Error, HttpConfig, LastWords, Listener, Notice, Proxy,
+    Reason, Reply, Report, Stats, Tidings,
 };
 use rustler::env::OwnedEnv;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
@@ -26,7 +26,7 @@ rustler::atoms! {
     ok, error, no_client,
     billdogeng_news, billdogeng_open, billdogeng_ended,
     flush, settle, shutdown, slept, tick, purge,
-    flushed, flush_failed, dropped, replaced_at, too_large_at, suspended, resumed, no_spool, spool_failed,
+    dirty, flushed, flush_failed, dropped, refused_with, replaced_at, too_large_at, suspended, resumed, no_spool, spool_failed,
     spool_resumed, panicked, settled,
     queue_full, too_large, rejected, quota, before_send, stopped, spool_full, expired, spool_lost, purged,
     disabled, unowned, nil, mode, live, test,
@@ -298,14 +298,35 @@ fn command<'a>(env: Env<'a>, owner: Term<'a>, name: Atom, id: u64) -> Term<'a> {
     .map_or_else(|| no_client().encode(env), |replies| replies.encode(env))
 }
 
-/// `{notices, missed, sleep, replies}`: all that has come up since the last call.
+/// `{notices, missed, sleep, replies}`: what has come up since the last call, or `:dirty` where to make terms of
+/// it takes longer than a normal scheduler should be held. Where there are more replies than a call should return,
+/// the owner is sent another message.
 #[rustler::nif]
-fn tidings<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
-    registry::with(owner, |entry| tidings_to_term(env, &entry.client.tidings()))
-        .unwrap_or_else(|| no_client().encode(env))
+fn tidings<'a>(owner: Term<'a>) -> Term<'a> {
+    registry::with(owner, |entry| tidings_of(owner, &entry.client, true))
+        .unwrap_or_else(|| no_client().encode(owner.get_env()))
 }
 
-pub fn tidings_to_term<'a>(env: Env<'a>, tidings: &Tidings) -> Term<'a> {
+#[rustler::nif(schedule = "DirtyCpu")]
+fn tidings_dirty<'a>(owner: Term<'a>) -> Term<'a> {
+    registry::with(owner, |entry| tidings_of(owner, &entry.client, false))
+        .unwrap_or_else(|| no_client().encode(owner.get_env()))
+}
+
+pub fn tidings_of<'a>(owner: Term<'a>, client: &Client, normal: bool) -> Term<'a> {
+    let env = owner.get_env();
+    if normal && client.has_long_tidings() {
+        return dirty().encode(env);
+    }
+    let tidings = client.tidings();
+    if let Some(owner) = owner.decode().ok().filter(|_| tidings.more) {
+        let _ = env.send(&owner, billdogeng_news());
+    }
+    tidings_to_term(env, &tidings)
+}
+
+fn tidings_to_term<'a>(env: Env<'a>, tidings: &Tidings) -> Term<'a> {
+    let mut errors = Errors(Vec::new());
     let notices: Vec<_> = tidings
         .notices
         .iter()
@@ -314,7 +335,7 @@ pub fn tidings_to_term<'a>(env: Env<'a>, tidings: &Tidings) -> Term<'a> {
     let replies: Vec<_> = tidings
         .replies
         .iter()
-        .map(|reply| reply_to_term(env, reply))
+        .map(|reply| reply_to_term(env, reply, &mut errors))
         .collect();
     let sleep = tidings
         .sleep
@@ -386,6 +407,7 @@ fn notice_to_term<'a>(env: Env<'a>, notice: &Notice) -> Term<'a> {
         Notice::Flushed(count) => (flushed(), count).encode(env),
         Notice::FlushFailed(count, error) => (flush_failed(), count, &error.message).encode(env),
         Notice::Dropped(reason, count) => (dropped(), reason_to_atom(*reason), count).encode(env),
+        Notice::RefusedWith(status) => (refused_with(), status).encode(env),
         Notice::Replaced(place) => (replaced_at(), &place.event, &place.path).encode(env),
         Notice::TooLarge(place) => (too_large_at(), &place.event, &place.path).encode(env),
         Notice::Suspended(duration) => (suspended(), duration.as_secs()).encode(env),
@@ -397,12 +419,25 @@ fn notice_to_term<'a>(env: Env<'a>, notice: &Notice) -> Term<'a> {
     }
 }
 
-fn reply_to_term<'a>(env: Env<'a>, reply: &Reply) -> Term<'a> {
+/// The terms of errors that were made in this call: callers of one flush share theirs.
+struct Errors<'a>(Vec<(*const Error, Term<'a>)>);
+
+impl<'a> Errors<'a> {
+    fn term(&mut self, env: Env<'a>, error: &Arc<Error>) -> Term<'a> {
+        let key = Arc::as_ptr(error);
+        if let Some((_, term)) = self.0.iter().find(|(known, _)| *known == key) {
+            return *term;
+        }
+        let term = value::error_to_term(env, error);
+        self.0.push((key, term));
+        term
+    }
+}
+
+fn reply_to_term<'a>(env: Env<'a>, reply: &Reply, errors: &mut Errors<'a>) -> Term<'a> {
     match reply {
         Reply::Flushed(id, Ok(())) => (id, ok()).encode(env),
-        Reply::Flushed(id, Err(failed)) => {
-            (id, (error(), value::error_to_term(env, failed))).encode(env)
-        }
+        Reply::Flushed(id, Err(failed)) => (id, (error(), errors.term(env, failed))).encode(env),
         Reply::Purged(id) => (id, ok()).encode(env),
         Reply::Settled(id, queued) => (id, (settled(), queued)).encode(env),
     }

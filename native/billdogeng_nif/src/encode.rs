@@ -21,6 +21,9 @@ const DEEPEST: usize = 100;
 const NORMAL_BYTES: usize = 32 * 1024;
 const NORMAL_TERMS: usize = 4_000;
 
+/// Room for members that is kept for the next event.
+const KEPT_MEMBERS: usize = 1024;
+
 /// The kind of a key that isn't written as it was.
 const INEXACT: u8 = 0;
 /// The VM's larger maps are walked here in another order than `Map.to_list/1` gives.
@@ -38,6 +41,12 @@ fn keyed<'a>(entries: Vec<(u8, Vec<u8>, Term<'a>)>) -> Vec<(Vec<u8>, Term<'a>)> 
         .into_iter()
         .map(|(_, key, value)| (key, value))
         .collect()
+}
+
+/// Of each key the last place.
+fn last_of<'k>(pairs: &'k [(Vec<u8>, Term)]) -> HashMap<&'k [u8], usize> {
+    let places = pairs.iter().enumerate();
+    places.map(|(at, (key, _))| (key.as_slice(), at)).collect()
 }
 
 /// Why a walk ended early.
@@ -79,12 +88,23 @@ pub struct Scratch {
     /// What is written.
     pub out: Vec<u8>,
     names: Names,
+    members: Vec<Member>,
+}
+
+/// A member of a map that is being written.
+struct Member {
+    /// Where it begins.
+    at: usize,
+    /// Values that were replaced before it.
+    replaced: u64,
 }
 
 /// One event on its way to bytes.
 pub struct Encoder<'a> {
     out: Vec<u8>,
     names: Names,
+    /// Of the map that is being written, and of those around it.
+    members: Vec<Member>,
     /// Values written in another form than their own.
     pub replaced: u64,
     /// Where the first of them begins.
@@ -106,9 +126,13 @@ struct Key {
 
 impl<'a> Encoder<'a> {
     pub fn new(scratch: Scratch, max_bytes: usize, normal: bool, marker: Option<Term<'a>>) -> Self {
+        let mut members = scratch.members;
+        members.clear();
+        members.shrink_to(KEPT_MEMBERS);
         Self {
             out: scratch.out,
             names: scratch.names,
+            members,
             replaced: 0,
             first_replaced: None,
             marker,
@@ -125,6 +149,7 @@ impl<'a> Encoder<'a> {
         Scratch {
             out: self.out,
             names: self.names,
+            members: self.members,
         }
     }
 
@@ -443,34 +468,95 @@ impl<'a> Encoder<'a> {
 
     #[inline(never)]
     fn map(&mut self, term: Term<'a>, entries: Pairs<'a>, depth: usize) -> Result<(), Stop> {
-        let (start, replaced) = (self.out.len(), (self.replaced, self.first_replaced));
+        let (start, first) = (self.out.len(), self.members.len());
         let mut kinds = None;
         for (key, value) in entries {
             if __struct__() == key && value.is_atom() {
                 self.out.truncate(start);
+                self.members.truncate(first);
                 return self.by_elixir();
             }
+            self.members.push(Member {
+                at: self.out.len(),
+                replaced: self.replaced,
+            });
             let key = self.member_key(key, start)?;
             if !key.exact || *kinds.get_or_insert(key.kind) != key.kind {
                 // Keys that were apart as terms may be one as strings.
-                self.out.truncate(start);
-                (self.replaced, self.first_replaced) = replaced;
-                let entries = self.entries(term)?.unwrap_or_default();
-                return self.pairs(keyed(entries), depth);
+                self.mixed(term, start, first, depth)?;
+                self.members.truncate(first);
+                return Ok(());
             }
             self.value_at(value, depth + 1)?;
         }
+        self.members.truncate(first);
         self.literal(if kinds.is_none() { "{}" } else { "}" });
         Ok(())
     }
 
+    /// Goes on with a map of which the last of equal keys wins, where the key that was written last is not of the
+    /// others' kind. The members before it stay as they are written, but for those that a later one overrides: to write
+    /// them again would take twice the time at each level.
+    #[inline(never)]
+    fn mixed(
+        &mut self,
+        term: Term<'a>,
+        start: usize,
+        first: usize,
+        depth: usize,
+    ) -> Result<(), Stop> {
+        let written = self.members.len() - first - 1;
+        let Member { at, replaced } = self.members[first + written];
+        self.out.truncate(at);
+        self.replaced = replaced;
+        self.first_replaced.take_if(|first| *first >= at);
+        let Some(entries) = self.entries(term)? else {
+            self.out.truncate(start);
+            return self.by_elixir();
+        };
+        let pairs = keyed(entries);
+        let last = last_of(&pairs);
+        for index in (0..written).rev() {
+            if last[pairs[index].0.as_slice()] != index {
+                self.cut(first + index);
+            }
+        }
+        for (index, (key, value)) in pairs.iter().enumerate().skip(written) {
+            if last[key.as_slice()] == index {
+                self.out.push(b',');
+                self.out.extend_from_slice(key);
+                self.out.push(b':');
+                self.value_at(*value, depth + 1)?;
+            }
+        }
+        // The first one's comma: that of the first that was written may have gone with it.
+        self.out[start] = b'{';
+        self.out.push(b'}');
+        Ok(())
+    }
+
+    /// Takes a member of the map that is being written out of it, up to where the next one begins.
+    fn cut(&mut self, index: usize) {
+        let (start, end) = (self.members[index].at, self.members[index + 1].at);
+        let replaced = self.members[index + 1].replaced - self.members[index].replaced;
+        self.out.drain(start..end);
+        self.replaced -= replaced;
+        for member in &mut self.members[index + 1..] {
+            member.at -= end - start;
+            member.replaced -= replaced;
+        }
+        self.first_replaced = match self.first_replaced {
+            Some(_) if self.replaced == 0 => None,
+            Some(at) if at >= end => Some(at - (end - start)),
+            // The next one is not known: somewhere behind this.
+            Some(at) if at >= start => Some(start),
+            before => before,
+        };
+    }
+
     /// Writes an object of which the last of equal keys wins.
     fn pairs(&mut self, pairs: Vec<(Vec<u8>, Term<'a>)>, depth: usize) -> Result<(), Stop> {
-        let last: HashMap<&[u8], usize> = pairs
-            .iter()
-            .enumerate()
-            .map(|(at, (key, _))| (key.as_slice(), at))
-            .collect();
+        let last = last_of(&pairs);
         self.out.push(b'{');
         let mut first = true;
         for (at, (key, value)) in pairs.iter().enumerate() {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `capture.rs` | the NIFs of a capture: a pid and five terms become a queued event |
 //! | `encode.rs` | walks a term and writes it as JSON, within bounds |
+//! | `json.rs` | the NIF that decodes JSON for the collector |
 //! | `names.rs` | atoms as JSON, kept |
 //! | `client.rs` | the NIFs of the owner: start, commands, tidings, accounts |
 //! | `person_updates.rs` | the NIFs of person updates, and their lane |
@@ -18,6 +19,7 @@
 mod capture;
 mod client;
 mod encode;
+mod json;
 mod names;
 mod person_updates;
 mod profiles;

@@ -2,7 +2,7 @@
 //! update on, so that a slow answer to either holds up nothing of the other.
 
 use crate::capture::{answer, dirty, encoded, no_client, normalise};
-use crate::client::{start_lane, tidings_to_term};
+use crate::client::{start_lane, tidings_of};
 use crate::encode::Stop;
 use crate::registry::{self, Entry, Mode};
 use crate::value;
@@ -153,11 +153,19 @@ fn give_up_person_update<'a>(owner: Term<'a>) -> rustler::Atom {
 /// The tidings of its flush thread, as those of the events'; or nil.
 #[rustler::nif]
 fn person_tidings<'a>(owner: Term<'a>) -> Term<'a> {
-    let env = owner.get_env();
+    lane_tidings(owner, true)
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn person_tidings_dirty<'a>(owner: Term<'a>) -> Term<'a> {
+    lane_tidings(owner, false)
+}
+
+fn lane_tidings<'a>(owner: Term<'a>, normal: bool) -> Term<'a> {
     registry::with(owner, |entry| entry.lane.client())
         .flatten()
         .map_or_else(
-            || rustler::types::atom::nil().encode(env),
-            |lane| tidings_to_term(env, &lane.tidings()),
+            || rustler::types::atom::nil().encode(owner.get_env()),
+            |lane| tidings_of(owner, &lane, normal),
         )
 }

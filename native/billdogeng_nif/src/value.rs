@@ -2,7 +2,7 @@
 
 use billdogeng::Error;
 use num_bigint::BigInt;
-use rustler::{Encoder, Env, Term};
+use rustler::{Encoder, Env, NewBinary, Term};
 use serde_json::Value;
 
 /// Objects become maps with string keys, null becomes nil, integers stay exact.
@@ -10,20 +10,27 @@ pub fn to_term<'a>(env: Env<'a>, value: &Value) -> Term<'a> {
     match value {
         Value::Null => rustler::types::atom::nil().encode(env),
         Value::Bool(value) => value.encode(env),
-        Value::String(text) => text.encode(env),
-        Value::Number(number) => number_to_term(env, &number.to_string()),
+        Value::String(text) => string_to_term(env, text),
+        Value::Number(number) => number_to_term(env, number.as_str()),
         Value::Array(values) => values
             .iter()
             .map(|value| to_term(env, value))
             .collect::<Vec<_>>()
             .encode(env),
         Value::Object(object) => {
-            let empty = Term::map_new(env);
-            object.iter().fold(empty, |map, (key, value)| {
-                map.map_put(key, to_term(env, value)).unwrap_or(map)
-            })
+            let keys: Vec<_> = object.keys().map(|key| string_to_term(env, key)).collect();
+            let values: Vec<_> = object.values().map(|value| to_term(env, value)).collect();
+            // At once: a map that grows key by key leaves each of its sizes behind. No key is there twice.
+            Term::map_from_term_arrays(env, &keys, &values).unwrap_or_else(|_| Term::map_new(env))
         }
     }
+}
+
+/// rustler's own encoder puts each string beside the heap, however short it is.
+fn string_to_term<'a>(env: Env<'a>, text: &str) -> Term<'a> {
+    let mut binary = NewBinary::new(env, text.len());
+    binary.as_mut_slice().copy_from_slice(text.as_bytes());
+    binary.into()
 }
 
 /// The terms of JSON that the encoder wrote, for tests; nil should it not be readable.

@@ -158,7 +158,8 @@ fn is_ours(path: &Path) -> io::Result<bool> {
     }
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
-        if name != "lock" && super::log::segment_id(Path::new(&name)).is_none() {
+        let other = name == "lock" || name == super::note::NAME;
+        if !other && super::log::segment_id(Path::new(&name)).is_none() {
             return Ok(false);
         }
     }

@@ -31,6 +31,7 @@ mod error;
 mod files;
 mod live;
 mod log;
+pub mod note;
 mod record;
 #[cfg(test)]
 mod tests;

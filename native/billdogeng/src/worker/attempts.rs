@@ -2,12 +2,12 @@
 //! next part, the next wait, or the end of the flush.
 
 use super::{Attempt, Wait, Worker};
-use crate::answer::{Answer, Failure, Kind};
+use crate::answer::{Answer, Failure, Kind, Unreachable};
 use crate::config::Endpoint;
 use crate::error::Error;
 use crate::http::Http;
 use crate::news::Notice;
-use crate::parts::{Parts, Standing};
+use crate::parts::{Accepted, Parts, Standing};
 use crate::payload::Payload;
 use crate::policy;
 use crate::queue::Batch;
@@ -30,13 +30,13 @@ impl Worker {
         let mut headers = self
             .headers
             .clone()
-            .map_err(|message| Failure::network(message, true))?;
+            .map_err(|message| Failure::unreachable(message, Unreachable::Other))?;
         let flush = self.flush.as_mut();
         let Some((flush, part)) = flush.and_then(|flush| {
             let part = flush.batch.as_ref()?.next()?;
             Some((&mut flush.payload, part))
         }) else {
-            return Err(Failure::network("no batch", false));
+            return Err(Failure::network("no batch"));
         };
         let payload = flush.get_or_insert_with(|| Payload::of_batch(&self.client.config, part));
         let (body, described) = payload.parts();
@@ -49,16 +49,22 @@ impl Worker {
     }
 
     pub(super) fn attempted(&mut self, result: Result<Answer, Failure>) {
-        let Some(parts) = self.flush.as_mut().and_then(|flush| flush.batch.as_mut()) else {
+        let flush = self.flush.as_ref();
+        let Some(numbers) = flush.and_then(|flush| Some(flush.batch.as_ref()?.numbers())) else {
             return;
         };
         let result = result.map_err(|failure| failure.hiding(&self.client.config.api_key));
         self.report.attempted(&result);
+        let failing = self.is_failing(numbers);
+        let result = result.map_err(|failure| failure.of_batch(failing));
+        let Some(parts) = self.flush.as_mut().and_then(|flush| flush.batch.as_mut()) else {
+            return;
+        };
         match result {
             Ok(answer) if answer.quota_limited => self.quota_used_up(),
             Ok(_) => {
-                let accepted = parts.accepted();
-                self.accepted(accepted);
+                let part = parts.accepted();
+                self.accepted(part);
             }
             Err(failure) if failure.kind == Kind::TooLarge => {
                 let event = parts.too_large();
@@ -84,13 +90,20 @@ impl Worker {
         }
     }
 
-    fn accepted(&mut self, events: Option<Batch>) {
+    fn accepted(&mut self, part: Option<Accepted>) {
         let Some(flush) = &mut self.flush else { return };
-        if let Some(events) = events {
-            flush.delivered += events.len() as u64;
-            self.report.accepted(&events);
-            self.client.state().delivered(&events);
-            events.recycle();
+        match part {
+            Some(Accepted::Part(events)) => {
+                flush.delivered += events.len() as u64;
+                self.report.accepted(&events);
+                self.client.state().delivered(&events);
+                events.recycle();
+            }
+            Some(Accepted::Other(event)) if self.client.state().delivered_queued(&event) => {
+                flush.delivered += 1;
+                self.report.accepted(&event);
+            }
+            _ => {}
         }
         self.failures = 0;
         self.quota_is_back();
@@ -100,14 +113,25 @@ impl Worker {
     /// A part of the batch was refused; `alone` is an event that is given up for it.
     fn refused(&mut self, alone: Option<Batch>, reason: Reason, failure: Failure) {
         if let Some(event) = alone {
-            self.waiters.gave_up(&event, &failure.error);
-            self.report.gave_up(&failure.error);
-            self.client.state().give_up_in_flight(&event, reason);
+            self.reject(&event, reason, &failure.error);
         }
         if let Some(flush) = &mut self.flush {
             flush.refusal = Some(failure);
         }
         self.go_on();
+    }
+
+    /// An event is dropped for an answer.
+    fn reject(&mut self, event: &Batch, reason: Reason, error: &Arc<Error>) {
+        self.waiters.gave_up(event, error);
+        self.report.gave_up(error);
+        if reason == Reason::Rejected
+            && std::mem::replace(&mut self.refused_with, error.status) != error.status
+        {
+            let notice = Notice::RefusedWith(error.status);
+            self.client.news().notice(notice);
+        }
+        self.client.state().give_up_in_flight(event, reason);
     }
 
     /// From an answer to the next part of the batch, or to the next batch.
@@ -118,29 +142,39 @@ impl Worker {
             return;
         };
         let (standing, rejected) = parts.settle();
-        for event in rejected {
-            if let Some(failure) = &flush.refusal {
-                self.waiters.gave_up(&event, &failure.error);
-                self.report.gave_up(&failure.error);
+        let other = match standing {
+            Standing::Elsewhere => self.client.state().copy_of_any(),
+            _ => None,
+        };
+        // A client that drains has its time as a bound.
+        let spent = parts.is_spent() && self.drain_until.is_none();
+        let keep = match (standing, other) {
+            (Standing::Done, _) => spent && self.client.state().floor() < flush.target,
+            (Standing::Next, _) => spent,
+            (Standing::Elsewhere, Some(other)) if !spent => {
+                parts.try_other(other);
+                false
             }
-            self.client
-                .state()
-                .give_up_in_flight(&event, Reason::Rejected);
-        }
-        if standing == Standing::Keep {
-            if let Some(refusal) = flush.refusal.take() {
-                self.attempt_failed(Failure {
-                    retry_after: None,
-                    ..refusal
-                });
+            _ => true,
+        };
+        flush.seen = parts.seen();
+        let refusal = flush.refusal.clone();
+        if let Some(refusal) = &refusal {
+            for event in rejected {
+                self.reject(&event, Reason::Rejected, &refusal.error);
             }
-            return;
         }
+        if let Some(refusal) = refusal.filter(|_| keep) {
+            return self.attempt_failed(Failure {
+                retry_after: None,
+                ..refusal
+            });
+        }
+        let Some(flush) = &mut self.flush else { return };
         flush.payload = None;
         flush.failed = 0;
         if standing == Standing::Done {
             flush.batch = None;
-            flush.refusal = None;
         }
         if flush.attempts_left > 0 {
             flush.attempts_left = flush.attempts_left.max(attempts);
@@ -187,7 +221,14 @@ impl Worker {
         if let Some(until) = self.drain_until {
             let left = until.saturating_duration_since(Instant::now());
             let too_late = failure.retry_after.is_some_and(|delay| delay >= left);
-            if !retryable || failure.kind == Kind::Unreachable || too_late {
+            let nobody = match failure.kind {
+                Kind::Unreachable(Unreachable::NoSuchHost) => true,
+                Kind::Unreachable(Unreachable::Refused) => {
+                    self.client.state().stats().delivered == 0
+                }
+                _ => false,
+            };
+            if !retryable || nobody || too_late {
                 return self.end();
             }
         }
@@ -197,8 +238,8 @@ impl Worker {
         flush.attempts_left = flush.attempts_left.saturating_sub(1);
         let wanted = flush.attempts_left > 0 || waiters.more;
         let more = waiters.at_once || (retryable && wanted);
-        if !waiters.spent.is_empty() || !more || !retryable {
-            self.flush_failed(failure.error, &waiters.spent, more, hold);
+        if waiters.spent || !more || !retryable {
+            self.flush_failed(failure.error, more, hold);
         }
         if more && !waiters.at_once {
             self.wait_to_retry(failure.retry_after);
@@ -231,19 +272,16 @@ impl Worker {
     }
 
     /// Ends the flush for those who have had their attempts; with `more`, callers that came later go on.
-    pub(super) fn flush_failed(
-        &mut self,
-        error: Error,
-        spent: &[u64],
-        more: bool,
-        hold: Option<Duration>,
-    ) {
+    pub(super) fn flush_failed(&mut self, error: Arc<Error>, more: bool, hold: Option<Duration>) {
         let Some(mut flush) = self.flush.take() else {
             return;
         };
+        if let Some(parts) = flush.batch.as_ref().filter(|parts| parts.len() > 0) {
+            self.batch_failed(parts, error.status);
+        }
         let count = self.put_back(flush.batch.take());
         self.conclude(flush.delivered, true);
-        let replies = self.waiters.end(spent, &error);
+        let replies = self.waiters.end(&error);
         let mut news = self.client.news();
         news.notice(Notice::FlushFailed(count, error));
         drop(news);
@@ -267,6 +305,7 @@ impl Worker {
         let Some(flush) = self.flush.take() else {
             return;
         };
+        self.none_is_failing();
         self.conclude(flush.delivered, false);
         let floor = self.client.state().floor();
         let replies = self.waiters.through(floor);

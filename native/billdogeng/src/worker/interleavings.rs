@@ -115,11 +115,11 @@ impl Ingest {
             .map(|n| n.parse().expect("a number"))
             .collect();
         if self.fails > 0 && thread_rng().gen_range(0..self.fails) == 0 {
-            return Err(Failure::network("down", false));
+            return Err(Failure::network("down"));
         }
         if self.bad.is_some_and(|bad| events.contains(&bad)) {
             return Err(Failure {
-                error: Error::network("refused"),
+                error: Arc::new(Error::network("refused")),
                 kind: Kind::Refused,
                 retry_after: None,
             });
@@ -229,7 +229,8 @@ impl Play {
         once.sort_unstable();
         once.dedup();
         assert_eq!(once.len(), stored.len(), "doubled: {stored:?}");
-        for caller in 0..10 {
+        // While a refused batch is split, an event may be tried ahead of older ones.
+        for caller in (0..10).filter(|_| self.ingest.bad.is_none()) {
             let own = stored.iter().filter(|event| **event / 100 == caller);
             assert!(own.is_sorted(), "overtaken: {stored:?}");
         }

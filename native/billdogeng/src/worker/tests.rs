@@ -1,15 +1,20 @@
 //! The flush thread against real sockets, and against itself.
 
+use crate::answer::{Failure, Unreachable};
 use crate::client::{Capture, Client};
 use crate::config::{Config, Endpoint, HttpConfig, Proxy};
 use crate::error::Error;
 use crate::flush_report::{Report, Trigger};
+use crate::http::Http;
 use crate::news::{LastWords, Listener, Notice, Reply};
 use crate::spool;
 use crate::state::Reason;
 use crate::worker::{Attempt, Command, Worker};
+use dns_lookup::LookupError;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::Arc;
 use std::thread;
@@ -149,7 +154,7 @@ fn reply(client: &Client, told: &Receiver<Told>, id: u64) -> (Vec<Notice>, Resul
         for reply in tidings.replies {
             if let Reply::Flushed(of, result) = reply {
                 if of == id {
-                    return (notices, result);
+                    return (notices, result.map_err(Arc::unwrap_or_clone));
                 }
             }
         }
@@ -250,6 +255,103 @@ fn a_drain_without_an_answer_ends_with_its_time_and_counts_what_is_left() {
         (last.stopped, last.stats.queued, last.stats.captured),
         (2, 0, 2)
     );
+}
+
+/// Whether a client that drains ends for this failure; `delivered` says whether it has ever delivered an event.
+fn ends_for(failure: Failure, delivered: bool) -> bool {
+    let (sender, _told) = channel();
+    let client = Client::new(config("http://127.0.0.1:9"));
+    if delivered {
+        client.hand_back(0);
+    }
+    let mut worker = Worker::new(client, Box::new(Teller(sender)));
+    worker.client.capture(b"1", 0);
+    worker.begin_flush(u32::MAX, Trigger::Shutdown);
+    worker.take_batch();
+    worker.drain_until = Some(Instant::now() + PATIENCE);
+    worker.attempted(Err(failure));
+    let waits = worker
+        .flush
+        .as_ref()
+        .is_some_and(|flush| flush.wait.is_some());
+    assert_ne!(worker.ended, waits);
+    worker.ended
+}
+
+#[test]
+fn a_drain_ends_at_once_only_if_nobody_can_be_there() {
+    let unreachable = |why| Failure::unreachable("no", why);
+    for delivered in [false, true] {
+        assert!(ends_for(unreachable(Unreachable::NoSuchHost), delivered));
+        assert!(!ends_for(unreachable(Unreachable::Other), delivered));
+        assert!(!ends_for(Failure::network("reset"), delivered));
+    }
+    assert!(ends_for(unreachable(Unreachable::Refused), false));
+    assert!(!ends_for(unreachable(Unreachable::Refused), true));
+}
+
+/// Fails so often with an error of `getaddrinfo`, then finds this machine.
+#[cfg(unix)]
+struct Resolver {
+    asked: Arc<AtomicU32>,
+    failures: u32,
+    code: i32,
+}
+
+#[cfg(unix)]
+impl Resolve for Resolver {
+    fn resolve(&self, _name: Name) -> Resolving {
+        let fails = self.asked.fetch_add(1, Ordering::Relaxed) < self.failures;
+        let code = self.code;
+        Box::pin(async move {
+            match fails {
+                true => Err(LookupError::new(code).into()),
+                false => {
+                    let here = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+                    Ok(Box::new(std::iter::once(here)) as Addrs)
+                }
+            }
+        })
+    }
+}
+
+/// The end of a client with one event, whose ingest's name is resolved so; and how often it was asked for.
+#[cfg(unix)]
+fn drain_by(failures: u32, code: i32) -> (LastWords, u32) {
+    let (host, _bodies, gate) = ingest();
+    gate.send("").expect("the ingest lives");
+    let (sender, told) = channel();
+    let client = Client::new(config(&host.replace("127.0.0.1", "ingest.test")));
+    let asked = Arc::new(AtomicU32::new(0));
+    let resolver = Resolver {
+        asked: Arc::clone(&asked),
+        failures,
+        code,
+    };
+    let http = Http::with_resolver(&client.config.http, Arc::new(resolver));
+    let mut worker = Worker::new(Arc::clone(&client), Box::new(Teller(sender)));
+    worker.http = Some(Arc::new(http.expect("no TLS")));
+    client.capture(b"1", 0);
+    client.command(Command::Drain);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(worker.run());
+    (last_words(&told), asked.load(Ordering::Relaxed))
+}
+
+#[cfg(unix)]
+#[test]
+fn a_drain_waits_for_a_name_that_can_not_be_resolved_for_now() {
+    let (last, asked) = drain_by(1, libc::EAI_AGAIN);
+    assert_eq!((last.stopped, last.stats.delivered, asked), (0, 1, 2));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_drain_does_not_wait_for_a_name_that_does_not_exist() {
+    let (last, asked) = drain_by(1, libc::EAI_NONAME);
+    assert_eq!((last.stopped, last.stats.delivered, asked), (1, 0, 1));
 }
 
 /// Whether a client that drains has ended, whose directory has been wanted for so long and whose attempt is not
