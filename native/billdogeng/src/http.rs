@@ -36,7 +36,7 @@ pub struct Http {
 impl Http {
     /// Fails only where TLS can't be set up for an `https` host.
     pub fn new(config: &HttpConfig) -> Result<Self, Failure> {
-        Self::with_resolver(config, Arc::new(SystemResolver))
+        Self::with_resolver(config, Arc::new(SystemResolver::new()))
     }
 
     /// The same, with names resolved by another than the system's resolver.

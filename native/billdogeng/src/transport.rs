@@ -63,7 +63,7 @@ impl Request {
 async fn settled(
     attempt: impl Future<Output = Result<Answer, Failure>> + Send + 'static,
 ) -> Result<Answer, Failure> {
-    let panicked = |_| Err(Failure::network("the request panicked", false));
+    let panicked = |_| Err(Failure::network("the request panicked"));
     tokio::spawn(attempt).await.unwrap_or_else(panicked)
 }
 
