@@ -51,8 +51,8 @@ defmodule BilldogEng do
   @doc """
   Starts a client, linked to the caller. `opts` are those of `BilldogEng.Analytics.start_link/1`.
 
-  Answers `{:error, %BilldogEng.Error{}}` with the code `"INVALID_OPTION"` for a key that is no string or
-  empty, and for an option that can't be used.
+  Returns `{:error, %BilldogEng.Error{}}` with the code `"INVALID_OPTION"` for a key that is no string or
+  blank, and for an option that can't be used.
 
       iex> {:ok, client} = BilldogEng.new("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.capture(client, "user-1", "signed_up")
@@ -65,22 +65,21 @@ defmodule BilldogEng do
   @spec new(String.t(), keyword()) :: {:ok, t()} | {:error, Error.t()}
   def new(api_key, opts \\ [])
 
-  def new("", _opts), do: invalid("the key is empty: it takes the project's key, a string")
-
   def new(api_key, opts) when is_binary(api_key) do
-    if Keyword.keyword?(opts),
-      do: start(api_key, Keyword.put(opts, :api_key, api_key)),
-      else: invalid("expected the options of a client as a keyword list")
+    cond do
+      String.trim(api_key) == "" -> invalid("the key is empty: it takes the project's key, a string")
+      Keyword.keyword?(opts) -> start(Keyword.put(opts, :api_key, api_key))
+      true -> invalid("expected the options of a client as a keyword list")
+    end
   end
 
   def new(_api_key, _opts), do: invalid("the key is no string: it takes the project's key, a string")
 
-  defp start(api_key, opts) do
+  defp start(opts) do
     with {:ok, options} <- Options.parse(opts),
          {:ok, pid} <- Owner.start_link({:ok, options}, options.name) do
-      {:ok, %__MODULE__{api_key: api_key, transport: options.transport, analytics: pid}}
+      {:ok, %__MODULE__{api_key: options.native.api_key, transport: options.transport, analytics: pid}}
     else
-      {:error, message} when is_binary(message) -> invalid(message)
       {:error, %Error{} = error} -> {:error, error}
       {:error, {:already_started, _}} -> invalid("the :name #{inspect(opts[:name])} is taken")
       {:error, other} -> {:error, Error.new(inspect(other), 0, "NOT_STARTED")}
@@ -227,6 +226,16 @@ defmodule BilldogEng do
   defdelegate purge(client), to: Analytics
 
   @doc """
+  See `BilldogEng.Analytics.set_mode/2`.
+
+      iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.set_mode(client, :disabled)
+      :ok
+  """
+  @spec set_mode(Analytics.server(), :live | :disabled) :: :ok | {:error, Error.t()}
+  defdelegate set_mode(client, mode), to: Analytics
+
+  @doc """
   See `BilldogEng.Analytics.stats/1`.
 
       iex> client = BilldogEng.new!("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
@@ -240,7 +249,8 @@ defmodule BilldogEng do
     import Inspect.Algebra
 
     def inspect(client, opts) do
-      concat(["#BilldogEng<", to_doc(client.analytics, opts), " ", client.transport.host, ">"])
+      host = BilldogEng.Address.shown(client.transport.host)
+      concat(["#BilldogEng<", to_doc(client.analytics, opts), " ", host, ">"])
     end
   end
 end

@@ -252,13 +252,25 @@ defmodule BilldogEng.AnalyticsTest do
       end
     end
 
-    test "a wrong type of an added one raises, with its name and what it takes" do
+    test "a wrong value raises, with its name and what is expected" do
       for {option, value, accepted} <- [
             {:max_queue_bytes, 0, "an integer from 1"},
             {:max_batch_size, "10", "an integer from 1"},
             {:max_batch_bytes, :infinity, "an integer from 1"},
             {:max_event_bytes, 1.0, "an integer from 1"},
             {:shutdown_timeout, -1, "milliseconds, an integer from 0"},
+            {:api_key, 1, "the project's key"},
+            {:api_key, "ke\ny", "the project's key"},
+            {:api_key, <<255>>, "the project's key"},
+            {:flush_interval, -1, "milliseconds, an integer from 0"},
+            {:flush_interval, "10", "milliseconds, an integer from 0"},
+            {:transport, [], "what BilldogEng.Transport.config/1 returns"},
+            {:transport, %{host: "h"}, "an http:// or https:// address"},
+            {:transport, %{host: "http://h", gzip: 1}, "true or false"},
+            {:proxy, "proxy:3128", "an http:// or https:// address"},
+            {:before_send, {Map, :no_such, []}, "a function of the event"},
+            {:before_send, {Map, :get, [1 | 2]}, "a function of the event"},
+            {:global_properties, {Map, :get, []}, "a map, a function"},
             {:host, "api.billdog.io", "an http:// or https:// address"},
             {:host, nil, "an http:// or https:// address"},
             {:request_timeout, 0, "milliseconds, an integer from 1"},
@@ -267,34 +279,150 @@ defmodule BilldogEng.AnalyticsTest do
             {:sleep_fn, fn -> 1 end, "a function of the milliseconds"},
             {:name, "name", "an atom"}
           ] do
-        error =
-          assert_raise ArgumentError, fn -> Analytics.start_link([{:api_key, "key"}, {option, value}]) end
+        opts = Keyword.merge([api_key: "key"], [{option, value}])
+        error = assert_raise ArgumentError, fn -> Analytics.start_link(opts) end
+        part = if is_map(value), do: if(value[:gzip], do: :gzip, else: :host), else: option
+        assert error.message =~ "invalid value for #{inspect(part)}: expected #{accepted}"
 
-        assert error.message =~ "the option #{inspect(option)} takes #{accepted}"
-        assert error.message =~ inspect(value)
-
-        assert {:error, %Error{code: "INVALID_OPTION", message: message}} =
-                 BilldogEng.new("key", [{option, value}])
-
-        assert message == error.message
+        unless option in [:api_key, :transport, :proxy] do
+          assert error.message =~ "got: #{inspect(value)}"
+          {:error, new} = BilldogEng.new("key", [{option, value}])
+          assert %Error{code: "INVALID_OPTION"} = new
+          assert new.message == error.message
+        end
       end
 
       assert_raise ArgumentError, ~r/keyword list/, fn -> Analytics.start_link(%{api_key: "key"}) end
     end
 
-    test "a wrong one of the original's is the answer of start_link" do
-      Process.flag(:trap_exit, true)
-      assert {:error, %ArgumentError{message: message}} = Analytics.start_link(api_key: 1)
-      assert message =~ ":api_key takes the project's key"
+    test "new/2 returns an error where start_link/1 raises" do
+      for key <- [:key, 1, nil, "", " \n"] do
+        assert {:error, %Error{code: "INVALID_OPTION", message: "the key is " <> _}} = BilldogEng.new(key)
+      end
 
-      assert {:error, %ArgumentError{message: message}} =
-               Analytics.start_link(api_key: "key", flush_interval: -1)
-
-      assert message =~ ":flush_interval takes milliseconds"
-      assert {:error, %ArgumentError{message: message}} = Analytics.start_link(api_key: "key", transport: [])
-      assert message =~ "BilldogEng.Transport.config/1"
-      assert {:error, %Error{code: "INVALID_OPTION"}} = BilldogEng.new(:key)
       assert_raise Error, ~r/the key is empty/, fn -> BilldogEng.new!("") end
+      assert {:error, %Error{code: "INVALID_OPTION"}} = BilldogEng.new("key", flush_interval: -1)
+    end
+
+    test "a host to which no request can be made raises, and so does such a proxy" do
+      for {host, reason} <- [
+            {"http://h?env=prod", "a query"},
+            {"http://h/v1?key=s3cret", "a query"},
+            {"http://h#s3cret", "a fragment"},
+            {"http://h:99999", "its port"},
+            {"http://h:0", "its port"},
+            {"http://h:", "its port"},
+            {"http://h:80a", "its port"},
+            {"http://h:+1", "its port"},
+            {"http://a b", "a space"},
+            {" http://h", "a space"},
+            {"http://h\n", "a space"},
+            {"http://h\u00A0", "a space"},
+            {"http:\\\\h", "a backslash"},
+            {"http://[fe80::1%25eth0]", "a zone ID"},
+            {"http://[fe80::1", "no closing bracket"},
+            {"http://[::1]9", "its port"},
+            {"http://[1.2.3.4]", "not an IPv6 address"},
+            {"http://::1", "no host"},
+            {"http://fe80::1", "its port"},
+            {"http://", "no host"},
+            {"http:///v1", "no host"},
+            {"http://me:s3cret@", "no host"},
+            {"http://me:s3cret@/v1", "no host"},
+            {"me:s3cret@h", "http:// or https://"},
+            {"//h", "http:// or https://"},
+            {"ftp://h", "http:// or https://"},
+            {"", "it is empty"},
+            {"http://a..b", "an empty part"},
+            {"http://a%20b", "a character that no host name has"},
+            {<<"http://h", 255>>, "UTF-8"},
+            {~c"http://h", "not a string"},
+            {:h, "not a string"}
+          ],
+          option <- [:host, :proxy] do
+        error =
+          assert_raise ArgumentError, fn -> Analytics.start_link([{:api_key, "key"}, {option, host}]) end
+
+        assert error.message =~
+                 "invalid value for #{inspect(option)}: expected an http:// or https:// address"
+
+        assert error.message =~ reason, inspect({host, error.message})
+        refute error.message =~ "s3cret"
+      end
+
+      # By the parser of the native side, which finds more.
+      for option <- [:host, :proxy], host <- ["http://256.1.1.1", "https://me:s3cret@xn--a-ecp.ru"] do
+        error =
+          assert_raise ArgumentError, fn -> Analytics.start_link([{:api_key, "key"}, {option, host}]) end
+
+        assert error.message =~ "invalid value for #{inspect(option)}: "
+        refute error.message =~ "s3cret"
+      end
+    end
+
+    test "hosts with a port, a path, userinfo, brackets or letters beyond ASCII are accepted" do
+      for host <- [
+            "HTTP://localhost:4318",
+            "http://127.0.0.1:1/",
+            "https://api.billdog.io/v1/",
+            "http://me:pass@localhost:9/v1/@x",
+            "http://[::1]:9",
+            "http://localhost./v1",
+            "https://bücher.example"
+          ] do
+        assert {:ok, client} = Analytics.start_link(api_key: "key", host: host)
+        GenServer.stop(client)
+      end
+    end
+
+    test "a :cacertfile without a certificate that can be read raises" do
+      path = Path.join(System.tmp_dir!(), "billdogeng_garbage_#{System.unique_integer([:positive])}.pem")
+      on_exit(fn -> File.rm!(path) end)
+
+      for inner <- ["", "AAAA\n", "no base64!\n"] do
+        File.write!(path, "-----BEGIN CERTIFICATE-----\n#{inner}-----END CERTIFICATE-----\n")
+
+        assert_raise ArgumentError, ~r/invalid value for :cacertfile: .*#{path}/, fn ->
+          Analytics.start_link(api_key: "key", host: "https://h.invalid", cacertfile: path)
+        end
+      end
+    end
+
+    test "blanks around the key are taken off" do
+      collector = start_collector(api_key: "key")
+
+      for key <- [" key ", "key\n", "\tkey\r\n", fn -> "key\n" end, :" key"] do
+        client = start_client(collector, api_key: key)
+        Analytics.capture(client, "u", "e")
+        assert Analytics.flush(client) == :ok
+      end
+
+      # Letters beyond ASCII are no control characters, byte for byte.
+      assert {:ok, %{api_key: "k…ĀÀ"}} = BilldogEng.new("k…ĀÀ", host: nobody(), shutdown_timeout: 0)
+
+      assert {:ok, %{api_key: "key"} = client} = BilldogEng.new("key\n", host: Collector.url(collector))
+      BilldogEng.capture(client, "u", "e")
+      assert BilldogEng.flush(client) == :ok
+    end
+
+    test "a term that an option was not made for has its effect named in one warning" do
+      for {opts, effect} <- [
+            {[flush_at: "50"],
+             ~s(:flush_at: expected a number of events or :infinity, got: "50"; it has the) <>
+               " effect of :infinity: no number of events makes a flush due"},
+            {[max_queue_size: "50"], ~s(got: "50"; it has the effect of :infinity: only :max_queue_bytes)},
+            {[enable_logging: "true"], ~s(got: "true"; it has the effect of false)},
+            {[group_type_index: %{"company" => "0"}],
+             ~s(got: %{"company" => "0"}; it has the effect of no number)},
+            {[group_type_index: [company: 0]], "it has the effect of no number"}
+          ] do
+        log = capture_log(fn -> start_client(nobody(), opts) end)
+        assert [_] = Regex.scan(~r/it has the effect/, log)
+        assert log =~ effect
+      end
+
+      meant = [flush_at: nil, max_queue_size: 2.5, enable_logging: nil, group_type_index: %{"company" => 0}]
+      refute capture_log(fn -> start_client(nobody(), meant) end) =~ "it has the effect"
     end
 
     test "unknown ones are ignored with one warning, those of the original's package silently" do
@@ -305,7 +433,9 @@ defmodule BilldogEng.AnalyticsTest do
         end)
 
       assert [_] = Regex.scan(~r/unknown options/, log)
-      assert log =~ "unknown options are ignored: :flush_att, :hots"
+
+      assert log =~
+               "unknown options are ignored: :flush_att (did you mean :flush_at?), :hots (did you mean :host?)\n"
     end
 
     test "the key is in no inspect, state, or report" do
@@ -318,12 +448,49 @@ defmodule BilldogEng.AnalyticsTest do
       Process.flag(:trap_exit, true)
       children = [{Analytics, api_key: secret, flush_interval: :never}]
       assert {:error, reason} = Supervisor.start_link(children, strategy: :one_for_one)
-      assert inspect(reason) =~ ":flush_interval takes milliseconds"
+      assert inspect(reason) =~ "invalid value for :flush_interval: expected milliseconds"
       refute inspect(reason, limit: :infinity, printable_limit: :infinity) =~ secret
       {:ok, supervisor} = Supervisor.start_link([{Analytics, api_key: secret}], strategy: :one_for_one)
       assert {:ok, child} = :supervisor.get_childspec(supervisor, Analytics)
       refute inspect(child, limit: :infinity, printable_limit: :infinity) =~ secret
       GenServer.stop(supervisor)
+    end
+
+    test "passwords of a host and a proxy are in no child spec, inspect, state or report" do
+      Process.flag(:trap_exit, true)
+      collector = start_collector()
+      secret = "pa55word"
+      address = String.replace(Collector.url(collector), "//", "//me:#{secret}@")
+      transport = [host: address, request_timeout: 5_000, gzip: true, max_retries: 0]
+
+      for opts <- [
+            [host: address],
+            [host: Collector.url(collector), proxy: address],
+            [transport: BilldogEng.Transport.config(transport)],
+            [transport: BilldogEng.Transport.config([proxy: address] ++ transport)]
+          ],
+          child <- [Analytics, BilldogEng] do
+        opts = [api_key: "key", shutdown_timeout: 0] ++ opts
+        {:ok, supervisor} = Supervisor.start_link([{child, opts}], strategy: :one_for_one)
+        {:ok, spec} = :supervisor.get_childspec(supervisor, Analytics)
+        [{_, client, _, _}] = Supervisor.which_children(supervisor)
+        Analytics.capture(client, "u", "e")
+        assert Analytics.flush(client) == :ok
+        {:ok, struct} = BilldogEng.new("key", opts)
+        wrong = {child, [flush_interval: :never] ++ opts}
+        {:error, reason} = Supervisor.start_link([wrong], strategy: :one_for_one)
+
+        refute inspect(struct) =~ secret
+
+        for term <- [spec, :sys.get_status(client), reason] do
+          refute inspect(term, limit: :infinity, printable_limit: :infinity) =~ secret
+          refute "~p" |> :io_lib.format([term]) |> to_string() =~ secret
+        end
+
+        Supervisor.stop(supervisor)
+      end
+
+      assert Collector.count(collector) == 8
     end
 
     test "the key is in no error, whatever the options are" do
@@ -367,7 +534,7 @@ defmodule BilldogEng.AnalyticsTest do
         said = shown.(fn -> start.(given) end)
         refute said =~ secret
         # A child spec looks at no option but the name.
-        assert said =~ ~r/keyword list|takes|%{id: BilldogEng.Analytics/
+        assert said =~ ~r/keyword list|expected|%{id: BilldogEng.Analytics/
       end
 
       # Past the checks of options, too.
@@ -452,10 +619,11 @@ defmodule BilldogEng.AnalyticsTest do
       assert pid not in [test, client]
     end
 
-    test "that raises costs neither client nor flush" do
+    # By no error, of which the VM logs a report at a time of its own.
+    test "that exits costs neither client nor flush" do
       collector = start_collector()
       Collector.respond(collector, [{:status, 503}, :ok])
-      client = start_client(collector, max_retries: 1, sleep_fn: fn _ -> raise "no" end)
+      client = start_client(collector, max_retries: 1, sleep_fn: fn _ -> exit(:no) end)
       Analytics.capture(client, "u", "e")
       assert Analytics.flush(client) == :ok
     end
@@ -486,8 +654,8 @@ defmodule BilldogEng.AnalyticsTest do
                 [api_key: "SECRET-12345", transport: %{host: {1, 2}}],
                 [api_key: "SECRET-12345\xff"]
               ] do
-            assert {:error, error} = Analytics.start_link(opts)
-            refute inspect(error) =~ "SECRET"
+            error = assert_raise ArgumentError, fn -> Analytics.start_link(opts) end
+            refute error.message =~ "SECRET"
           end
         end)
 

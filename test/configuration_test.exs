@@ -183,8 +183,27 @@ defmodule BilldogEng.ConfigurationTest do
       put_env(:billdogeng, :flush_att, 1)
       put_env(:billdogeng, :in_app, [:shop])
       log = capture_log(fn -> start_client(nobody()) end)
-      assert log =~ "unknown options are ignored: :flush_att\n"
+      assert log =~ "unknown options are ignored: :flush_att (did you mean :flush_at?)\n"
     end
+  end
+
+  # In a VM of its own: its home is an argument of the VM.
+  test "a :spool_dir in a home that nobody knows costs the spool, not the client" do
+    code = """
+    opts = [api_key: "key", host: "#{nobody()}", spool_dir: "~/spool", shutdown_timeout: 0]
+    {:ok, client} = BilldogEng.Analytics.start_link(opts)
+    BilldogEng.Analytics.capture(client, "u", "e")
+    %{captured: 1, queued: 1} = BilldogEng.Analytics.stats(client)
+    IO.puts("captured")
+    """
+
+    args = ["-pa", Application.app_dir(:billdogeng, "ebin"), "-e", code]
+    {output, 0} = System.cmd("elixir", args, env: [{"HOME", nil}], stderr_to_stdout: true)
+    assert output =~ "captured\n"
+    assert [line] = Regex.scan(~r/.*no :spool_dir, events are kept in memory alone.*/, output)
+    assert to_string(line) =~ "[error]"
+    assert to_string(line) =~ ~s("~/spool" can't be expanded)
+    assert to_string(line) =~ "HOME"
   end
 
   test "{BilldogEng, opts} and {BilldogEng.Analytics, opts} are one child" do
@@ -271,7 +290,7 @@ defmodule BilldogEng.ConfigurationTest do
     end
 
     test "has a mode that is none refused" do
-      assert_raise ArgumentError, ~r/:mode takes :live, :test or :disabled/, fn ->
+      assert_raise ArgumentError, ~r/:mode: expected :live, :test or :disabled/, fn ->
         Analytics.start_link(api_key: "key", mode: :off)
       end
     end

@@ -20,6 +20,7 @@ defmodule BilldogEng.ContextTest do
     Task.async(fn ->
       receive do
         :look -> Context.get()
+        {:tell, test} -> send(test, {:told, Context.get()})
       end
     end)
   end
@@ -27,6 +28,14 @@ defmodule BilldogEng.ContextTest do
   defp look(task) do
     send(task.pid, :look)
     Task.await(task)
+  end
+
+  defp look_by(task) do
+    ref = Process.monitor(task.pid)
+    send(task.pid, {:tell, self()})
+    assert_receive {:told, context}
+    assert_receive {:DOWN, ^ref, _, _, _}
+    context
   end
 
   describe "a context" do
@@ -106,9 +115,55 @@ defmodule BilldogEng.ContextTest do
       Context.clear()
       Context.put(distinct_id: "b")
       assert look(task) == nil
-      # Nobody could tell this one from the first.
-      assert look(late_task()) == nil
+      assert look(late_task()) == context("b")
       assert Context.get() == context("b")
+    end
+
+    test "of a process that serves several users finds the one that it was started for" do
+      server = server()
+      test = self()
+
+      ask = fn user ->
+        on(server, fn ->
+          Context.put(distinct_id: user)
+          task = late_task()
+          Context.leave()
+          # As a request without the plug.
+          other = late_task()
+          send(test, {user, task, other})
+        end)
+
+        assert_receive {^user, task, other}
+        # Only the process that started a task can await it.
+        {look_by(task), look_by(other)}
+      end
+
+      assert ask.("a") == {context("a"), nil}
+      assert ask.("b") == {context("b"), nil}
+      assert ask.(nil) == {context(nil), nil}
+      assert ask.("a") == {context("a"), nil}
+    end
+
+    test "that asks late finds its own anonymous context" do
+      Context.put(properties: %{n: 1})
+      first = late_task()
+      Context.leave()
+      Context.put(properties: %{n: 2})
+      assert look(first) == %{distinct_id: nil, properties: %{n: 1}}
+      assert look(late_task()) == %{distinct_id: nil, properties: %{n: 2}}
+    end
+
+    test "has pids alone among its callers, the process that started it first" do
+      me = self()
+
+      for id <- ["a", "b", nil] do
+        Context.put(distinct_id: id)
+        assert [^me, marker, marker] = Task.await(Task.async(fn -> Process.get(:"$callers") end))
+        assert is_pid(marker)
+      end
+
+      Context.leave()
+      assert Process.get(:"$callers") == nil
     end
 
     test "finds the same user's next context" do
@@ -119,12 +174,32 @@ defmodule BilldogEng.ContextTest do
     end
   end
 
-  test "the table forgets a process that has died" do
+  test "the table forgets a process a while after its end" do
+    server = server()
+
+    on(server, fn ->
+      Context.put(distinct_id: "a")
+      Context.put(distinct_id: "b")
+    end)
+
+    assert [{_, marker}] = :ets.lookup(Table, {:process, server})
+    assert [{^marker, %{distinct_id: "b"}}] = :ets.lookup(Table, marker)
+    Agent.stop(server)
+    assert Table.of(server) == context("b")
+    # It has seen the end; then as after five seconds.
+    :sys.get_state(Table)
+    for key <- [marker, {:process, server}], do: send(Table, {:forget, key})
+    :sys.get_state(Table)
+    assert :ets.lookup(Table, {:process, server}) ++ :ets.lookup(Table, marker) == []
+  end
+
+  test "a task finds the context of its request after the request's process has ended" do
     server = server()
     on(server, fn -> Context.put(distinct_id: "a") end)
-    assert [{^server, "a", _}] = :ets.lookup(Table, server)
+    task = on(server, fn -> late_task().pid end)
+    Process.unlink(task)
     Agent.stop(server)
-    eventually(fn -> :ets.lookup(Table, server) == [] end)
+    assert look_by(%{pid: task}) == context("a")
   end
 
   test "where the library's application isn't running a process has its own, and its tasks none" do

@@ -219,7 +219,7 @@ defmodule BilldogEng.EmitterTest do
       for n <- 1..3, do: Analytics.capture(client, "u", "e#{n}")
       GenServer.stop(client)
       assert_receive {:DOWN, ^ref, _, _, _}
-      assert {%{events: 0}, %{result: :error, error: %Error{code: "TIMEOUT"}}} = stop(client)
+      assert {%{events: 0}, %{result: :error, error: %Error{code: "ENDED"}}} = stop(client)
       assert_receive {@dropped, %{count: 3}, %{client: ^client, reason: :stopped}}, 5_000
     end
 
@@ -357,8 +357,25 @@ defmodule BilldogEng.EmitterTest do
         assert Telemetry.measure(server) == :ok
         assert_received {@queue, measured, %{client: __MODULE__.Measured}}
         stats = Analytics.stats(client)
-        assert measured == stats |> Map.drop([:mode, :person_updates]) |> Map.put(:dropped, 3)
+        {rates, accounts} = Map.split(measured, [:captured_per_second, :delivered_per_second])
+        assert accounts == stats |> Map.take(Map.keys(accounts)) |> Map.put(:dropped, 3)
+        assert rates == %{captured_per_second: 0.0, delivered_per_second: 0.0}
       end
+    end
+
+    test "has rates since the last one of the same process and client" do
+      collector = start_collector()
+      client = start_client(collector)
+      other = start_client(collector)
+      Telemetry.measure(client)
+      assert_receive {@queue, %{captured_per_second: 0.0}, %{client: ^client}}
+      for _ <- 1..3, do: Analytics.capture(client, "u", "e")
+      Telemetry.measure(client)
+      Telemetry.measure(other)
+      assert_receive {@queue, %{captured_per_second: rate} = measured, %{client: ^client}}
+      assert rate > 0.0
+      assert measured.delivered_per_second == 0.0
+      assert_receive {@queue, %{captured_per_second: 0.0}, %{client: ^other}}
     end
 
     test "is harmless where there is no client" do
@@ -427,9 +444,13 @@ defmodule BilldogEng.EmitterTest do
 
       rows = rows()
 
-      for {_kind, name, opts} <- Telemetry.metrics() do
+      for {kind, name, opts} <- Telemetry.metrics() do
         {event, [measurement]} = name |> String.split(".") |> Enum.map(&String.to_atom/1) |> Enum.split(-1)
+        assert kind != :counter or measurement == :count
+        event = Keyword.get(opts, :event_name, event)
+        measurement = Keyword.get(opts, :measurement, measurement)
         {measurements, metadata} = Map.fetch!(rows, event)
+        if measurement in [:wire_bytes, :queued_bytes], do: assert(opts[:unit] == {:byte, :kilobyte})
         assert measurement in measurements
         assert opts[:tags] -- metadata == []
         # What is no atom would have no text in a reporter.

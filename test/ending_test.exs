@@ -49,6 +49,22 @@ defmodule BilldogEng.EndingTest do
     "its supervisor shut down by the one above": quote(do: fn _, _ -> stop_supervised(:above) end)
   ]
 
+  test "a refused connection does not end a client that has delivered before its time", %{
+    collector: collector
+  } do
+    opts = [api_key: "key", host: Collector.url(collector), flush_at: :infinity, flush_interval: 3_600_000]
+    {:ok, client} = Analytics.start_link(opts ++ [max_retries: 0, shutdown_timeout: 30_000])
+    Analytics.capture(client, "u", "e1")
+    assert Analytics.flush(client) == :ok
+    Collector.respond(collector, :refuse)
+    Analytics.capture(client, "u", "e2")
+    assert {:error, %Error{status: 0}} = Analytics.flush(client)
+    GenServer.stop(client)
+    Collector.respond(collector, :ok)
+    drained(client)
+    assert names(collector) == ["e1", "e2"]
+  end
+
   for {how, ending} <- endings do
     test "#{how}: what the ingest had no answer for is counted in one line", %{collector: collector} do
       {supervisor, client} = supervise(collector, [])

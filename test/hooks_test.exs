@@ -217,4 +217,40 @@ defmodule BilldogEng.HooksTest do
     assert Analytics.capture(client, "u", "e") == :ok
     assert :ets.lookup(Hooks, client) == []
   end
+
+  test "hooks that close over much are read without a copy, one term for clients with the same ones" do
+    ids = Enum.to_list(1..10_000)
+    opts = [before_send: fn event -> if length(ids) > 0, do: event end]
+    [one, two] = clients = for _ <- 1..2, do: start_client(nobody(), opts)
+
+    keys =
+      for client <- clients do
+        assert Analytics.capture(client, "u", "e") == :ok
+        eventually(fn -> match?([{_, {:shared, _}}], :ets.lookup(Hooks, client)) end)
+        assert :erts_debug.same(Hooks.of(client), Hooks.of(client))
+        assert Hooks.of(client) == Native.hooks(client)
+        assert Analytics.capture(client, "u", "e") == :ok
+        assert Analytics.stats(client).queued == 2
+        [{_, {:shared, key}}] = :ets.lookup(Hooks, client)
+        key
+      end
+
+    assert [key, key] = keys
+    assert :erts_debug.same(Hooks.of(one), Hooks.of(two))
+
+    # A sweep, as there is one a minute, erases what no client uses.
+    GenServer.stop(one)
+    eventually(fn -> :ets.lookup(Hooks, one) == [] end)
+    sweep()
+    assert :persistent_term.get(key, nil) == Hooks.of(two)
+    GenServer.stop(two)
+    eventually(fn -> :ets.lookup(Hooks, two) == [] end)
+    assert :persistent_term.get(key, nil) != nil
+    eventually(fn -> sweep() && :persistent_term.get(key, nil) == nil end)
+  end
+
+  defp sweep do
+    send(Hooks.Shared, :sweep)
+    :sys.get_state(Hooks.Shared)
+  end
 end

@@ -87,4 +87,23 @@ defmodule BilldogEng.LiveDashboardTest do
       assert [[{_, "1,234,567", _}, {_, ^shown, _}, {_, "100", _}] | _] = LiveDashboard.cards(stats)
     end
   end
+
+  test "the state and the last error are shown, of a client whose version has them" do
+    counters = %{queued: 0, queued_bytes: 0, in_flight: 0, captured: 0, delivered: 0}
+    counters = Map.merge(counters, %{retries: 0, replaced: 0, mode: :live, dropped: %{}})
+    assert length(LiveDashboard.cards(counters)) == 3
+
+    error = %{
+      message: "unknown API key",
+      status: 401,
+      code: "INVALID_KEY",
+      time: ~U[2026-01-01 10:00:00.123Z]
+    }
+
+    stats = Map.merge(counters, %{state: :backing_off, next_attempt_in: 9_001, last_error: error})
+    assert [_, _, _, [{"State", state, _}, {"Last error", shown, _}]] = LiveDashboard.cards(stats)
+    assert state == "backing_off, next attempt in 10 s"
+    assert shown == "unknown API key (INVALID_KEY) at 2026-01-01T10:00:00Z"
+    assert [_, _, _, [_, {_, "none", _}]] = LiveDashboard.cards(%{stats | last_error: nil})
+  end
 end

@@ -342,6 +342,22 @@ defmodule BilldogEng.LoggerHandlerTest do
   end
 
   describe "distinct_id" do
+    test "of a function that fails is warned of once, without what it was given" do
+      key = {BilldogEng.Warning, :logger_distinct_id}
+      :persistent_term.erase(key)
+      on_exit(fn -> :persistent_term.erase(key) end)
+      {_, client, collector} = handled(%{distinct_id: &Map.fetch!(%{}, {&1, "s3cret"})})
+
+      log =
+        ExUnit.CaptureLog.capture_log(fn ->
+          for _ <- 1..3, do: ended(spawn(fn -> raise "no" end))
+          eventually(fn -> length(events(client, collector)) > 0 end)
+        end)
+
+      assert [_] = Regex.scan(~r/the :distinct_id of BilldogEng.LoggerHandler raised KeyError in/, log)
+      refute log =~ "s3cret"
+    end
+
     def of(metadata, key), do: metadata[key]
 
     test "where there is none is a UUID of the event's own, and makes no person" do

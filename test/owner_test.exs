@@ -109,6 +109,21 @@ defmodule BilldogEng.OwnerTest do
       assert Collector.request_count(collector) == 1
     end
 
+    test "nothing where its drops were logged before, and nothing is left" do
+      {_, client} = spawn_client(nobody(), max_event_bytes: 100)
+
+      log =
+        capture_log(fn ->
+          Analytics.capture(client, "u", "e", %{text: String.duplicate("x", 200)})
+          eventually(fn -> :sys.get_state(client).drops != %{} end)
+          Process.exit(client, :kill)
+          drained(client)
+        end)
+
+      assert log =~ "dropped 1 event(s), too_large"
+      refute log =~ "a client whose process had ended"
+    end
+
     test "at once where the connection is refused or the name unknown" do
       for host <- [nobody(), "http://#{String.duplicate("a", 64)}.invalid"] do
         {_, client} = spawn_client(host, shutdown_timeout: 60_000)

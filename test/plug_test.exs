@@ -248,18 +248,47 @@ defmodule BilldogEng.PlugTest do
              {"of first", "explicit", "of-first"},
              {"task of first", "explicit", "of-first"},
              {"page_viewed", "first", "of-first"},
-             # Late, and so nobody's.
-             {"late of first", "explicit", nil},
+             # Asks after the response, when the second user is served.
+             {"late of first", "explicit", "of-first"},
              {"of second", "explicit", "of-second"},
-             {"task of second", "explicit", nil},
+             {"task of second", "explicit", "of-second"},
              {"page_viewed", "second", "of-second"},
-             {"late of second", "explicit", nil},
+             {"late of second", "explicit", "of-second"},
              {"of third", "explicit", nil},
              {"task of third", "explicit", nil},
              {"late of third", "explicit", nil},
              {"of second", "explicit", "of-second"},
-             {"task of second", "explicit", nil},
+             {"task of second", "explicit", "of-second"},
              {"page_viewed", "second", "of-second"}
            ]
+  end
+
+  test "a crash that a web server logs after its request's process has ended is the request's user's" do
+    collector = start_collector()
+    client = start_client(collector)
+    handler = :"plug_#{System.unique_integer([:positive])}"
+    :ok = :logger.add_handler(handler, BilldogEng.LoggerHandler, %{config: %{client: client}})
+    on_exit(fn -> :logger.remove_handler(handler) end)
+
+    {owner, ref} =
+      spawn_monitor(fn ->
+        %{assigns: %{current_user: %{id: "u1"}}}
+        |> conn()
+        |> through()
+        |> Map.put(:status, 500)
+        |> Plug.Conn.run_before_send()
+      end)
+
+    assert_receive {:DOWN, ^ref, :process, ^owner, :normal}, 5_000
+    # The conn as it was before all plugs, as Plug.Cowboy has it.
+    metadata = [
+      crash_reason: {%RuntimeError{message: "s3cret"}, []},
+      domain: [:cowboy],
+      conn: %{owner: owner}
+    ]
+
+    capture_log(fn -> Logger.error("request failed", metadata) end)
+    assert Analytics.flush(client) == :ok
+    assert [%{"event_name" => "$exception", "user_id" => "u1"}] = Collector.events(collector)
   end
 end

@@ -60,6 +60,7 @@ defmodule BilldogEng.SafetyTest do
   end
 
   @tag :resident
+  @tag timeout: 300_000
   test "memory comes back after terms that are too large" do
     # In a VM of its own, which gives back at once what it frees: by default it keeps large pieces for seconds.
     script = """

@@ -95,6 +95,39 @@ defmodule BilldogEng.SecurityTest do
     assert names(proxy) == ["[proxy: :environment]"]
   end
 
+  # In a VM of its own: what Erlang sets in its environment, its native code does not see.
+  test "SSL_CERT_FILE and SSL_CERT_DIR that name no certificate are warned of, with their remedy" do
+    {_, cacertfile} = TlsIngest.start()
+    directory = Path.join(System.tmp_dir!(), "billdogeng_roots_#{System.unique_integer([:positive])}")
+    File.mkdir_p!(directory)
+    on_exit(fn -> File.rm_rf!(directory) end)
+    File.cp!(cacertfile, Path.join(directory, "authority.pem"))
+
+    code = """
+    for _ <- 1..2, do: BilldogEng.Analytics.start_link(api_key: "key", host: "https://h.invalid", shutdown_timeout: 0)
+    IO.puts("roots: " <> BilldogEng.Roots.describe("https://h.invalid", nil))
+    """
+
+    empty = "SSL_CERT_FILE names \"/nowhere.pem\", where there is no certificate that can be read"
+    untrusted = "until then no https ingest can be trusted"
+
+    for {file, dir, roots, said, unsaid} <- [
+          {"/nowhere.pem", nil, "none; SSL_CERT_FILE, /nowhere.pem, has none", [empty, untrusted], "apt-get"},
+          {"/nowhere.pem", directory,
+           "those of SSL_CERT_DIR, #{directory}; SSL_CERT_FILE, /nowhere.pem, has none", [empty], untrusted},
+          {nil, "/nowhere", "none; SSL_CERT_DIR, /nowhere, has none", ["SSL_CERT_DIR names"],
+           "SSL_CERT_FILE"},
+          {cacertfile, nil, "those of SSL_CERT_FILE, #{cacertfile}", [], "[warning]"}
+        ] do
+      ebin = Application.app_dir(:billdogeng, "ebin")
+      env = [{"SSL_CERT_FILE", file}, {"SSL_CERT_DIR", dir}]
+      {output, 0} = System.cmd("elixir", ["-pa", ebin, "-e", code], env: env, stderr_to_stdout: true)
+      assert output =~ "roots: #{roots}\n"
+      for words <- said, do: assert([_] = Regex.scan(~r/#{Regex.escape(words)}/, output))
+      refute output =~ unsaid
+    end
+  end
+
   test "a host that is sent the key unencrypted is warned of once, loopback is not" do
     name = "h#{System.unique_integer([:positive])}.invalid"
 

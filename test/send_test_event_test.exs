@@ -142,7 +142,7 @@ defmodule BilldogEng.SendTestEventTest do
     end
 
     test "a key that can't be sent" do
-      configure(api_key: @key <> "\n", host: nobody())
+      configure(api_key: @key <> "\n1", host: nobody())
       assert {_, failed} = run(~w(--client #{inspect(Shop)}))
       assert failed =~ "control character"
     end
@@ -166,6 +166,11 @@ defmodule BilldogEng.SendTestEventTest do
 
       assert failed =~ "TLS with"
       assert failed =~ "the certificate is another host's"
+
+      {host, own} = TlsIngest.start_self_signed()
+      assert {_, failed} = run_with(host: host, cacertfile: own)
+      assert failed =~ "CaUsedAsEndEntity"
+      assert failed =~ "name the CA's certificate by :cacertfile"
 
       plain = start_collector()
       assert {_, failed} = run_with(host: String.replace(Collector.url(plain), "http:", "https:"))
@@ -203,7 +208,7 @@ defmodule BilldogEng.SendTestEventTest do
     test "nobody there, no answer, a login page, another address, an ingest in trouble" do
       host = nobody()
       assert {_, failed} = run_with(host: host)
-      assert failed =~ "#{host} can't be reached"
+      assert failed =~ "#{host} refuses the connection"
 
       collector = start_collector()
 
@@ -225,7 +230,7 @@ defmodule BilldogEng.SendTestEventTest do
 
     test "options that can't be used, a client that is none, arguments that it doesn't take" do
       assert {"", failed} = run_with(host: "ftp://x")
-      assert failed =~ ":host takes"
+      assert failed =~ "invalid value for :host"
       configure([@key])
       assert {"", failed} = run(~w(--client #{inspect(Shop)}))
       assert failed =~ "keyword list"

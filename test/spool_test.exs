@@ -80,7 +80,8 @@ defmodule BilldogEng.SpoolTest do
       client = start_client(collector, spool_dir: dir)
       assert Analytics.flush(client) == :ok
       assert names(collector) == expected(1..500)
-      before = out |> String.trim() |> String.to_integer()
+      # Among the lines of the log.
+      before = ~r/^\d{13}$/m |> Regex.run(out) |> hd() |> String.to_integer()
       assert Enum.all?(Collector.events(collector), &(&1["event_timestamp"] <= before))
       stats = Analytics.stats(client)
       assert %{captured: 500, delivered: 500, queued: 0, dropped: dropped} = stats
@@ -281,7 +282,7 @@ defmodule BilldogEng.SpoolTest do
       flush = Task.async(fn -> Analytics.flush(client) end)
       {_handle, _request} = at_gate()
       assert Analytics.purge(client) == :ok
-      assert Task.await(flush) == :ok
+      assert Task.await(flush, :infinity) == :ok
       assert %{captured: 5, queued: 0, in_flight: 0, dropped: %{purged: 5}} = Analytics.stats(client)
     end
   end
@@ -466,6 +467,128 @@ defmodule BilldogEng.SpoolTest do
     test "on a disk that stays full sends nothing twice, and nothing that was counted as dropped", context do
       on_small_disk(context.tmp_dir, &repeats_on_full_disk/1)
     end
+  end
+
+  describe "a directory that can't be had for now" do
+    test "is taken once it can be, with what was captured meanwhile", %{dir: dir} do
+      first = lone_client(nobody(), dir, spool_sync: :always)
+      capture_all(first, 1..3)
+      assert {:error, _} = Analytics.flush(first)
+      stop(first)
+      drained(first)
+
+      port =
+        Port.open({:spawn_executable, System.find_executable("flock")}, [
+          :binary,
+          args: [Path.join(dir, "lock"), "sh", "-c", "echo held; read line"]
+        ])
+
+      assert_receive {^port, {:data, "held\n"}}, 5_000
+
+      log =
+        capture_log(fn ->
+          client = lone_client(nobody(), dir, spool_sync: :always)
+          assert %{captured: 0} = Analytics.stats(client)
+          capture_all(client, 4..6)
+
+          # The files that it can't get at now are deleted later.
+          assert {:error, %Error{code: "SPOOL_ERROR", message: message}} = Analytics.purge(client)
+          assert message =~ "#{dir} is held by another process"
+          capture_all(client, 7..9)
+          Port.close(port)
+          eventually(fn -> match?(%{captured: 9, queued: 3}, Analytics.stats(client)) end)
+          assert %{dropped: %{purged: 6}} = Analytics.stats(client)
+          assert {:error, _} = Analytics.flush(client)
+          stop(client)
+          drained(client)
+        end)
+
+      assert [_] = Regex.scan(~r/no :spool_dir, events are kept in memory alone/, log)
+      assert log =~ "the spool: it is open now"
+      collector = start_collector()
+      assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
+      assert names(collector) == expected(7..9)
+    end
+
+    test "lets flushes go on in memory, and its events are sent once it is open", %{dir: dir} do
+      first = lone_client(nobody(), dir, spool_sync: :always)
+      capture_all(first, 1..3)
+      assert {:error, _} = Analytics.flush(first)
+      collector = start_collector()
+      client = start_client(collector, spool_dir: dir)
+      capture_all(client, 4..6)
+      assert Analytics.flush(client) == :ok
+      assert names(collector) == expected(4..6)
+      stop(first)
+      eventually(fn -> Analytics.flush(client) == :ok and Analytics.stats(client).captured == 6 end, 3_000)
+      assert Enum.sort(names(collector)) == expected(1..6)
+      assert %{captured: 6, delivered: 6, queued: 0} = Analytics.stats(client)
+    end
+  end
+
+  test "events that were captured for another key or host are named in one line", %{dir: dir} do
+    collector = start_collector()
+
+    run = fn to, opts ->
+      capture_log(fn ->
+        client = lone_client(to, dir, [spool_sync: :always] ++ opts)
+        capture_all(client, 1..3)
+        Analytics.flush(client)
+        stop(client)
+        drained(client)
+      end)
+    end
+
+    host = nobody()
+    refute run.(host, []) =~ "another key or host"
+    refute run.(host, []) =~ "another key or host"
+    assert run.(host, api_key: "another-key") =~ "6 event(s) in it were captured for another key or host"
+    log = run.(collector, api_key: "another-key")
+    assert log =~ "9 event(s) in it were captured for another key or host"
+    assert Collector.count(collector) == 12
+    # Nothing lies there any more.
+    refute run.(nobody(), []) =~ "another key or host"
+    refute File.read!(Path.join(dir, "client")) =~ "another-key"
+    assert (File.stat!(Path.join(dir, "client")).mode &&& 0o777) == 0o600
+  end
+
+  test ":max_spool_bytes holds while a batch is in flight", %{dir: dir} do
+    collector = start_collector()
+    gate(collector)
+    bound = 1_000_000
+
+    client =
+      start_client(collector,
+        spool_dir: dir,
+        max_spool_bytes: bound,
+        max_queue_size: :infinity,
+        max_batch_size: 100,
+        flush_at: 100,
+        request_timeout: 600_000
+      )
+
+    filler = %{filler: String.duplicate("x", 900)}
+    for n <- 1..100, do: Analytics.capture(client, "u", "e#{n}", filler)
+    {handle, _request} = at_gate()
+
+    most =
+      for round <- 0..99, reduce: 0 do
+        most ->
+          for n <- 1..100, do: Analytics.capture(client, "u", "e#{101 + 100 * round + n}", filler)
+          max(most, sized(dir))
+      end
+
+    # 10 MB were captured: with all on disk, what is over the bound is dropped.
+    eventually(fn -> match?(%{dropped: %{spool_full: n}} when n > 8_000, Analytics.stats(client)) end)
+    segment = div(bound, 16) + 64 * 1024
+    batch = 100 * 1_100
+    assert max(most, sized(dir)) <= bound + segment + batch
+    Collector.respond(collector, :ok)
+    Collector.release(handle)
+    assert Analytics.flush(client) == :ok
+    stats = Analytics.stats(client)
+    assert balanced?(stats) and stats.queued == 0
+    assert hd(names(collector)) == "e1"
   end
 
   defp on_small_disk(tmp, test) do

@@ -95,10 +95,13 @@ defmodule BilldogEng.StartTest do
       asked(pid, :flush)
       refute_received {:started, _}
       let_go(holder)
-      assert Task.await(starting) == pid
-      assert %{captured: 1_071, dropped: dropped, person_updates: %{captured: 1}} = Task.await(stats)
+      assert Task.await(starting, :infinity) == pid
+
+      assert %{captured: 1_071, dropped: dropped, person_updates: %{captured: 1}} =
+               Task.await(stats, :infinity)
+
       assert dropped == %{}
-      assert Task.await(flush) == :ok
+      assert Task.await(flush, :infinity) == :ok
 
       expected = for n <- 1..70, do: "left#{n}"
       now = for n <- 1..500, do: "now#{n}"
@@ -120,7 +123,7 @@ defmodule BilldogEng.StartTest do
       pid = known(name)
       for n <- 1..5_000, do: Analytics.capture(name, "u", "e#{n}", %{filler: String.duplicate("x", 300)})
       let_go(holder)
-      assert Task.await(starting) == pid
+      assert Task.await(starting, :infinity) == pid
       for n <- 5_001..5_100, do: Analytics.capture(name, "u", "e#{n}")
       Process.exit(pid, :kill)
       drained(pid)
@@ -152,7 +155,7 @@ defmodule BilldogEng.StartTest do
       known(name)
       for n <- 1..1_000, do: Analytics.capture(name, "u", "e#{n}")
       let_go(holder)
-      client = Task.await(starting)
+      client = Task.await(starting, :infinity)
       assert Analytics.flush(client) == :ok
       stats = Analytics.stats(client)
       assert %{captured: 1_000, dropped: %{queue_full: given_up}} = stats

@@ -116,7 +116,7 @@ defmodule BilldogEng.TelemetryHandlerTest do
       assert counts(id).without_id == 1
     end
 
-    test "must be said: without an id nothing is captured, none is invented, and that is told once",
+    test "is none where nobody gives one: nothing is captured, none is invented, and that is logged once",
          context do
       %{client: client, event: event} = context
       id = attach(client, event, id: "orders", distinct_id: fn _, metadata -> metadata.user end)
@@ -127,10 +127,74 @@ defmodule BilldogEng.TelemetryHandlerTest do
         end)
 
       assert [_, _] = String.split(log, "[info]")
-      assert log =~ ~s(the handler "orders" captured nothing for #{inspect(event)})
+
+      assert log =~
+               ~s(the handler "orders" captured nothing for #{inspect(event)}: its :distinct_id returned none)
+
       refute log =~ "s3cret"
       assert counts(id) == %{captured: 0, without_id: 3, failed: 0}
       assert Analytics.stats(client).captured == 0
+    end
+
+    test "that is missing is logged once for each event, view and reason", %{client: client, event: event} do
+      other = event ++ [:other]
+      assert Telemetry.attach(client, [event, other], id: "views") == :ok
+      on_exit(fn -> Telemetry.detach("views") end)
+      view = fn name -> %{socket: %{view: name, parent_pid: nil, root_pid: self()}} end
+      request = &%{conn: %{private: %{billdogeng_context: &1}}, plug: ShopWeb.PageController}
+      anonymous = %{distinct_id: nil, properties: %{}}
+
+      told = fn event, metadata ->
+        capture_log(fn -> for _ <- 1..2, do: :telemetry.execute(event, %{}, metadata) end)
+      end
+
+      # An anonymous visitor uses up nobody's line.
+      Context.put(distinct_id: nil)
+
+      assert told.(event, view.(ShopWeb.ListLive)) =~
+               "in ShopWeb.ListLive: the visitor is anonymous. BilldogEng.Visitor"
+
+      Context.clear()
+      hook = "BilldogEng.LiveView did not run. Add it to the on_mount of the view's live_session"
+      assert told.(event, view.(ShopWeb.ListLive)) =~ "in ShopWeb.ListLive: " <> hook
+      assert told.(event, view.(ShopWeb.OtherLive)) =~ "in ShopWeb.OtherLive: " <> hook
+      assert told.(other, view.(ShopWeb.OtherLive)) =~ "#{inspect(other)} in ShopWeb.OtherLive: " <> hook
+      assert told.(event, request.(anonymous)) =~ "in ShopWeb.PageController: the visitor is anonymous"
+
+      assert told.(event, %{conn: %{private: %{}}, plug: ShopWeb.PageController}) =~
+               "in ShopWeb.PageController: BilldogEng.Plug did not run. The request failed before it"
+
+      channel = %{socket: %{channel: ShopWeb.RoomChannel, assigns: %{}}}
+      assert told.(event, channel) =~ "in ShopWeb.RoomChannel: the socket has no user. Assign current_scope"
+      assert told.(event, %{}) =~ "the process has no context"
+      for known <- [view.(ShopWeb.OtherLive), channel, %{}], do: assert(told.(event, known) == "")
+
+      # Those of a handler that was detached are forgotten.
+      assert Telemetry.detach("views") == :ok
+
+      refute Enum.any?(
+               :persistent_term.get(),
+               &match?({{BilldogEng.Telemetry.MissingId, _, ^event, _, _}, _}, &1)
+             )
+    end
+
+    test "of a channel is that of its socket's assigns, unless join/3 has put a context", context do
+      %{client: client, collector: collector, event: event} = context
+      attach(client, event, event: "e")
+      channel = &:telemetry.execute(event, %{}, %{socket: %{channel: ShopWeb.RoomChannel, assigns: &1}})
+
+      capture_log(fn ->
+        channel.(%{current_scope: %{user: %{id: 1}}})
+        channel.(%{current_user: %{id: "a"}})
+        channel.(%{current_user: "b"})
+        channel.(%{user_id: "c"})
+        channel.(%{current_user: nil, user_id: nil})
+        channel.(%{current_user: %{name: "s3cret"}})
+        Context.put(distinct_id: "own")
+        channel.(%{user_id: "c"})
+      end)
+
+      assert [1, "a", "b", "c", "own"] = for({_, id, _} <- captured(client, collector), do: id)
     end
   end
 

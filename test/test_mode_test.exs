@@ -43,6 +43,23 @@ defmodule BilldogEng.TestModeTest do
     pid
   end
 
+  # Runs `fun` in a process whose parent has ended, and returns what it ended with.
+  defp orphan(fun) do
+    test = self()
+
+    {parent, ref} =
+      spawn_monitor(fn ->
+        send(test, {:orphan, spawn(fn -> receive(do: (:go -> fun.())) end)})
+      end)
+
+    assert_receive {:orphan, pid}, 5_000
+    assert_receive {:DOWN, ^ref, :process, ^parent, :normal}, 5_000
+    ref = Process.monitor(pid)
+    send(pid, :go)
+    assert_receive {:DOWN, ^ref, :process, ^pid, reason}, 5_000
+    reason
+  end
+
   defp captured_names(client), do: for(event <- captured(client), do: event["event_name"])
 
   # Another test, as it were: a process that owns, and does what it is told.
@@ -310,6 +327,22 @@ defmodule BilldogEng.TestModeTest do
       Task.await(Task.async(fn -> assert_captured "linked", _, client: test, timeout: 0 end))
     end
 
+    test "of processes that it spawns, as long as their parents live" do
+      test = client()
+      me = self()
+
+      {pid, ref} =
+        spawn_monitor(fn ->
+          Analytics.capture(test, "u", "spawned")
+          {pid, ref} = spawn_monitor(fn -> Analytics.capture(test, "u", "within") end)
+          receive(do: ({:DOWN, ^ref, _, ^pid, :normal} -> send(me, :done)))
+        end)
+
+      assert_receive :done, 5_000
+      assert_receive {:DOWN, ^ref, :process, ^pid, :normal}, 5_000
+      assert captured_names(test) == ~w(spawned within)
+    end
+
     test "of the processes that it is given, by that client" do
       [test, other] = [client(), client()]
       name = :"server_#{System.unique_integer([:positive])}"
@@ -392,8 +425,7 @@ defmodule BilldogEng.TestModeTest do
     test "is counted, and kept nowhere" do
       test = client()
       Server.capture(stray(), test, "e")
-      {pid, ref} = spawn_monitor(fn -> Analytics.capture(test, "u", "e") end)
-      assert_receive {:DOWN, ^ref, :process, ^pid, :normal}, 5_000
+      assert orphan(fn -> Analytics.capture(test, "u", "e") end) == :normal
       assert captured() == []
       assert %{captured: 2, delivered: 0, dropped: %{unowned: 2}} = stats = Analytics.stats(test)
       assert balanced?(stats)
@@ -415,9 +447,7 @@ defmodule BilldogEng.TestModeTest do
 
   test "a process that owns nothing is told how to" do
     for ask <- [fn -> captured() end, fn -> assert_captured "e" end, fn -> refute_captured "e" end] do
-      {pid, ref} = spawn_monitor(fn -> exit(assert_raise(ArgumentError, ask).message) end)
-      assert_receive {:DOWN, ^ref, :process, ^pid, message}, 5_000
-      assert message =~ "use BilldogEng.Test"
+      assert orphan(fn -> exit(assert_raise(ArgumentError, ask).message) end) =~ "use BilldogEng.Test"
     end
   end
 

@@ -196,5 +196,23 @@ defmodule BilldogEng.WireTest do
       assert {:error, error} = Analytics.flush(client)
       refute inspect(error) =~ "s3cret-key"
     end
+
+    test "an answer that quotes the key percent-encoded or escaped does not show it", %{collector: collector} do
+      client = start_client(collector, api_key: "s3cret/k=y+1")
+      Analytics.capture(client, "u", "e")
+
+      for quoted <- [~S(s3cret\/k=y+1), ~S(s3cret\u002fk\u003Dy\u002B1), "s3cret%2Fk%3dy%2B1"] do
+        for answer <- [
+              {:json, 403, ~s({"error":{"message":"no #{quoted}"},"at":"/?key=#{quoted}"})},
+              {:status, 502, [{"content-type", "text/html"}], "<p>no #{quoted}</p>"},
+              {:status, 200, [{"content-type", "text/html"}], ~s(<p>{"key":"#{quoted}"}</p>)}
+            ] do
+          Collector.respond(collector, answer)
+          assert {:error, error} = Analytics.flush(client)
+          assert inspect(error) =~ "[api_key]"
+          refute inspect([error, Analytics.stats(client)]) =~ "s3cret"
+        end
+      end
+    end
   end
 end

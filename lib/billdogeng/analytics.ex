@@ -35,8 +35,25 @@ defmodule BilldogEng.Analytics do
   counts these.
   """
 
-  alias BilldogEng.{Error, ExceptionEvent, Hooks, Native, Normaliser, Options, Owner, PersonUpdate, Warning}
+  alias BilldogEng.{
+    Budget,
+    Error,
+    ExceptionEvent,
+    Hooks,
+    Missing,
+    Native,
+    Normaliser,
+    Options,
+    Owner,
+    PersonUpdate,
+    Stats,
+    Warning
+  }
+
   alias BilldogEng.Test.Store
+
+  @not_live "the client was started with mode: :disabled or without a key, and has nothing to send with: " <>
+              "start it with mode: :live and a key, and switch it off by set_mode/2"
 
   @typedoc "A client: its pid, its name, or the struct of `BilldogEng.new/2`."
   @type server :: GenServer.server() | BilldogEng.t()
@@ -44,7 +61,7 @@ defmodule BilldogEng.Analytics do
   @typedoc """
   The accounts of a client: `captured = delivered + dropped + queued`.
 
-    * `:mode` - `:live`, or `:test` or `:disabled`, in which nothing is sent
+    * `:mode` - `:live`, or `:test` or `:disabled`, in which nothing is sent; after `set_mode/2`, the mode of now
     * `:captured`, `:delivered` - events handed in, and accepted by the ingest; what a spool held at the start
       counts as captured
     * `:queued`, `:queued_bytes` - events not yet delivered, those in flight among them, and the bytes of
@@ -53,9 +70,16 @@ defmodule BilldogEng.Analytics do
     * `:retries` - attempts after the first of a batch
     * `:replaced` - values written in another form than their own
     * `:dropped` - events given up, by reason: `:queue_full`, `:too_large`, `:rejected`, `:quota`,
-      `:before_send`, `:stopped`, `:purged`, and of a spool `:spool_full`, `:expired`, `:spool_lost`; of a
+      `:before_send`, `:in_hook`, `:failed`, `:stopped`, `:purged`, and of a spool `:spool_full`, `:expired`, `:spool_lost`; of a
       client that sends nothing `:disabled`, and `:unowned` (see `BilldogEng.Test`)
-    * `:person_updates` - the same accounts, but for `:mode`, of `set_person_properties/3`
+    * `:state` - what the client is doing: `:idle`, `:in_flight` (a request is being made), `:waiting` (between two
+      attempts of a flush), `:backing_off` (the last flush failed, so automatic ones are held back), `:suspended` (the
+      project's quota is used up) or `:draining` (its process has ended)
+    * `:next_attempt_in` - ms until the next attempt, or nil where none is planned
+    * `:last_error` - the last attempt that failed, or nil: `:message`, `:status` and `:code` as in
+      `BilldogEng.Error`, and `:time`, a `DateTime`
+    * `:last_success` - when the ingest last accepted a request, a `DateTime` or nil
+    * `:person_updates` - the same, but for `:mode`, of `set_person_properties/3`
   """
   @type stats :: %{
           mode: :live | :test | :disabled,
@@ -67,7 +91,35 @@ defmodule BilldogEng.Analytics do
           retries: non_neg_integer(),
           replaced: non_neg_integer(),
           dropped: %{optional(atom()) => pos_integer()},
-          person_updates: %{atom() => non_neg_integer() | %{optional(atom()) => pos_integer()}}
+          state: state(),
+          next_attempt_in: non_neg_integer() | nil,
+          last_error: last_error() | nil,
+          last_success: DateTime.t() | nil,
+          person_updates: %{
+            captured: non_neg_integer(),
+            delivered: non_neg_integer(),
+            queued: non_neg_integer(),
+            queued_bytes: non_neg_integer(),
+            in_flight: non_neg_integer(),
+            retries: non_neg_integer(),
+            replaced: non_neg_integer(),
+            dropped: %{optional(atom()) => pos_integer()},
+            state: state(),
+            next_attempt_in: non_neg_integer() | nil,
+            last_error: last_error() | nil,
+            last_success: DateTime.t() | nil
+          }
+        }
+
+  @typedoc "What a client is doing, see `t:stats/0`."
+  @type state :: :idle | :in_flight | :waiting | :backing_off | :suspended | :draining
+
+  @typedoc "Why an attempt failed, and when."
+  @type last_error :: %{
+          message: String.t(),
+          status: non_neg_integer(),
+          code: String.t() | nil,
+          time: DateTime.t()
         }
 
   # ── start ──
@@ -91,7 +143,7 @@ defmodule BilldogEng.Analytics do
     * `:max_batch_bytes` - bytes of JSON in one POST, before gzip, 1 MiB
     * `:max_event_bytes` - bytes of JSON of one event, 1 MiB; a larger one is dropped
     * `:request_timeout` - ms for one attempt, 10_000; or `:infinity`
-    * `:max_retries` - attempts after the first one in a flush, 3
+    * `:max_retries` - attempts after the first one in a flush, 3; or `:infinity`
     * `:gzip` - whether larger bodies are compressed, true
     * `:shutdown_timeout` - ms that the client goes on sending after its process has ended, 5_000
     * `:spool_dir` - a directory in which events are kept on disk too until they are delivered, so that they
@@ -128,7 +180,12 @@ defmodule BilldogEng.Analytics do
     * `:sleep_fn` - called with the ms of each wait between attempts, in place of the wait; for tests. The waits
       of person updates are real ones
 
-  Raises `ArgumentError` for an option of the wrong type; unknown options are ignored with a warning.
+  Raises `ArgumentError` for a wrong value, naming the option and what it accepts. `:flush_at`, `:max_queue_size`,
+  `:group_type_index` and `:enable_logging` accept any term; a warning names the effect of one that they were not
+  made for. Unknown options are ignored with a warning that names the nearest known one.
+
+  In a child spec the key, and a `:host`, `:proxy` or `:transport` with a password, are hidden from supervisors'
+  reports.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", flush_at: 100)
       iex> is_pid(client)
@@ -136,10 +193,8 @@ defmodule BilldogEng.Analytics do
   """
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts) do
-    case Options.parse(opts) do
-      {:ok, options} -> Owner.start_link({:ok, options}, options.name)
-      {:error, message} -> Owner.start_link({:error, message}, nil)
-    end
+    {:ok, options} = Options.parse(opts)
+    Owner.start_link({:ok, options}, options.name)
   end
 
   @doc """
@@ -150,18 +205,18 @@ defmodule BilldogEng.Analytics do
   """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(opts) do
-    opts = hide_key(opts)
+    opts = hide_secrets(opts)
     %{id: opts[:name] || __MODULE__, start: {__MODULE__, :start_link, [opts]}}
   end
 
   @doc false
-  # Supervisors put a child's arguments into their reports; a function shows nothing of what it holds.
-  def hide_key(opts) do
-    # Said here, without them: the key is among them.
+  # For a child's arguments.
+  def hide_secrets(opts) do
+    # Raised here, without them: the key is among them.
     unless Keyword.keyword?(opts),
       do: raise(ArgumentError, "expected the options of a client as a keyword list")
 
-    Keyword.replace_lazy(opts, :api_key, fn key -> if is_function(key), do: key, else: fn -> key end end)
+    Options.hide(opts)
   end
 
   # ── captures ──
@@ -250,7 +305,7 @@ defmodule BilldogEng.Analytics do
   def set_person_properties(server, distinct_id, operations) do
     update_person(server, distinct_id, PersonUpdate.operations(operations))
   catch
-    _, _ -> :ok
+    kind, reason -> give_up(server, &PersonUpdate.give_up(&1, reason(kind, reason)))
   end
 
   @doc false
@@ -261,11 +316,12 @@ defmodule BilldogEng.Analytics do
              do: GenServer.cast(pid, {:set_person_properties, distinct_id, operations})
 
       nil ->
-        :ok
+        Missing.count(unwrap(server))
 
       # By no message: a client of the original's kind that runs there would end by it.
       remote ->
-        spawn(fn -> update_person_there(remote, distinct_id, operations) end)
+        if copied?(operations),
+          do: spawn(fn -> update_person_there(remote, distinct_id, operations) end)
     end
 
     :ok
@@ -339,7 +395,7 @@ defmodule BilldogEng.Analytics do
       ExceptionEvent.captured(exception, stacktrace, properties)
     )
   catch
-    _, _ -> :ok
+    kind, reason -> give_up(server, &Native.give_up(&1, reason(kind, reason)))
   end
 
   # ── calls ──
@@ -350,7 +406,8 @@ defmodule BilldogEng.Analytics do
   `:ok` when nothing of it is left and the ingest refused none; else the first
   `{:error, %BilldogEng.Error{}}`, and what was not delivered stays queued, but for events that the ingest
   refused by themselves. It ends any wait between attempts and any pause after a failed flush. While the
-  project's quota is used up it answers an error with the code `"QUOTA_LIMITED"` at once.
+  project's quota is used up it answers an error with the code `"QUOTA_LIMITED"` at once. An attempt in flight that
+  carries all of it is its first.
 
     * `:timeout` - ms to wait, `:infinity`; after that the answer is an error with the code `"TIMEOUT"`,
       and the flush goes on
@@ -399,7 +456,11 @@ defmodule BilldogEng.Analytics do
 
   @doc """
   Gives up all that is queued, in memory and on disk (`purged` in `stats/1`), and the batch in flight, which may
-  have arrived all the same. `:ok` once nothing of it is left on disk.
+  have arrived all the same. Returns `:ok` once nothing of it is left on disk.
+
+  Returns an error with code `"SPOOL_ERROR"` that names the file if one could not be deleted. The file is emptied then,
+  or its events are marked as removed, so that no later start sends them; the message says if neither was possible. If
+  `:spool_dir` is not open for now, its events are deleted as soon as it is.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
@@ -408,13 +469,57 @@ defmodule BilldogEng.Analytics do
       iex> BilldogEng.Analytics.stats(client).dropped
       %{purged: 1}
   """
-  @spec purge(server()) :: :ok
+  @spec purge(server()) :: :ok | {:error, Error.t()}
   def purge(server) do
     case whereis(unwrap(server)) do
       pid when is_pid(pid) and node(pid) == node() -> GenServer.call(pid, :purge, :infinity)
       nil -> no_client(server, :purge)
       remote -> remote_call(remote, :purge, server)
     end
+  end
+
+  @doc """
+  Switches captures off (`:disabled`) and on again (`:live`), while the client runs.
+
+  Once this has returned, events and person updates are counted and dropped (`disabled` in `stats/1`), by every
+  process and handler. Events that were queued before are delivered all the same; `purge/1` drops those. `:live`
+  restores what the client was started as, which for `mode: :test` is `:test`.
+
+  Returns `{:error, %BilldogEng.Error{}}` with the code `"NOT_LIVE"` for `:live` where the client was started with
+  `mode: :disabled` or without a key: it has nothing to send with. A client that is started again, by its supervisor or
+  by a deployment, has the mode of its options.
+
+      iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
+      iex> BilldogEng.Analytics.set_mode(client, :disabled)
+      :ok
+      iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
+      iex> BilldogEng.Analytics.stats(client).dropped
+      %{disabled: 1}
+      iex> BilldogEng.Analytics.set_mode(client, :live)
+      :ok
+  """
+  @spec set_mode(server(), :live | :disabled) :: :ok | {:error, Error.t()}
+  def set_mode(server, mode) when mode in [:live, :disabled] do
+    server = unwrap(server)
+
+    case whereis(server) do
+      pid when is_pid(pid) and node(pid) == node() ->
+        case Native.set_mode(pid, mode) do
+          :ok -> :ok
+          :error -> {:error, Error.new(@not_live, 0, "NOT_LIVE")}
+          :no_client -> no_client(server, :set_mode)
+        end
+
+      nil ->
+        no_client(server, :set_mode)
+
+      remote ->
+        remote_call(remote, :set_mode, server, [mode])
+    end
+  end
+
+  def set_mode(_server, mode) do
+    raise ArgumentError, "set_mode/2 takes :live or :disabled, got: #{inspect(mode)}"
   end
 
   @doc """
@@ -434,10 +539,13 @@ defmodule BilldogEng.Analytics do
     case whereis(server) do
       pid when is_pid(pid) and node(pid) == node() ->
         # A client knows its accounts once its spool is open, and its process answers from then on.
-        with :no_client <- Native.stats(pid),
-             :no_client <- GenServer.call(pid, :stats, :infinity),
-             # Its process is there still, while the VM stops.
-             do: no_client(server, :stats)
+        counters =
+          with :no_client <- Native.stats(pid),
+               :no_client <- GenServer.call(pid, :stats, :infinity),
+               # Its process is there still, while the VM stops.
+               do: no_client(server, :stats)
+
+        Stats.from_native(counters)
 
       nil ->
         no_client(server, :stats)
@@ -447,18 +555,30 @@ defmodule BilldogEng.Analytics do
     end
   end
 
+  @doc """
+  Returns the captures that were lost because no client had the name they were made under, by name. A client that
+  takes such a name logs their number and takes it out of here.
+
+      iex> BilldogEng.Analytics.capture(MyApp.Forgotten, "user-1", "signed_up")
+      :ok
+      iex> BilldogEng.Analytics.missing()[MyApp.Forgotten]
+      1
+
+  The first one of each name is logged with the child that is missing. After 100 names, captures under further
+  ones are counted together, as `:"other names"`.
+  """
+  @spec missing() :: %{optional(term()) => pos_integer()}
+  def missing, do: Missing.counts()
+
   # ── the way of an event ──
 
   @doc false
   # Of an event that came by message: to the client of this very process, or nowhere.
   def enqueue(owner, distinct_id, event, properties, groups, kind) do
-    with {:event, event} <- native(owner, distinct_id, event, properties, groups, nil, kind) do
-      Store.file(owner, event)
+    case native(owner, distinct_id, event, properties, groups, nil, kind) do
+      {:event, event} -> file(owner, event)
+      _ -> :ok
     end
-
-    :ok
-  catch
-    _, _ -> :ok
   end
 
   defp dispatch(server, distinct_id, event, properties, groups, timestamp, kind) do
@@ -467,7 +587,7 @@ defmodule BilldogEng.Analytics do
         local(pid, distinct_id, event, properties, groups, timestamp, kind)
 
       nil ->
-        :ok
+        Missing.count(unwrap(server))
 
       remote ->
         if timestamp,
@@ -484,21 +604,66 @@ defmodule BilldogEng.Analytics do
     case native(pid, distinct_id, event, properties, groups, timestamp, kind) do
       :ok -> :ok
       :no_client -> message(pid, distinct_id, event, properties, groups, kind)
-      {:event, event} -> Store.file(pid, event)
+      {:event, event} -> file(pid, event)
     end
+  end
+
+  # Its client counts it as delivered already.
+  defp file(pid, event) do
+    Store.file(pid, event)
+  catch
+    _, _ ->
+      Native.disown(pid)
+      :ok
+  end
+
+  defp message(server, distinct_id, event, properties, _groups, :raw) do
+    cast(server, {:enqueue, distinct_id, event, {:raw, properties}})
+  end
+
+  defp message(server, distinct_id, event, properties, groups, :with_groups) do
+    cast(server, {:enqueue, distinct_id, event, {:with_groups, properties, groups}})
+  end
+
+  defp cast(server, message), do: if(copied?(message), do: GenServer.cast(server, message), else: :ok)
+
+  # Of a term with shared parts a message is many times as large: it could take all the VM's memory.
+  defp copied?(term) do
+    if Budget.walk_copied(term, Budget.most()) >= 0 do
+      true
+    else
+      Warning.once(
+        :large_message,
+        "an event or a person update for a client that is reached by messages was dropped: it has more than " <>
+          "#{Budget.most()} terms, and so will be others"
+      )
+
+      false
+    end
+  end
+
+  # Of a client that the event didn't come to. What fails here must not fail the caller.
+  defp give_up(server, give_up) do
+    pid = whereis(unwrap(server))
+    if is_pid(pid) and node(pid) == node(), do: give_up.(pid)
+    :ok
   catch
     _, _ -> :ok
   end
 
-  defp message(server, distinct_id, event, properties, _groups, :raw) do
-    GenServer.cast(server, {:enqueue, distinct_id, event, {:raw, properties}})
-  end
+  defp reason(:throw, {Normaliser, :too_large}), do: :too_large
+  defp reason(_kind, _reason), do: :failed
 
-  defp message(server, distinct_id, event, properties, groups, :with_groups) do
-    GenServer.cast(server, {:enqueue, distinct_id, event, {:with_groups, properties, groups}})
-  end
-
+  # Whatever fails on the way, the event is in the client's accounts.
   defp native(pid, distinct_id, event, properties, groups, timestamp, kind) do
+    encoded(pid, distinct_id, event, properties, groups, timestamp, kind)
+  catch
+    kind, reason ->
+      give_up(pid, &Native.give_up(&1, reason(kind, reason)))
+      :ok
+  end
+
+  defp encoded(pid, distinct_id, event, properties, groups, timestamp, kind) do
     case Native.capture(pid, distinct_id, event, properties, groups, timestamp, nil) do
       :dirty -> dirty(pid, distinct_id, event, properties, groups, timestamp, :hooked)
       :normalise -> normalised(pid, distinct_id, event, properties, groups, timestamp)
@@ -508,7 +673,7 @@ defmodule BilldogEng.Analytics do
   end
 
   defp hooked(pid, event, kind) do
-    case Hooks.run(Hooks.of(pid), event, kind) do
+    case Hooks.run(Hooks.of(pid), pid, event, kind) do
       {:ok, {distinct_id, name, properties, groups, timestamp}} ->
         case Native.capture(pid, distinct_id, name, properties, groups, timestamp, :hooked) do
           :dirty -> dirty(pid, distinct_id, name, properties, groups, timestamp, :hooked)
@@ -516,12 +681,8 @@ defmodule BilldogEng.Analytics do
           taken -> taken
         end
 
-      :drop ->
-        Native.give_up_before_send(pid)
-
-      {:failed, why} ->
-        send(pid, {:before_send_failed, why})
-        Native.give_up_before_send(pid)
+      {:drop, reason} ->
+        Native.give_up(pid, reason)
     end
   end
 
@@ -542,8 +703,6 @@ defmodule BilldogEng.Analytics do
       :dirty -> Native.capture_dirty(pid, id, name, properties, groups, timestamp, marker)
       taken -> taken
     end
-  catch
-    {Normaliser, :too_large} -> Native.give_up_too_large(pid)
   end
 
   # As the original's `Map.merge(%{"$set" => properties}, properties)`.
@@ -629,15 +788,16 @@ defmodule BilldogEng.Analytics do
         ms
 
       other ->
-        raise ArgumentError, "the option :timeout takes milliseconds or :infinity; it was #{inspect(other)}"
+        raise ArgumentError,
+              "the option :timeout takes milliseconds or :infinity; it was #{Budget.inspect(other)}"
     end
   end
 
   defp no_client(server, request), do: exit({:noproc, {GenServer, :call, [server, request, :infinity]}})
 
   # What the original's messages have no word for is asked of this module there.
-  defp remote_call(remote, function, server) do
-    :erpc.call(node_of(remote), __MODULE__, function, [there(remote)])
+  defp remote_call(remote, function, server, args \\ []) do
+    :erpc.call(node_of(remote), __MODULE__, function, [there(remote) | args])
   catch
     _, _ -> no_client(server, function)
   end

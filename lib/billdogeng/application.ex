@@ -9,8 +9,12 @@ defmodule BilldogEng.Application do
 
   @impl true
   def start(_type, _args) do
-    tables = [{PidTable, BilldogEng.Context.Table}, {PidTable, BilldogEng.Hooks}]
-    children = tables ++ [BilldogEng.Telemetry.Emitter, BilldogEng.Reporter]
+    tables = [BilldogEng.Context.Table, {PidTable, BilldogEng.Hooks}]
+
+    children =
+      tables ++
+        [BilldogEng.Hooks.Shared, BilldogEng.Missing, BilldogEng.Telemetry.Emitter, BilldogEng.Reporter]
+
     Supervisor.start_link(children, strategy: :one_for_one, name: BilldogEng.Supervisor)
   end
 end

@@ -16,9 +16,15 @@ defmodule BilldogEng.Context do
 
   ## Tasks
 
-  A process that `Task` has started finds the context of the process that started it, by `$callers`, as long as
-  that one has it: a request has it until its response is sent. What lives longer, and what isn't started by
-  `Task`, takes it along:
+  A process that `Task` or `Task.Supervisor` has started, at any depth, finds the context that its starter had then:
+
+      Task.start(fn -> MyApp.Analytics.capture(user.id, "receipt_sent") end)
+
+  It finds it for as long as the starter has that context, and for five seconds more: after the response has been
+  sent, or the process has ended. What it has found once it keeps. It never finds another user's context.
+
+  `spawn/1`, a job queue and a process that was there before find nothing. They take the context along, as does a
+  task that first captures later than that:
 
       context = BilldogEng.Context.get()
 
@@ -26,9 +32,6 @@ defmodule BilldogEng.Context do
         BilldogEng.Context.put(context)
         MyApp.Mail.send_receipt()
       end)
-
-  A process that has served several users, as one does that reads the requests of a connection that is kept
-  alive, hands its context on to no tasks: of one that started for a user before, and is late, nobody could tell.
   """
 
   alias BilldogEng.Context.Table
@@ -39,6 +42,8 @@ defmodule BilldogEng.Context do
   # Its place in the process dictionary: a context, or `:none` where there was one and tasks that this one
   # comes from have one too.
   @key __MODULE__
+  # The distinct ID that this process had last, and the marker of its tasks.
+  @marker {__MODULE__, :marker}
 
   @doc """
   Puts a context into the calling process, in place of what it has: nothing is merged.
@@ -60,7 +65,7 @@ defmodule BilldogEng.Context do
   def put(context) do
     context = checked(context)
     Process.put(@key, context)
-    Table.put(self(), context)
+    Table.put(self(), mark(context.distinct_id), context)
   end
 
   @doc """
@@ -104,9 +109,27 @@ defmodule BilldogEng.Context do
   """
   @spec clear() :: :ok
   def clear do
-    # What a task had found must not be found again.
-    if Process.get(:"$callers"), do: Process.put(@key, :none), else: Process.delete(@key)
+    leave()
+
+    # Whoever comes next gets another marker.
+    with {_id, marker} <- Process.get(@marker), do: Process.put(@marker, {@marker, marker})
     Table.clear(self())
+  end
+
+  @doc false
+  # Takes the context out of the process, and leaves it to the tasks that the process has started with it.
+  def leave do
+    case unmark() do
+      [] ->
+        Process.delete(@key)
+
+      callers ->
+        # What a task had found must not be found again, by its own tasks neither.
+        Process.put(@key, :none)
+        Process.put(:"$callers", Table.mark(callers, Table.nobody()))
+    end
+
+    :ok
   end
 
   @doc false
@@ -120,6 +143,38 @@ defmodule BilldogEng.Context do
     after
       if own, do: Process.put(@key, own), else: Process.delete(@key)
     end
+  end
+
+  # Tasks inherit `$callers` and nothing else of the process dictionary, and other libraries expect pids there. So a
+  # marker is a pid: the process's own for its first user, later that of a process that has ended. Another user has
+  # another one, and so has each anonymous context.
+  defp mark(id) do
+    marker =
+      case Process.get(@marker) do
+        {^id, marker} when id != nil -> marker
+        nil -> self()
+        _another -> spawn(fn -> :ok end)
+      end
+
+    callers = unmark()
+    Process.put(@marker, {id, marker})
+    Process.put(:"$callers", Table.mark(callers, marker))
+    marker
+  end
+
+  # The callers that are left.
+  defp unmark do
+    {_id, marker} = Process.get(@marker, {nil, nil})
+    callers = Process.get(:"$callers", [])
+    left = callers |> Table.unmark(marker) |> Table.unmark(Table.nobody())
+
+    case left do
+      ^callers -> :ok
+      [] -> Process.delete(:"$callers")
+      _ -> Process.put(:"$callers", left)
+    end
+
+    left
   end
 
   defp checked(context) when is_list(context) or (is_map(context) and not is_struct(context)) do
@@ -147,7 +202,7 @@ defmodule BilldogEng.Context do
 
   # Kept once found: the task may outlive what it was started for.
   defp inherited([_ | _] = callers) do
-    with %{} = context <- Table.of_first(callers) do
+    with %{} = context <- Table.of_callers(callers) do
       Process.put(@key, context)
       context
     end

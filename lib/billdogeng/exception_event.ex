@@ -6,10 +6,11 @@ defmodule BilldogEng.ExceptionEvent do
   # none, for it may quote any value, and tells only what can't hold one: names of modules and functions,
   # arities, and atoms. Arguments are in neither.
 
-  alias BilldogEng.{Hooks, Stacktrace}
+  alias BilldogEng.{Budget, Hooks, Stacktrace}
 
-  # Bytes of a message.
+  # Bytes of a message, and calls that an exit tells of.
   @longest 4_096
+  @deepest 8
 
   @constant %{
     ArithmeticError => "bad argument in arithmetic expression",
@@ -75,12 +76,36 @@ defmodule BilldogEng.ExceptionEvent do
 
   defp caught(reason, stacktrace), do: normal(:error, reason, stacktrace)
 
-  # It asks modules that the stacktrace names how to put the error.
-  defp normalize(reason, stacktrace) do
-    Exception.normalize(:error, reason, if(Stacktrace.stacktrace?(stacktrace), do: stacktrace, else: []))
-  catch
-    _, _ -> Exception.normalize(:error, reason, [])
+  # It asks modules that the stacktrace names how to put the error. They, and Elixir itself, may print the values
+  # and arguments there.
+  defp normalize(reason, stacktrace) when not is_exception(reason) do
+    reason = printable(reason)
+    asked? = Stacktrace.stacktrace?(stacktrace) and Budget.printable?(stacktrace)
+
+    try do
+      Exception.normalize(:error, reason, if(asked?, do: stacktrace, else: []))
+    catch
+      _, _ -> Exception.normalize(:error, reason, [])
+    end
   end
+
+  defp normalize(exception, _stacktrace), do: exception
+
+  # With cut texts in place of what is too large.
+  defp printable(reason) do
+    cond do
+      Budget.printable?(reason) ->
+        reason
+
+      is_tuple(reason) and tuple_size(reason) <= 3 ->
+        reason |> Tuple.to_list() |> Enum.map(&printed/1) |> List.to_tuple()
+
+      true ->
+        Budget.cut(reason)
+    end
+  end
+
+  defp printed(value), do: if(Budget.printable?(value), do: value, else: Budget.cut(value))
 
   # As groups resolve them: what is neither map nor keyword list is kept under a name of its own.
   defp pairs(properties) when is_map(properties) and not is_struct(properties), do: properties
@@ -98,8 +123,8 @@ defmodule BilldogEng.ExceptionEvent do
   defp text(kind, reason, messages) do
     case kind do
       :error -> message(reason, messages)
-      :exit -> exit_text(reason, messages)
-      :throw -> if messages == :all, do: inspect(reason)
+      :exit -> exit_text(reason, messages, @deepest)
+      :throw -> if messages == :all, do: Budget.inspect(reason)
     end
   catch
     _, _ -> nil
@@ -107,9 +132,13 @@ defmodule BilldogEng.ExceptionEvent do
 
   # `Exception.message/1` would inspect the whole exception where the app's own `message/1` fails.
   defp message(%{__struct__: module} = exception, :all) when module not in @always_safe do
-    case module.message(exception) do
-      "" -> nil
-      text when is_binary(text) -> text
+    if Budget.printable?(exception) do
+      case module.message(exception) do
+        "" -> nil
+        text when is_binary(text) -> text
+      end
+    else
+      message(exception, :safe)
     end
   end
 
@@ -148,31 +177,35 @@ defmodule BilldogEng.ExceptionEvent do
   # ── exits ──
 
   # `Exception.format_exit/1` would show the request of a call that failed.
-  defp exit_text({reason, {module, function, arguments}}, messages)
+  defp exit_text(_reason, _messages, 0), do: nil
+
+  defp exit_text({reason, {module, function, arguments}}, messages, left)
        when is_atom(module) and is_atom(function) and is_list(arguments) do
     call = "exited in: " <> mfa(module, function, length(arguments))
-    if why = exit_text(reason, messages), do: call <> ": " <> why, else: call
+    if why = exit_text(reason, messages, left - 1), do: call <> ": " <> why, else: call
   end
 
-  defp exit_text({:EXIT, reason}, messages), do: exit_text(reason, messages)
-  defp exit_text({:bad_return_value, _value}, :safe), do: "bad return value"
+  defp exit_text({:EXIT, reason}, messages, left), do: exit_text(reason, messages, left - 1)
+  defp exit_text({:bad_return_value, _value}, :safe, _left), do: "bad return value"
 
-  defp exit_text({reason, stacktrace} = exit, messages) do
+  defp exit_text({reason, stacktrace} = exit, messages, left) do
     cond do
       not Stacktrace.stacktrace?(stacktrace) -> leaf(exit, messages)
       is_exception(reason) -> exception_text(reason, messages)
-      true -> exit_text(reason, messages)
+      true -> exit_text(reason, messages, left - 1)
     end
   end
 
-  defp exit_text(exception, messages) when is_exception(exception), do: exception_text(exception, messages)
-  defp exit_text(reason, messages), do: leaf(reason, messages)
+  defp exit_text(exception, messages, _left) when is_exception(exception),
+    do: exception_text(exception, messages)
+
+  defp exit_text(reason, messages, _left), do: leaf(reason, messages)
 
   defp exception_text(exception, messages) do
     Enum.join([type(:error, exception) | List.wrap(text(:error, exception, messages))], ": ")
   end
 
-  defp leaf(reason, :all), do: inspect(reason)
+  defp leaf(reason, :all), do: Budget.inspect(reason)
   defp leaf(reason, :safe), do: word(reason)
 
   # Atoms are words of the program; values are not.

@@ -19,7 +19,7 @@ defmodule BilldogEng.LiveDashboard do
   Whatever the app has its own way of showing can be had by `BilldogEng.Analytics.stats/1`.
   """
 
-  alias BilldogEng.Analytics
+  alias BilldogEng.{Analytics, Stats}
 
   # LiveDashboard's own things are named in the quoted code alone, which is compiled with the app's module.
   @doc false
@@ -105,8 +105,21 @@ defmodule BilldogEng.LiveDashboard do
         {"Replaced", events(stats.replaced), "Values written in another form than their own"},
         {"Mode", stats.mode, nil}
       ]
+      | status(stats)
     ]
   end
+
+  # A client of an older version, on another node, has none.
+  defp status(%{state: _} = stats) do
+    [
+      [
+        {"State", Stats.state(stats), "Of its flush thread"},
+        {"Last error", Stats.last_error(stats.last_error), "Of the last request that failed"}
+      ]
+    ]
+  end
+
+  defp status(_stats), do: []
 
   # 1234567 as "1,234,567".
   defp events(count) do

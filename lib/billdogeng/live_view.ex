@@ -14,7 +14,7 @@ defmodule BilldogEng.LiveView do
   handlers capture, views within such a view have its context; for captures of their own they take `on_mount` too.
   """
 
-  alias BilldogEng.{Context, Plug}
+  alias BilldogEng.{Context, Plug, Visitor}
   alias BilldogEng.Telemetry.{Address, Handler}
   alias BilldogEng.Telemetry.Phoenix, as: Routes
 
@@ -23,7 +23,8 @@ defmodule BilldogEng.LiveView do
   @doc false
   def on_mount(:default, params, session, socket), do: on_mount([], params, session, socket)
 
-  def on_mount(opts, params, _session, %{transport_pid: pid} = socket) when is_pid(pid) do
+  def on_mount(opts, params, session, %{transport_pid: pid} = socket) when is_pid(pid) do
+    socket = Visitor.of_session(socket, session)
     opts = Plug.options(opts, "BilldogEng.LiveView")
     Process.delete(__MODULE__)
     Context.put(Plug.context(socket, %{view: Handler.name_of(socket.view)}, opts))

@@ -9,7 +9,7 @@ defmodule BilldogEng.LoggerHandler do
 
   Captured are the crashes of GenServers, Tasks, `:gen_statem` and other behaviours, of a bare `spawn`, of
   processes of `:proc_lib`, and what is logged with Elixir's `crash_reason`, as web servers do. One crash is one
-  event, however often it is logged. Ends with `:normal`, `:shutdown` and `{:shutdown, _}` are no crashes, nor
+  event, however often it is logged, and on the node of the process that crashed, wherever its group leader is. Ends with `:normal`, `:shutdown` and `{:shutdown, _}` are no crashes, nor
   is a bare process's `exit/1`, of which nothing is logged.
 
   > #### Plain `:proc_lib` processes on Elixir 1.15 and later {: .info}
@@ -50,7 +50,7 @@ defmodule BilldogEng.LoggerHandler do
   as is whatever is logged in the domain `[:billdogeng]`, or while a crash is being captured.
   """
 
-  alias BilldogEng.{Analytics, Context, Crash, ExceptionEvent}
+  alias BilldogEng.{Analytics, Context, Crash, ExceptionEvent, Hooks, Warning}
 
   @options [:client, :distinct_id, :messages, :in_app]
 
@@ -117,13 +117,17 @@ defmodule BilldogEng.LoggerHandler do
   @doc false
   # In the process that crashed, but for a bare `spawn`. One that raises is removed by :logger.
   def log(event, %{id: id, config: config}) do
-    case Crash.read(event) do
+    case if(here?(event), do: Crash.read(event)) do
       nil -> :ok
       crash -> crashed(crash, event.meta, id, config)
     end
   catch
     _, _ -> failed(config)
   end
+
+  # A process's events go to its own node's handlers, and to those of its group leader's node.
+  defp here?(%{meta: %{pid: pid}}), do: node(pid) == node()
+  defp here?(_event), do: true
 
   # Less than an error is no crash; asked for by :logger before it calls.
   defp level(:all), do: :error
@@ -234,6 +238,13 @@ defmodule BilldogEng.LoggerHandler do
     end
   end
 
+  # Cowboy has a process for each request, and another one logs that it has crashed.
+  defp context_id(%{conn: %{owner: owner}}) when is_pid(owner) and owner != self() do
+    guarded(fn ->
+      with %{distinct_id: id} <- Context.Table.of(owner), do: id
+    end)
+  end
+
   # Of the process that crashed: no other's is asked for.
   defp context_id(meta) do
     if meta.pid == self(),
@@ -241,9 +252,27 @@ defmodule BilldogEng.LoggerHandler do
   end
 
   # One that fails costs the id, not the event.
-  defp asked({module, function, args}, meta), do: guarded(fn -> apply(module, function, [meta | args]) end)
-  defp asked(function, meta) when is_function(function), do: guarded(fn -> function.(meta) end)
+  defp asked({module, function, args}, meta), do: own(fn -> apply(module, function, [meta | args]) end)
+  defp asked(function, meta) when is_function(function), do: own(fn -> function.(meta) end)
   defp asked(id, _meta), do: id
+
+  defp own(function) do
+    function.()
+  catch
+    kind, reason ->
+      how =
+        if kind == :error,
+          do: "raised #{inspect(Exception.normalize(:error, reason).__struct__)}",
+          else: "ended by #{kind}"
+
+      Warning.once(
+        :logger_distinct_id,
+        "the :distinct_id of BilldogEng.LoggerHandler #{how}#{Hooks.at(__STACKTRACE__)}; the crash is captured " <>
+          "without a user, as will be those of further failures"
+      )
+
+      nil
+  end
 
   defp guarded(function) do
     function.()

@@ -10,19 +10,47 @@ defmodule BilldogEng.Normaliser do
   #     :array     elements, also where a list of them would be taken for a keyword list
   #     :pairs     keys and values of a map whose order matters
 
+  alias BilldogEng.Budget
+
   # Twice the encoder's depth and one more: a pair of a keyword list is a tuple here, and no level there.
   @deepest 201
 
-  # `budget` is how many terms may be looked at; past it the event is too large, and
-  # `{BilldogEng.Normaliser, :too_large}` thrown.
-  def run(term, marker, budget) do
-    # An app's encoder may capture an event itself, and so come here within another run.
-    outer = Process.put(__MODULE__, budget)
-
-    try do
+  @doc false
+  # `most` bounds the terms of `term` and the bytes of the texts made for it. Throws
+  # `{BilldogEng.Normaliser, :too_large}` where one of them is exceeded, or the budget of work.
+  def run(term, marker, most) do
+    within(most, fn ->
+      if Budget.walk_plain(term, most) < 0, do: too_large()
       value(term, marker, 0)
-    after
-      if outer, do: Process.put(__MODULE__, outer), else: Process.delete(__MODULE__)
+    end)
+  end
+
+  @doc false
+  # Runs `fun` with a budget of bytes and of work. An app's encoder may capture an event itself; that takes its
+  # work from the budget it runs in, and a fixed part of it, so that one that captures its own struct comes to
+  # an end.
+  def within(most, fun) do
+    case Process.get(__MODULE__) do
+      nil ->
+        Process.put(__MODULE__, {most, Budget.most()})
+
+        try do
+          fun.()
+        after
+          Process.delete(__MODULE__)
+        end
+
+      {bytes, _work} ->
+        spend(0, div(Budget.most(), 16))
+        {_bytes, work} = Process.get(__MODULE__)
+        Process.put(__MODULE__, {most, work})
+
+        try do
+          fun.()
+        after
+          {_bytes, work} = Process.get(__MODULE__, {0, 0})
+          Process.put(__MODULE__, {bytes, work})
+        end
     end
   end
 
@@ -32,19 +60,13 @@ defmodule BilldogEng.Normaliser do
     []
   end
 
-  defp value(term, _marker, _depth) when is_binary(term) or is_number(term) or is_atom(term) do
-    count()
-    term
-  end
+  defp value(term, _marker, _depth) when is_binary(term) or is_number(term) or is_atom(term), do: term
 
   defp value(%{__struct__: module} = struct, marker, depth) when is_atom(module) do
-    count()
     struct(module, struct, marker, depth)
   end
 
   defp value(map, marker, depth) when is_map(map) do
-    count(1 + map_size(map))
-
     pairs = for {key, value} <- Map.to_list(map), do: {key(key), value(value, marker, depth + 1)}
 
     if ordered?(map), do: Map.new(pairs), else: {marker, :pairs, pairs}
@@ -53,8 +75,6 @@ defmodule BilldogEng.Normaliser do
   defp value([], _marker, _depth), do: []
 
   defp value(list, marker, depth) when is_list(list) do
-    count()
-
     case proper(list, []) do
       {:ok, elements} -> Enum.map(elements, &value(&1, marker, depth + 1))
       :improper -> {marker, :improper, inspected(list)}
@@ -62,12 +82,10 @@ defmodule BilldogEng.Normaliser do
   end
 
   defp value(tuple, marker, depth) when is_tuple(tuple) do
-    count(1 + tuple_size(tuple))
     tuple |> Tuple.to_list() |> Enum.map(&value(&1, marker, depth + 1)) |> List.to_tuple()
   end
 
   defp value(other, marker, _depth) do
-    count()
     {marker, :replaced, inspected(other)}
   end
 
@@ -88,62 +106,76 @@ defmodule BilldogEng.Normaliser do
   def key(nil), do: "nil"
   def key(key) when is_binary(key) or is_atom(key) or is_integer(key), do: key
 
+  # No text in its place: keys that were apart could become one.
   def key(key) do
-    to_string(key)
-  rescue
-    _ -> inspected(key)
+    with :over <- text(key, &name/1), do: too_large()
+  end
+
+  defp name(key) do
+    case to_string(key) do
+      name when is_binary(name) -> name
+    end
   catch
-    _, _ -> inspected(key)
+    _, _ -> shown(key)
   end
 
-  defp proper([head | tail], seen) do
-    count()
-    proper(tail, [head | seen])
-  end
-
+  defp proper([head | tail], seen), do: proper(tail, [head | seen])
   defp proper([], seen), do: {:ok, Enum.reverse(seen)}
   defp proper(_tail, _seen), do: :improper
 
-  # Calendar types, as Jason writes them.
-  defp struct(module, struct, marker, _depth) when module in [Date, Time, NaiveDateTime, DateTime] do
-    {marker, :text, module.to_iso8601(struct)}
-  rescue
-    _ -> {marker, :replaced, "#Error<#{inspect(module)}>"}
-  end
-
   defp struct(module, struct, marker, depth) do
-    case encoded(struct) do
-      {:ok, json} -> {marker, :raw, json}
-      :none -> known(module, struct, marker, depth)
+    case encoder(module, struct) do
+      nil -> known(module, struct, marker, depth)
+      encode -> {marker, :raw, encoded(struct, encode)}
     end
-  rescue
-    error -> {marker, :replaced, "#Error<#{inspect(error.__struct__)}>"}
   catch
     :throw, {__MODULE__, :too_large} = too_large -> throw(too_large)
-    kind, _ -> {marker, :replaced, "#Error<#{kind}>"}
+    kind, reason -> {marker, :replaced, error(kind, reason)}
   end
 
-  defp known(Decimal, struct, marker, _depth), do: {marker, :text, to_string(struct)}
+  # Calendar types, as Jason writes them.
+  defp known(module, struct, marker, _depth) when module in [Date, Time, NaiveDateTime, DateTime],
+    do: texted(struct, marker, :text, &module.to_iso8601/1)
+
+  defp known(Decimal, struct, marker, _depth), do: texted(struct, marker, :text, &to_string/1)
 
   defp known(module, struct, marker, _depth) when module in [URI, Version],
-    do: {marker, :replaced, to_string(struct)}
+    do: texted(struct, marker, :replaced, &to_string/1)
 
   defp known(MapSet, struct, marker, depth) do
-    count(MapSet.size(struct))
     {marker, :array, for(element <- MapSet.to_list(struct), do: value(element, marker, depth + 1))}
   end
 
   defp known(_module, struct, marker, _depth), do: {marker, :replaced, inspected(struct)}
 
-  # An encoder that the app wrote or derived; the protocols' fallbacks raise for everything.
-  defp encoded(struct) do
-    Enum.find_value(encoders(), :none, fn {protocol, encode} ->
-      implementation = protocol.impl_for(struct)
+  defp texted(struct, marker, form, fun) do
+    case text(struct, fun) do
+      :over -> {marker, :replaced, Budget.cut(struct)}
+      text -> {marker, form, text}
+    end
+  end
 
-      if implementation not in [nil, Module.concat(protocol, Any)] do
-        {:ok, IO.iodata_to_binary(encode.(struct))}
-      end
+  # An encoder that the app wrote or derived; the protocols' fallbacks raise for everything.
+  defp encoder(module, _struct) when module in [Date, Time, NaiveDateTime, DateTime], do: nil
+
+  defp encoder(_module, struct) do
+    Enum.find_value(encoders(), fn {protocol, encode} ->
+      if protocol.impl_for(struct) not in [nil, Module.concat(protocol, Any)], do: encode
     end)
+  end
+
+  defp encoded(struct, encode) do
+    case Budget.walk(struct, Budget.most()) do
+      left when left < 0 -> too_large()
+      left -> spend(0, Budget.most() - left)
+    end
+
+    iodata = encode.(struct)
+    # It may share parts, too.
+    if Budget.walk(iodata, Budget.most()) < 0, do: too_large()
+    json = IO.iodata_to_binary(iodata)
+    spend(byte_size(json), 0)
+    json
   end
 
   # Asked at run time, once: nothing optional is looked up while this library compiles.
@@ -162,23 +194,48 @@ defmodule BilldogEng.Normaliser do
     end
   end
 
-  # `safe: false`: a failing implementation must raise here; what Elixir shows in its place is the fields.
+  # ── texts ──
+
   defp inspected(term) do
-    inspect(term, safe: false)
-  rescue
-    error -> "#Error<#{inspect(error.__struct__)}>"
-  catch
-    kind, _ -> "#Error<#{kind}>"
+    with :over <- text(term, &shown/1), do: Budget.cut(term)
   end
 
-  # Counted before they are listed: the VM lists ten million elements at one go.
-  defp count(terms \\ 1) do
+  # `safe: false`: a failing implementation must raise here; what Elixir shows in its place is the fields.
+  defp shown(term) do
+    inspect(term, safe: false)
+  catch
+    kind, reason -> error(kind, reason)
+  end
+
+  defp error(:error, %{__struct__: module}), do: "#Error<#{inspect(module)}>"
+  defp error(:error, reason), do: error(:error, Exception.normalize(:error, reason, []))
+  defp error(kind, _reason), do: "#Error<#{kind}>"
+
+  # What `fun` makes of a term, or `:over`.
+  defp text(term, fun) do
+    case Budget.text(term) do
+      {:ok, cost} ->
+        spend(0, cost)
+        text = fun.(term)
+        spend(byte_size(text), 0)
+        text
+
+      {:over, cost} ->
+        spend(0, cost)
+        :over
+    end
+  end
+
+  # ── the budget of one event ──
+
+  defp spend(bytes, work) do
     case Process.get(__MODULE__) do
       # An encoder of the app's has emptied the dictionary.
       nil -> :ok
-      :infinity -> :ok
-      left when left < terms -> throw({__MODULE__, :too_large})
-      left -> Process.put(__MODULE__, left - terms)
+      {bytes_left, work_left} when bytes > bytes_left or work > work_left -> too_large()
+      {bytes_left, work_left} -> Process.put(__MODULE__, {bytes_left - bytes, work_left - work})
     end
   end
+
+  defp too_large, do: throw({__MODULE__, :too_large})
 end

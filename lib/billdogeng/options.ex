@@ -2,13 +2,15 @@ defmodule BilldogEng.Options do
   @moduledoc false
   # A client's options, checked once, in the process that asks for the client.
   #
-  # The original's own options are taken as the original took them: by the order of terms an atom is more
-  # than any number, so `:infinity`, and nil, are bounds without a limit. Options that it hadn't are
-  # checked, and a wrong one raises.
+  # A wrong value raises, so that a start reports it with the option's name. Four options accept any term, as the
+  # original did: by the order of terms an atom is more than any number, so `:infinity`, and nil, are bounds without
+  # a limit.
   #
   # `config :billdogeng` has defaults for all clients; what a client is given stands above them.
 
-  alias BilldogEng.{Hooks, Transport, Warning}
+  alias BilldogEng.{Address, Hooks, Native, Secret, Suggestion, Transport, Warning}
+  alias BilldogEng.Options.Effects
+  require Logger
 
   defstruct [:name, :mode, :native, :hooks, :transport, :enable_logging]
 
@@ -69,8 +71,7 @@ defmodule BilldogEng.Options do
   def defaults, do: @defaults
 
   @doc false
-  # `{:ok, options}`, or `{:error, message}` for an option of the original's that can't be used.
-  # Raises `ArgumentError` for the others.
+  # Returns `{:ok, options}`. Raises `ArgumentError` for a value that can't be used.
   def parse(opts) do
     unless Keyword.keyword?(opts) do
       raise ArgumentError, "expected the options of a client as a keyword list"
@@ -82,39 +83,65 @@ defmodule BilldogEng.Options do
     Enum.each(given, &check/1)
     given = beneath(given, defaults)
     warn_of_unknown(given)
+    Enum.each(given, &Effects.warn/1)
 
-    with {:ok, api_key} <- api_key(given),
-         {:ok, interval} <- flush_interval(given),
-         {:ok, transport} <- transport(given) do
-      mode = mode(given, api_key)
-      if mode == :live, do: warn_of_plain_http(transport.host)
+    api_key = present(given[:api_key])
+    transport = transport(given)
+    mode = mode(given, api_key)
+    native = native(given, transport, api_key, mode)
 
-      {:ok,
-       %__MODULE__{
-         name: given[:name],
-         mode: mode,
-         enable_logging: get(given, :enable_logging) == true,
-         transport: Map.put(transport, :enable_logging, get(given, :enable_logging) == true),
-         hooks:
-           Hooks.new(
-             given[:before_send],
-             given[:global_properties],
-             given[:group_type_index],
-             get(given, :context)
-           ),
-         native: native(given, transport, api_key, interval, mode)
-       }}
+    if mode == :live do
+      check_natively(native)
+      warn_of_plain_http(transport.host)
     end
+
+    {:ok,
+     %__MODULE__{
+       name: given[:name],
+       mode: mode,
+       enable_logging: get(given, :enable_logging) == true,
+       transport: Map.put(transport, :enable_logging, get(given, :enable_logging) == true),
+       hooks:
+         Hooks.new(
+           given[:before_send],
+           given[:global_properties],
+           given[:group_type_index],
+           get(given, :context)
+         ),
+       native: native
+     }}
   end
 
   # A name is one client's, so it is nobody's default.
   defp configured do
-    :billdogeng |> Application.get_all_env() |> Keyword.drop([:name | @library]) |> Map.new()
+    :billdogeng |> Application.get_all_env() |> Keyword.drop([:name | @library]) |> to_map()
   end
 
   @doc false
-  # The first of repeated keys counts, as for `Keyword.get/2`.
-  def to_map(opts), do: opts |> Enum.reverse() |> Map.new()
+  # The first of repeated keys counts, as for `Keyword.get/2`. Values that a child spec hides are revealed.
+  def to_map(opts), do: opts |> Enum.reverse() |> Map.new(&reveal/1)
+
+  # Options that may be functions of no arguments that return the value.
+  @hidden [:api_key, :host, :proxy, :transport]
+
+  defp reveal({option, value}) when option in @hidden and is_function(value, 0),
+    do: reveal({option, value.()})
+
+  defp reveal(given), do: given
+
+  @doc false
+  # Supervisors put a child's arguments into their reports, where a function shows nothing of what it holds. What
+  # holds no secret stays readable.
+  def hide(opts) do
+    Enum.map(opts, fn {option, value} = given ->
+      if secret?(given) and not is_function(value), do: {option, Secret.hide(value)}, else: given
+    end)
+  end
+
+  defp secret?({:api_key, _key}), do: true
+  defp secret?({option, address}) when option in [:host, :proxy], do: Address.secret?(address)
+  defp secret?({:transport, %{} = parts}), do: Enum.any?(Map.take(parts, [:host, :proxy]), &secret?/1)
+  defp secret?(_given), do: false
 
   @doc false
   # A whole `:transport` stands above the default of any part of it.
@@ -150,13 +177,13 @@ defmodule BilldogEng.Options do
   defp http(transport, :live), do: Transport.http(transport)
   defp http(transport, _idle), do: Transport.http(%{transport | host: ""})
 
-  defp native(given, transport, api_key, interval, mode) do
+  defp native(given, transport, api_key, mode) do
     %{
       mode: mode,
       api_key: api_key || "",
       http: http(transport, mode),
       flush_at: given |> get(:flush_at) |> bound(&ceil/1, 1),
-      flush_interval: interval,
+      flush_interval: max(get(given, :flush_interval), 1),
       max_queue_size: given |> get(:max_queue_size) |> bound(&floor/1, 0),
       max_queue_bytes: get(given, :max_queue_bytes),
       max_batch_size: get(given, :max_batch_size),
@@ -172,11 +199,10 @@ defmodule BilldogEng.Options do
     }
   end
 
-  # A relative path is of the directory in which the VM is now, not of where it goes later.
   defp spool(given) do
-    if dir = given[:spool_dir] do
+    if dir = expanded(given[:spool_dir]) do
       %{
-        dir: Path.expand(dir),
+        dir: dir,
         max_bytes: get(given, :max_spool_bytes),
         max_age: get(given, :max_spool_age),
         patience: @patience,
@@ -185,57 +211,49 @@ defmodule BilldogEng.Options do
     end
   end
 
+  # A relative path belongs to the directory in which the VM is now, not to a later one. "~" needs HOME.
+  defp expanded(nil), do: nil
+
+  defp expanded(dir) do
+    Path.expand(dir)
+  rescue
+    error ->
+      Logger.error(
+        "[BilldogEng:analytics] no :spool_dir, events are kept in memory alone: #{inspect(dir)} can't be " <>
+          "expanded to an absolute path: #{Exception.message(error)}"
+      )
+
+      nil
+  end
+
   defp get(given, option), do: Map.get(given, option, @defaults[option])
 
   # ── what the original takes ──
 
-  defp api_key(given) do
-    case given[:api_key] do
-      key when is_function(key, 0) ->
-        api_key(%{api_key: key.()})
+  # A key out of an environment or a file often comes with a line break.
+  defp present(nil), do: nil
 
-      nil ->
-        {:ok, nil}
-
-      key when is_atom(key) ->
-        {:ok, present(Atom.to_string(key))}
-
-      key ->
-        if text?(key),
-          do: {:ok, present(key)},
-          else: {:error, "the option :api_key takes the project's key, a string of UTF-8"}
-    end
-  end
-
-  defp present(key), do: if(String.trim(key) != "", do: key)
-
-  defp flush_interval(given) do
-    case get(given, :flush_interval) do
-      ms when is_integer(ms) and ms in 0..@largest ->
-        {:ok, max(ms, 1)}
-
-      other ->
-        {:error, "the option :flush_interval takes milliseconds, an integer from 0; it was #{inspect(other)}"}
+  defp present(key) do
+    case key |> to_string() |> String.trim() do
+      "" -> nil
+      key -> key
     end
   end
 
   # The transport options given directly stand above those of `:transport`.
   defp transport(given) do
-    direct = Map.take(given, Keyword.keys(@transport))
+    parts = Keyword.keys(@transport)
 
-    case given[:transport] do
-      nil -> {:ok, Map.merge(Map.new(@transport), direct)}
-      %{host: _} = config -> @transport |> Map.new() |> Map.merge(config) |> Map.merge(direct) |> usable()
-      _ -> {:error, "the option :transport takes what BilldogEng.Transport.config/1 answers"}
-    end
+    @transport
+    |> Map.new()
+    |> Map.merge(Map.take(given[:transport] || %{}, parts))
+    |> Map.merge(Map.take(given, parts))
   end
 
-  defp usable(transport) do
-    Enum.each([:proxy, :cacertfile], &check({&1, transport[&1]}))
-
-    if text?(transport.host),
-      do: {:ok, transport},
-      else: {:error, "the :host of the option :transport takes an http:// or https:// address, a string"}
+  @doc false
+  # Raises `ArgumentError` for a part of a transport that can't be used.
+  def check_transport(transport) do
+    transport |> Map.take(Keyword.keys(@transport)) |> Enum.each(&check/1)
   end
 
   defp bound(number, round, least) when is_number(number) do
@@ -262,12 +280,44 @@ defmodule BilldogEng.Options do
   defp group_type(type) when is_binary(type), do: if(String.valid?(type), do: {"s", type})
   defp group_type(_type), do: nil
 
-  # ── what this client adds ──
+  # ── checks ──
 
   @positive [:max_queue_bytes, :max_batch_size, :max_batch_bytes, :max_event_bytes, :max_spool_bytes]
 
   defp check({option, value}) when option in @positive do
     must(option, value, is_integer(value) and value in 1..@largest, "an integer from 1")
+  end
+
+  defp check({:api_key, value}) do
+    # No value is shown: it may be the key all the same.
+    unless value == nil or key?(value) do
+      raise ArgumentError,
+            "invalid value for :api_key: expected the project's key as a string of UTF-8 without control characters"
+    end
+  end
+
+  # It may hold a password: of what is none, the value isn't shown.
+  defp check({:transport, value}) do
+    case value do
+      nil ->
+        :ok
+
+      %{host: _} ->
+        check_transport(value)
+
+      _ ->
+        raise ArgumentError,
+              "invalid value for :transport: expected what BilldogEng.Transport.config/1 returns"
+    end
+  end
+
+  defp check({:flush_interval, value}) do
+    must(
+      :flush_interval,
+      value,
+      is_integer(value) and value in 0..@largest,
+      "milliseconds, an integer from 0"
+    )
   end
 
   defp check({:shutdown_timeout, value}) do
@@ -297,7 +347,11 @@ defmodule BilldogEng.Options do
   end
 
   defp check({:host, value}) do
-    must(:host, value, http?(value), "an http:// or https:// address, a string")
+    if problem = Address.problem(value) do
+      raise ArgumentError,
+            "invalid value for :host: expected an http:// or https:// address such as " <>
+              "#{inspect(@transport[:host])}, got: #{shown(value)}, but #{problem}"
+    end
   end
 
   defp check({:request_timeout, value}) do
@@ -308,7 +362,8 @@ defmodule BilldogEng.Options do
   defp check({:gzip, value}), do: must(:gzip, value, is_boolean(value), "true or false")
 
   defp check({:max_retries, value}) do
-    must(:max_retries, value, is_integer(value) and value in 0..@largest, "an integer from 0")
+    valid = value == :infinity or (is_integer(value) and value in 0..@largest)
+    must(:max_retries, value, valid, "an integer from 0, or :infinity")
   end
 
   defp check({:sleep_fn, value}) do
@@ -317,9 +372,12 @@ defmodule BilldogEng.Options do
 
   # Its address may hold a password, which an error must not show.
   defp check({:proxy, value}) do
-    unless value in [nil, :environment] or http?(value) do
+    problem = if value not in [nil, :environment], do: Address.problem(value)
+
+    if problem do
       raise ArgumentError,
-            "the option :proxy takes an http:// or https:// address, a string, or :environment for the usual variables"
+            "invalid value for :proxy: expected an http:// or https:// address, a string, or :environment for the " <>
+              "usual variables; #{problem}"
     end
   end
 
@@ -329,13 +387,26 @@ defmodule BilldogEng.Options do
   end
 
   defp check({:before_send, value}) do
-    valid = value == nil or is_function(value, 1) or mfa?(value)
-    must(:before_send, value, valid, "a function of the event, or {module, function, args}")
+    valid = value == nil or is_function(value, 1) or mfa?(value, 1)
+
+    must(
+      :before_send,
+      value,
+      valid,
+      "a function of the event, or {module, function, args} of one that exists"
+    )
   end
 
   defp check({:global_properties, value}) do
-    valid = value == nil or (is_map(value) and not is_struct(value)) or is_function(value, 0) or mfa?(value)
-    must(:global_properties, value, valid, "a map, a function of no arguments, or {module, function, args}")
+    valid =
+      value == nil or (is_map(value) and not is_struct(value)) or is_function(value, 0) or mfa?(value, 0)
+
+    must(
+      :global_properties,
+      value,
+      valid,
+      "a map, a function of no arguments, or {module, function, args} of one that exists"
+    )
   end
 
   defp check({:context, value}), do: must(:context, value, is_boolean(value), "true or false")
@@ -381,16 +452,16 @@ defmodule BilldogEng.Options do
     end
   end
 
-  defp mfa?({module, function, args}), do: is_atom(module) and is_atom(function) and is_list(args)
-  defp mfa?(_value), do: false
-
-  defp http?(value) do
-    text?(value) and
-      match?(
-        %URI{scheme: scheme, host: host} when scheme in ["http", "https"] and host not in [nil, ""],
-        URI.parse(value)
-      )
+  # As it will be called, with `given` arguments before its own.
+  defp mfa?({module, function, args}, given) do
+    is_atom(module) and is_atom(function) and is_list(args) and not List.improper?(args) and
+      Code.ensure_loaded?(module) and function_exported?(module, function, length(args) + given)
   end
+
+  defp mfa?(_value, _given), do: false
+
+  defp key?(key) when is_atom(key), do: key |> Atom.to_string() |> key?()
+  defp key?(key), do: text?(key) and not (String.trim(key) =~ ~r/[[:cntrl:]]/u)
 
   # What can be handed over as text: anything else would raise there, with all options in the report.
   defp text?(value), do: is_binary(value) and String.valid?(value)
@@ -398,7 +469,20 @@ defmodule BilldogEng.Options do
   defp must(_option, _value, true, _accepted), do: :ok
 
   defp must(option, value, false, accepted) do
-    raise ArgumentError, "the option #{inspect(option)} takes #{accepted}; it was #{inspect(value)}"
+    raise ArgumentError, "invalid value for #{inspect(option)}: expected #{accepted}, got: #{shown(value)}"
+  end
+
+  @doc false
+  # A value as a message may show it.
+  def shown(value) when is_binary(value), do: value |> Address.shown() |> inspect(printable_limit: 200)
+  def shown(value), do: inspect(value, limit: 10, printable_limit: 200)
+
+  # What passes the checks is read once more by those who will use it: they know best.
+  defp check_natively(%{http: http, api_key: api_key}) do
+    with nil <- Native.load_error(),
+         {:error, option, reason} <- Native.check(http, api_key) do
+      raise ArgumentError, "invalid value for #{inspect(option)}: #{reason}"
+    end
   end
 
   # The key and all events can be read on their way.
@@ -421,8 +505,11 @@ defmodule BilldogEng.Options do
 
   defp warn_of_unknown(given) do
     case Map.keys(given) -- (Keyword.keys(@defaults) ++ @elsewhere) do
-      [] -> :ok
-      unknown -> Warning.log("unknown options are ignored: #{Enum.map_join(unknown, ", ", &inspect/1)}")
+      [] ->
+        :ok
+
+      unknown ->
+        Warning.log("unknown options are ignored: #{Suggestion.listed(unknown, Keyword.keys(@defaults))}")
     end
   end
 end

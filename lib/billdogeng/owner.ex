@@ -7,7 +7,19 @@ defmodule BilldogEng.Owner do
 
   use GenServer
 
-  alias BilldogEng.{Analytics, Error, Native, Options, PersonUpdate, Reporter, Warning}
+  alias BilldogEng.{
+    Analytics,
+    Diagnosis,
+    Error,
+    Missing,
+    Native,
+    Options,
+    Outage,
+    PersonUpdate,
+    Reporter,
+    Warning
+  }
+
   alias BilldogEng.Telemetry.Emitter
   alias BilldogEng.Test.Store
   require Logger
@@ -20,7 +32,8 @@ defmodule BilldogEng.Owner do
     :mode,
     :enable_logging,
     :sleep_fn,
-    before_send_failed: false,
+    :words,
+    outages: %{event: %Outage{}, person_update: %Outage{}},
     refused_with: %{},
     calls: %{},
     sleepers: %{},
@@ -43,22 +56,22 @@ defmodule BilldogEng.Owner do
   defp holder(name), do: GenServer.whereis(name)
 
   @impl true
-  def init({{:error, message}, _name}), do: {:stop, ArgumentError.exception(message)}
-
   def init({{:ok, %Options{} = options}, name}) do
-    with nil <- Native.load_error(),
+    with nil <- load_error(options.mode),
          :ok <- Reporter.ensure_started(),
          :ok <- if(options.mode == :test, do: Store.ensure_started(), else: :ok),
          {:ok, handle} <- start(options),
          :ok <- register(name) do
       await_spool(options)
+      Missing.found(name)
 
       {:ok,
        %__MODULE__{
          handle: handle,
          mode: options.mode,
          enable_logging: options.enable_logging,
-         sleep_fn: options.transport.sleep_fn
+         sleep_fn: options.transport.sleep_fn,
+         words: words(options)
        }}
     else
       :taken -> :ignore
@@ -67,9 +80,20 @@ defmodule BilldogEng.Owner do
     end
   end
 
+  defp words(options) do
+    route = Diagnosis.route(options.transport)
+    for kind <- [:event, :person_update], into: %{}, do: {kind, Outage.words(kind, route, options.native)}
+  end
+
+  # A disabled client needs none: then its captures are not counted.
+  defp load_error(:disabled), do: nil
+  defp load_error(_mode), do: if(reason = Native.load_error(), do: "#{reason}: #{Native.load_remedy()}")
+
   # An exception would carry the arguments, and with them the key, into crash reports.
   defp start(options) do
-    Native.start(options.native, options.hooks, Emitter.label(options.name))
+    if Native.load_error(),
+      do: {:ok, nil},
+      else: Native.start(options.native, options.hooks, Emitter.label(options.name))
   rescue
     _ -> {:error, "an option has a value that can't be handed to the native library"}
   end
@@ -88,7 +112,8 @@ defmodule BilldogEng.Owner do
 
   defp registered(answer), do: if(answer in [true, :yes], do: :ok, else: :taken)
 
-  # Whoever starts a client finds in its accounts what the spool has; captures don't wait for that.
+  # Whoever starts a client finds in its accounts what the spool has, unless the disk takes longer than some seconds.
+  # Captures don't wait for that.
   defp await_spool(%Options{native: %{spool: nil}}), do: :ok
   defp await_spool(_options), do: receive(do: (:billdogeng_open -> :ok))
 
@@ -118,6 +143,7 @@ defmodule BilldogEng.Owner do
   def handle_call(:queue_length, from, state), do: {:noreply, command(:settle, from, state)}
   def handle_call(:shutdown, from, state), do: {:noreply, command(:shutdown, from, state)}
   def handle_call(:purge, from, state), do: {:noreply, command(:purge, from, state)}
+  def handle_call(:stats, _from, %{handle: nil} = state), do: {:reply, no_stats(), state}
   def handle_call(:stats, _from, state), do: {:reply, Native.stats(self()), state}
   def handle_call(_other, _from, state), do: {:noreply, state}
 
@@ -144,14 +170,29 @@ defmodule BilldogEng.Owner do
     {:noreply, %{state | sleepers: sleepers}}
   end
 
-  # Of a capturing process. Said once; the drops are counted.
-  def handle_info({:before_send_failed, why}, %{before_send_failed: false} = state) do
+  # From a capturing process, once for each option.
+  def handle_info({:hook_failed, :before_send, why}, state) do
     Warning.log(":before_send #{why}; its event was dropped, as will be those of further failures")
-    {:noreply, %{state | before_send_failed: true}}
+    {:noreply, state}
+  end
+
+  def handle_info({:hook_failed, :global_properties, why}, state) do
+    Warning.log(":global_properties #{why}; its event goes without them, as will those of further failures")
+    {:noreply, state}
   end
 
   def handle_info({:drop_summary, key}, state), do: {:noreply, summarise(key, state)}
   def handle_info(_other, state), do: {:noreply, state}
+
+  # Of a disabled client without the native library.
+  defp no_stats do
+    counts =
+      Map.new([:captured, :delivered, :queued, :queued_bytes, :in_flight, :retries, :replaced], &{&1, 0})
+
+    status = %{state: :idle, next_attempt_in: nil, last_error: nil, last_success: nil}
+    none = counts |> Map.put(:dropped, %{}) |> Map.merge(status)
+    Map.merge(none, %{mode: :disabled, person_updates: none})
+  end
 
   # ── tidings: of the flush thread, and of that of person updates ──
 
@@ -165,7 +206,7 @@ defmodule BilldogEng.Owner do
   defp heard(nil, :person_update, state), do: state
 
   defp heard({notices, missed, sleep, replies}, kind, state) do
-    state = notices |> Enum.reduce(state, &notice(&1, kind, &2)) |> missed(missed) |> sleep(sleep)
+    state = notices |> noticed(kind, state) |> missed(missed) |> sleep(sleep)
     Enum.reduce(replies, state, &reply/2)
   end
 
@@ -231,22 +272,38 @@ defmodule BilldogEng.Owner do
 
   # ── notices ──
 
-  defp notice({:flushed, count}, kind, state), do: debug(state, "flushed #{counted(kind, count)}")
+  defp noticed([], _kind, state), do: state
 
-  defp notice({:flush_failed, count, message}, kind, state) do
-    debug(state, "flush failed, re-queued #{counted(kind, count)}: #{message}")
+  # Of one flush, which has failed.
+  defp noticed([{:flushed, count}, {:flush_failed, _, _} = failed | rest], kind, state) do
+    state = debug(state, "flushed #{counted(kind, count)}")
+    noticed(rest, kind, notice(failed, kind, state))
+  end
+
+  defp noticed([one | rest], kind, state), do: noticed(rest, kind, notice(one, kind, state))
+
+  defp notice({:flushed, count}, kind, state) do
+    state = debug(state, "flushed #{counted(kind, count)}")
+    outage(state, kind, Outage.delivered(state.outages[kind], count, state.words[kind]))
+  end
+
+  defp notice({:flush_failed, count, error}, kind, state) do
+    error = Error.from_native(error)
+    state = debug(state, "flush failed, re-queued #{counted(kind, count)}: #{error.message}")
+    now = System.monotonic_time(:millisecond)
+    outage(state, kind, Outage.failed(state.outages[kind], count, error, state.words[kind], now))
   end
 
   defp notice({:dropped, :queue_full, count}, kind, state) do
     state
-    |> debug("max queue size exceeded, dropped #{count} oldest #{noun(kind)}")
+    |> debug("max queue size exceeded, dropped #{count} oldest #{Outage.noun(kind)}")
     |> dropped(kind, :queue_full, count)
   end
 
   # Told by the suspension's own lines.
   defp notice({:dropped, :quota, _count}, _kind, state), do: state
-  # Asked for.
-  defp notice({:dropped, :purged, _count}, _kind, state), do: state
+  # Asked for, by purge/1 and by set_mode/2.
+  defp notice({:dropped, reason, _count}, _kind, state) when reason in [:purged, :disabled], do: state
   defp notice({:dropped, reason, count}, kind, state), do: dropped(state, kind, reason, count)
 
   # Comes before the drops that it is for.
@@ -271,7 +328,7 @@ defmodule BilldogEng.Owner do
       "the project's quota is used up: #{plural(kind)} are dropped (quota) for #{div(seconds, 60)} min, then it is tried again"
     )
 
-    state
+    update_in(state.outages[kind], &Outage.over/1)
   end
 
   defp notice({:resumed, given_up}, kind, state) do
@@ -279,11 +336,15 @@ defmodule BilldogEng.Owner do
       "[BilldogEng:analytics] the ingest takes #{plural(kind)} again; #{given_up} were dropped (quota)"
     )
 
+    Native.told_drops(self(), kind, :quota, given_up)
     state
   end
 
   defp notice({:no_spool, reason}, _kind, state) do
-    Logger.error("[BilldogEng:analytics] no :spool_dir, events are kept in memory alone: #{reason}")
+    Logger.error(
+      "[BilldogEng:analytics] no :spool_dir, events are kept in memory alone: #{reason}; it is tried again"
+    )
+
     state
   end
 
@@ -292,8 +353,22 @@ defmodule BilldogEng.Owner do
     state
   end
 
-  defp notice(:spool_resumed, _kind, state) do
-    Logger.info("[BilldogEng:analytics] the spool: events go to the disk again")
+  defp notice({:spool_resumed, what}, _kind, state) do
+    Logger.info("[BilldogEng:analytics] the spool: #{what}")
+    state
+  end
+
+  defp notice({:spool_opened, count}, kind, state) do
+    Logger.info("[BilldogEng:analytics] the spool: it is open now, with #{counted(kind, count)}")
+    state
+  end
+
+  defp notice({:spool_of_another, count}, kind, state) do
+    Logger.info(
+      "[BilldogEng:analytics] the spool: #{counted(kind, count)} in it were captured for another key or host, " <>
+        "and are sent with this client's"
+    )
+
     state
   end
 
@@ -302,10 +377,18 @@ defmodule BilldogEng.Owner do
     state
   end
 
-  defp counted(kind, count), do: "#{count} #{noun(kind)}"
+  # Whatever :enable_logging says.
+  defp outage(state, kind, {outage, line}) do
+    case line do
+      nil -> :ok
+      {:warning, text} -> Warning.log(text)
+      {:info, text} -> Logger.info("[BilldogEng:analytics] " <> text)
+    end
 
-  defp noun(:event), do: "event(s)"
-  defp noun(:person_update), do: "person update(s)"
+    put_in(state.outages[kind], outage)
+  end
+
+  defp counted(kind, count), do: "#{count} #{Outage.noun(kind)}"
 
   defp plural(:event), do: "events"
   defp plural(:person_update), do: "person updates"
@@ -341,6 +424,7 @@ defmodule BilldogEng.Owner do
 
   defp tell_drops(state, {kind, reason} = key, count) do
     Warning.log("dropped #{counted(kind, count)}, #{reason}: #{why(reason, kind, state)}")
+    Native.told_drops(self(), kind, reason, count)
     Process.send_after(self(), {:drop_summary, key}, @drop_summary_interval)
     put_in(state.drops[key], 0)
   end
@@ -354,6 +438,8 @@ defmodule BilldogEng.Owner do
 
   defp why(:queue_full), do: "the queue is at its bound and the oldest made room"
   defp why(:before_send), do: ":before_send answered nil, or failed"
+  defp why(:in_hook), do: "captured by a hook of this client, which would run that hook again"
+  defp why(:failed), do: "code of the app or of this library failed while they were captured"
   defp why(:too_large), do: "larger than :max_event_bytes, or refused by the ingest for its size"
   defp why(:spool_full), do: "the spool is at :max_spool_bytes and the oldest made room"
   defp why(:expired), do: "on disk for longer than :max_spool_age"

@@ -4,7 +4,7 @@ defmodule BilldogEng.PersonUpdate do
   #
   #     {"distinct_id": …, "operations": [{"operation": "$set", "key": …, "value": …}, …]}
 
-  alias BilldogEng.{Native, Normaliser, Warning}
+  alias BilldogEng.{Budget, Native, Normaliser, Warning}
   alias BilldogEng.Test.Store
 
   # In the order in which they are carried out.
@@ -15,7 +15,10 @@ defmodule BilldogEng.PersonUpdate do
   @doc false
   # As lists of pairs, whose order the encoder keeps. What isn't an operation is left out, and said once; never
   # with its value.
-  def operations(ops) do
+  # Throws as `BilldogEng.Normaliser.run/3` where a key is too large.
+  def operations(ops), do: Normaliser.within(Budget.most(), fn -> known(ops) end)
+
+  defp known(ops) do
     pairs = pairs(ops)
 
     if pairs == nil do
@@ -87,11 +90,21 @@ defmodule BilldogEng.PersonUpdate do
       :no_thread -> Warning.log("the system has no thread for person updates: one is left out")
       taken -> taken
     end
-  catch
-    _, _ -> :ok
   end
 
+  @doc false
+  # Counts an update that was dropped on its way.
+  def give_up(pid, reason), do: Native.give_up_person_update(pid, reason)
+
+  # Whatever fails on the way, the update is in the client's accounts.
   defp native(pid, update) do
+    encoded(pid, update)
+  catch
+    {Normaliser, :too_large} -> give_up(pid, :too_large)
+    _, _ -> give_up(pid, :failed)
+  end
+
+  defp encoded(pid, update) do
     case Native.update_person(pid, update, nil) do
       :dirty -> dirty(pid, update)
       :normalise -> normalised(pid, update)
@@ -106,15 +119,13 @@ defmodule BilldogEng.PersonUpdate do
   defp normalised(pid, update) do
     marker = make_ref()
     Native.update_person_dirty(pid, Normaliser.run(update, marker, Native.max_event_bytes(pid)), marker)
-  catch
-    {Normaliser, :too_large} -> Native.give_up_person_update(pid)
   end
 
   # For `BilldogEng.Test`.
   defp event(%{"distinct_id" => distinct_id} = update) do
     %{
       "event_name" => "$set_person_properties",
-      "event_timestamp" => System.system_time(:millisecond),
+      "event_timestamp" => Native.now_ms(),
       "properties" => Map.delete(update, "distinct_id"),
       "user_id" => distinct_id
     }

@@ -12,7 +12,8 @@ defmodule BilldogEng.Plug do
   Options:
 
     * `:distinct_id` - a function of the conn that answers whose request it is, or nil where nobody knows. By
-      default it is the `id` of what `mix phx.gen.auth` has assigned: `current_scope.user`, else `current_user`
+      default it is the `id` of what `mix phx.gen.auth` has assigned: `current_scope.user`, else `current_user`;
+      else that of `BilldogEng.Visitor`, where the pipeline has it
     * `:properties` - a function of the conn that answers properties to have beside `route`, the pattern of the
       router's route, and `request_id`, that of `Plug.RequestId`
 
@@ -27,7 +28,7 @@ defmodule BilldogEng.Plug do
 
   # Not `@behaviour Plug`, for it may be compiled before Plug is, or without it.
 
-  alias BilldogEng.{Context, Hooks, Warning}
+  alias BilldogEng.{Context, Hooks, Visitor, Warning}
 
   @compile {:no_warn_undefined, Plug.Conn}
 
@@ -59,7 +60,7 @@ defmodule BilldogEng.Plug do
     if is_integer(conn.status) and conn.status >= 500 and context != nil,
       do: Process.put(@failed, {request_id(conn), context.distinct_id})
 
-    Context.clear()
+    Context.leave()
     with_context(conn, context)
   end
 
@@ -119,7 +120,12 @@ defmodule BilldogEng.Plug do
   # Of a conn or a socket. Analytics break no page.
   def context(of, properties, opts) do
     given = if function = opts[:properties], do: call_with(function, of), else: %{}
-    id = if function = opts[:distinct_id], do: call_with(function, of), else: user_id(of.assigns)
+
+    id =
+      if function = opts[:distinct_id],
+        do: call_with(function, of),
+        else: user_id(of.assigns) || Visitor.id(of)
+
     %{distinct_id: id, properties: Map.merge(properties, Map.new(given || %{}))}
   rescue
     error -> failed(properties, "raised #{inspect(error.__struct__)}", __STACKTRACE__)
@@ -133,6 +139,16 @@ defmodule BilldogEng.Plug do
   defp user_id(%{current_scope: %{user: %{id: id}}}), do: id
   defp user_id(%{current_user: %{id: id}}), do: id
   defp user_id(_assigns), do: nil
+
+  @doc false
+  # Of a channel's socket, whose assigns hold the ID itself in the guides of Phoenix.
+  def channel_user_id(assigns) do
+    case {user_id(assigns), assigns} do
+      {nil, %{current_user: id}} when is_binary(id) or is_integer(id) -> id
+      {nil, %{user_id: id}} -> id
+      {id, _assigns} -> id
+    end
+  end
 
   defp failed(properties, what, stacktrace) do
     at = Hooks.at(stacktrace)

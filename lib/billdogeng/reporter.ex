@@ -5,7 +5,7 @@ defmodule BilldogEng.Reporter do
 
   use GenServer
 
-  alias BilldogEng.{Native, Warning}
+  alias BilldogEng.{Native, Outage, Warning}
   require Logger
 
   # Every client ends by itself within its shutdown time-out; until then this waits.
@@ -39,8 +39,8 @@ defmodule BilldogEng.Reporter do
   end
 
   @impl true
-  def handle_info({:billdogeng_ended, kind, stopped, stats}, state) do
-    report(kind, stopped, stats)
+  def handle_info({:billdogeng_ended, kind, stopped, stats, untold}, state) do
+    report(kind, stopped, stats, untold)
     {:noreply, state}
   end
 
@@ -62,7 +62,7 @@ defmodule BilldogEng.Reporter do
   defp wait do
     if Native.draining() > 0 do
       receive do
-        {:billdogeng_ended, kind, stopped, stats} -> report(kind, stopped, stats)
+        {:billdogeng_ended, kind, stopped, stats, untold} -> report(kind, stopped, stats, untold)
       after
         100 -> :ok
       end
@@ -75,18 +75,18 @@ defmodule BilldogEng.Reporter do
 
   defp report_all do
     receive do
-      {:billdogeng_ended, kind, stopped, stats} ->
-        report(kind, stopped, stats)
+      {:billdogeng_ended, kind, stopped, stats, untold} ->
+        report(kind, stopped, stats, untold)
         report_all()
     after
       0 -> :ok
     end
   end
 
-  # What the owner had still to sum up ended with it, so the last line names all that was dropped; but for
-  # what the app itself took out.
-  defp report(kind, stopped, stats) do
-    dropped = Map.drop(stats.dropped, [:before_send, :purged])
+  # The owner may have ended with drops that it had still to sum up: one line names all that no line has named,
+  # but for what the app itself took out. Where there is nothing of that kind nothing is logged.
+  defp report(kind, stopped, stats, untold) do
+    untold = Map.drop(untold, [:before_send, :purged, :disabled])
 
     if stats.queued > 0 do
       Logger.info(
@@ -95,16 +95,22 @@ defmodule BilldogEng.Reporter do
       )
     end
 
-    if stopped > 0 or dropped != %{} do
-      reasons = dropped |> Enum.sort() |> Enum.map_join(", ", fn {reason, count} -> "#{count} #{reason}" end)
+    if untold != %{} do
+      {count, why} =
+        if stopped > 0,
+          do: {stopped, "stopped"},
+          else: {untold |> Map.values() |> Enum.sum(), untold |> Map.keys() |> Enum.join(", ")}
+
+      dropped = Map.drop(stats.dropped, [:before_send, :purged])
 
       Warning.log(
-        "a client whose process had ended dropped #{stopped} #{noun(kind)} (stopped); " <>
-          "captured #{stats.captured}, delivered #{stats.delivered}, dropped in all: #{reasons}"
+        "a client whose process had ended dropped #{count} #{Outage.noun(kind)} (#{why}); " <>
+          "captured #{stats.captured}, delivered #{stats.delivered}, dropped in all: #{reasons(dropped)}"
       )
     end
   end
 
-  defp noun(:event), do: "event(s)"
-  defp noun(:person_update), do: "person update(s)"
+  defp reasons(dropped) do
+    dropped |> Enum.sort() |> Enum.map_join(", ", fn {reason, count} -> "#{count} #{reason}" end)
+  end
 end

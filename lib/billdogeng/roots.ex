@@ -8,7 +8,11 @@ defmodule BilldogEng.Roots do
   @doc false
   # The file for the native side, nil where the system's will do.
   def cacertfile(host) do
-    if https?(host) and Native.load_error() == nil and not Native.has_roots(), do: castore()
+    if https?(host) and Native.load_error() == nil do
+      found? = Native.has_roots()
+      for {variable, path, 0} <- Native.named_roots(), do: warn_of_named(variable, path, found?)
+      unless found?, do: castore()
+    end
   end
 
   @doc false
@@ -17,31 +21,47 @@ defmodule BilldogEng.Roots do
     cond do
       not https?(host) -> "not needed, the host is http"
       given -> "those of :cacertfile, #{given}"
-      Native.has_roots() -> named_by_environment() || "the system's"
+      Native.has_roots() -> describe_named(Native.named_roots())
       path = cacertfile(host) -> "CAStore's, #{path}"
-      true -> "none"
+      true -> Enum.join(["none" | for({_, _, 0} = empty <- Native.named_roots(), do: has_none(empty))], "; ")
     end
   end
 
-  defp named_by_environment do
-    Enum.find_value(["SSL_CERT_FILE", "SSL_CERT_DIR"], fn variable ->
-      path = System.get_env(variable, "")
-      if path != "", do: "those of #{variable}, #{path}"
-    end)
+  @doc false
+  def describe_named([]), do: "the system's"
+
+  def describe_named(named) do
+    {empty, full} = Enum.split_with(named, &match?({_, _, 0}, &1))
+
+    (for({variable, path, _} <- full, do: "those of #{variable}, #{path}") ++ Enum.map(empty, &has_none/1))
+    |> Enum.join("; ")
   end
+
+  defp has_none({variable, path, 0}), do: "#{variable}, #{path}, has none"
 
   defp https?(host), do: is_binary(host) and host |> String.downcase() |> String.starts_with?("https:")
 
-  # Said at the start: at the first flush nobody looks any more.
+  # Logged at the start: at the first flush nobody looks any more.
+  defp warn_of_named(variable, path, found?) do
+    Warning.once(
+      {:named_roots, variable},
+      "#{variable} names #{inspect(path)}, where there is no certificate that can be read: correct it, or unset it " <>
+        "for this system's authorities to be used" <>
+        if(found?, do: "", else: ", or give :cacertfile; until then no https ingest can be trusted")
+    )
+  end
+
   defp castore do
     if Code.ensure_loaded?(CAStore) do
       apply(CAStore, :file_path, [])
     else
-      Warning.once(
-        :no_roots,
-        "this system knows no certificate authorities, so no https ingest can be trusted: " <>
-          "apt-get install ca-certificates, or give :cacertfile, or set SSL_CERT_FILE"
-      )
+      if Native.named_roots() == [] do
+        Warning.once(
+          :no_roots,
+          "this system knows no certificate authorities, so no https ingest can be trusted: " <>
+            "apt-get install ca-certificates, or give :cacertfile, or set SSL_CERT_FILE"
+        )
+      end
 
       nil
     end

@@ -6,6 +6,8 @@ defmodule BilldogEng.Stacktrace do
   # Which frames are the app's own is read from the tables of loaded applications alone. Asking a process,
   # such as the code server, could lock up the VM: it may be that very process that crashed.
 
+  alias BilldogEng.Budget
+
   # Of the innermost ones; `:erlang.system_flag(:backtrace_depth, _)` may be anything.
   @most 100
 
@@ -86,11 +88,16 @@ defmodule BilldogEng.Stacktrace do
     }
   end
 
-  defp file(nil), do: nil
-  defp file(path), do: to_string(path)
+  @doc false
+  # A path may be a charlist, and one of a caller's own making any term.
+  def file(nil), do: nil
+  def file(path) when is_binary(path), do: path
+  def file(path) when is_list(path), do: if(Budget.printable?(path), do: List.to_string(path))
+  def file(_other), do: nil
 
-  defp arity(arguments) when is_list(arguments), do: length(arguments)
-  defp arity(arity) when is_integer(arity), do: arity
+  # The VM's largest.
+  defp arity(arguments) when is_list(arguments), do: arguments |> length() |> arity()
+  defp arity(arity) when arity in 0..255, do: arity
 
   # ── whose code ──
 

@@ -16,8 +16,9 @@ defmodule BilldogEng.Telemetry do
   options. All of them take:
 
     * `:distinct_id` - whose the event is: a function, or a value. By default whose the request is
-      (`BilldogEng.Plug`), else that of the process's `BilldogEng.Context`. Where it is nil or `""` nothing is
-      captured; the first time that is logged at info
+      (`BilldogEng.Plug`), else that of the process's `BilldogEng.Context`, else the `current_scope`,
+      `current_user` or `user_id` of a channel's socket. Where it is nil or `""` nothing is captured; that is
+      logged at info, once for each event and view
     * `:properties` - properties of the event: a function, a map or a keyword list
     * `:groups` - its groups, the same
     * `:filter` - a function; only where it answers something true is the event captured
@@ -30,7 +31,7 @@ defmodule BilldogEng.Telemetry do
   reloaded twice.
 
   Handlers run in the process in which the event happens, and take one to three microseconds beside the capture;
-  `BilldogEng.Plug` as much a request, `BilldogEng.LiveView` a change of address. One that fails costs that event
+  `BilldogEng.Plug` a few microseconds a request, `BilldogEng.LiveView` as much a change of address. One that fails costs that event
   alone: it stays attached (what raises into `:telemetry` is detached for good), its first failure is logged, and all
   are counted in `handlers/0`.
 
@@ -45,7 +46,7 @@ defmodule BilldogEng.Telemetry do
   | `[:billdogeng, :flush, :exception]` | `duration`, `monotonic_time` | as `:start`, and `kind`, `reason`, `stacktrace` |
   | `[:billdogeng, :flush, :missed]` | `count` | `client` |
   | `[:billdogeng, :event, :dropped]` | `count` | `client`, `reason` |
-  | `[:billdogeng, :queue]` | `queued`, `queued_bytes`, `in_flight`, `captured`, `delivered`, `dropped`, `retries`, `replaced` | `client` |
+  | `[:billdogeng, :queue]` | `queued`, `queued_bytes`, `in_flight`, `captured`, `captured_per_second`, `delivered`, `delivered_per_second`, `dropped`, `retries`, `replaced` | `client` |
 
   A flush is told where there was something to send: from its first batch to its end, all its requests and
   the waits between them included. Its `:start` and its `:stop`, or its `:exception`, have the same
@@ -70,8 +71,8 @@ defmodule BilldogEng.Telemetry do
       events were given up for it since the last of these events. One for many events, not one for each
     * `count` of `:missed` - flushes that had no `:start` and no `:stop`, since handlers are slower than the
       flushes and a bound was reached. Drops are never left out
-    * the measurements of `[:billdogeng, :queue]` - as in `BilldogEng.Analytics.stats/1`, `dropped` being the sum.
-      `measure/1` emits it
+    * the measurements of `[:billdogeng, :queue]` - as in `BilldogEng.Analytics.stats/1`, `dropped` being the sum;
+      the rates are since the last `measure/1` of the same process, which emits it, and 0.0 in the first one
 
   Handlers of all but the last run in a process of this library's own, soon after what they are told of: a slow
   one delays no capture, no flush and no call, only other handlers.
@@ -126,17 +127,21 @@ defmodule BilldogEng.Telemetry do
 
   | event | when | properties |
   |---|---|---|
-  | `page_viewed` | a GET that the router dispatched was answered with 2xx and HTML (a HEAD that `Plug.Head` has made a GET, too); a LiveView was navigated to, or patched to another path | `route`, `via` (`"request"`, `"navigate"`, `"patch"`), `controller` or `view`, `action`, `duration_ms` |
+  | `page_viewed` | a GET that the router dispatched was answered with 2xx and HTML (a HEAD that `Plug.Head` has made a GET, too); a LiveView was navigated to, or patched to another path, and redirects nowhere | `route`, `via` (`"request"`, `"navigate"`, `"patch"`), `controller` or `view`, `action`, `duration_ms` |
   | `request_failed` | an error page of 400 or more was rendered for what an action raised, threw or exited with | `status`, `method`, `route`, `error` (the exception's module) |
   | `live_event` | a LiveView or component handled an event of the browser's | `event`, `view`, `component`, `route`, `duration_ms` |
-  | `live_view_failed` | a connected LiveView raised | `callback`, `event`, `view`, `component`, `route`, `error` |
+  | `live_view_failed` | a callback of a connected LiveView raised | `callback`, `event`, `view`, `component`, `route`, `error` |
   | `channel_joined` | a channel of the app's was joined | `channel`, `topic` (what is after its `:` as `*`), `duration_ms` |
 
   Parameters, queries, headers, bodies, addresses and the messages of exceptions are in none of them; `route` is
   the router's pattern, such as `/users/:id`. A LiveView's page is counted where it is shown: by its request, and
   not again when its socket connects, or connects anew; a view within a view, or a change of the query alone, is
   no page. One without `mount/3`, without `handle_params/3` and without an `on_mount` tells nothing when it is
-  navigated to.
+  navigated to. Of pages that redirect, navigate or patch on at once only the last one is viewed; its `duration_ms`
+  has what led to it in the same LiveView.
+
+  LiveView emits no telemetry where `handle_info/2` or `handle_async/3` raises or, before 1.2, a component that is
+  rendered again. `BilldogEng.LoggerHandler` captures these crashes, as it does all others.
 
   Options, beside those of every handler:
 
@@ -250,13 +255,16 @@ defmodule BilldogEng.Telemetry do
   def measure(client) do
     if Emitter.telemetry() != false do
       stats = Analytics.stats(client)
+      {captured, delivered} = rates(client, stats)
 
       measurements = %{
         queued: stats.queued,
         queued_bytes: stats.queued_bytes,
         in_flight: stats.in_flight,
         captured: stats.captured,
+        captured_per_second: captured,
         delivered: stats.delivered,
+        delivered_per_second: delivered,
         dropped: stats.dropped |> Map.values() |> Enum.sum(),
         retries: stats.retries,
         replaced: stats.replaced
@@ -269,6 +277,23 @@ defmodule BilldogEng.Telemetry do
   catch
     :exit, _ -> :ok
   end
+
+  # A poller measures in one process. A client that was started anew counts from 0.
+  defp rates(client, %{captured: captured, delivered: delivered}) do
+    now = System.monotonic_time()
+    last = Process.put({__MODULE__, :measured, client}, {now, captured, delivered})
+
+    case last do
+      {then, captured_then, delivered_then} when now > then ->
+        {per_second(captured - captured_then, now - then), per_second(delivered - delivered_then, now - then)}
+
+      _ ->
+        {0.0, 0.0}
+    end
+  end
+
+  defp per_second(count, duration),
+    do: max(count, 0) * System.convert_time_unit(1, :second, :native) / duration
 
   defp label(%BilldogEng{analytics: pid}), do: label(pid)
 
@@ -285,9 +310,10 @@ defmodule BilldogEng.Telemetry do
   Metrics of the events above, for a reporter of [`Telemetry.Metrics`](https://hexdocs.pm/telemetry_metrics) or the
   metrics page of LiveDashboard:
 
+      # in MyAppWeb.Telemetry, beside the metrics that are there
       def metrics, do: [summary("phoenix.endpoint.stop.duration") | BilldogEng.Telemetry.metrics()]
 
-  Raises where the app has no `telemetry_metrics`.
+  Sizes are in kilobytes. Raises where the app has no `telemetry_metrics`.
   """
   @spec metrics() :: [struct()]
   def metrics, do: Metrics.list()

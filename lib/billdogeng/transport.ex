@@ -8,15 +8,17 @@ defmodule BilldogEng.Transport do
   Clients use it for their options alone: their batches leave by the flush thread.
   """
 
-  alias BilldogEng.{Error, Native, Normaliser}
+  alias BilldogEng.{Error, Native, Normaliser, Options}
+
+  @largest_body 16 * 1024 * 1024
 
   @required [:host, :request_timeout, :gzip, :max_retries]
 
   @type config :: %{
           required(:host) => String.t(),
-          required(:request_timeout) => non_neg_integer(),
+          required(:request_timeout) => timeout(),
           required(:gzip) => boolean(),
-          required(:max_retries) => non_neg_integer(),
+          required(:max_retries) => non_neg_integer() | :infinity,
           required(:enable_logging) => boolean(),
           required(:sleep_fn) => (non_neg_integer() -> any()),
           optional(:proxy) => nil | String.t() | :environment,
@@ -28,18 +30,22 @@ defmodule BilldogEng.Transport do
   `:enable_logging` is `false` and `:sleep_fn` is `&Process.sleep/1` unless given; `:proxy` and `:cacertfile`
   are those of `BilldogEng.Analytics.start_link/1`.
 
-  Raises `KeyError` where a required one is missing.
+  Raises `KeyError` where a required one is missing, and `ArgumentError` for a value that can't be used.
 
       iex> BilldogEng.Transport.config(host: "http://h", request_timeout: 1, gzip: true, max_retries: 0).enable_logging
       false
   """
   @spec config(keyword()) :: config()
   def config(opts) do
-    @required
-    |> Map.new(&{&1, Keyword.fetch!(opts, &1)})
-    |> Map.put(:enable_logging, Keyword.get(opts, :enable_logging, false))
-    |> Map.put(:sleep_fn, Keyword.get(opts, :sleep_fn, &Process.sleep/1))
-    |> Map.merge(opts |> Keyword.take([:proxy, :cacertfile]) |> Map.new())
+    config =
+      @required
+      |> Map.new(&{&1, Keyword.fetch!(opts, &1)})
+      |> Map.put(:enable_logging, Keyword.get(opts, :enable_logging, false))
+      |> Map.put(:sleep_fn, Keyword.get(opts, :sleep_fn, &Process.sleep/1))
+      |> Map.merge(opts |> Keyword.take([:proxy, :cacertfile]) |> Map.new())
+
+    Options.check_transport(config)
+    config
   end
 
   @doc false
@@ -52,7 +58,7 @@ defmodule BilldogEng.Transport do
   1, 2, 4 … s).
 
     * `:path` - appended to the host
-    * `:body` - any term, sent as JSON by POST; `nil` makes it a GET
+    * `:body` - any term, sent as JSON by POST, of 16 MiB at most; `nil` makes it a GET
     * `:headers` - `[{name, value}]`
     * `:gzip` - overrides the configuration's
 
@@ -116,8 +122,10 @@ defmodule BilldogEng.Transport do
   defp send_request(http, path, headers, body, id) do
     with :normalise <- native_request(http, path, headers, body, nil, id) do
       marker = make_ref()
-      native_request(http, path, headers, Normaliser.run(body, marker, :infinity), marker, id)
+      native_request(http, path, headers, Normaliser.run(body, marker, @largest_body), marker, id)
     end
+  catch
+    {Normaliser, :too_large} -> {:error, "the body is too large"}
   end
 
   # An exception would carry the arguments, and with them a key, to whoever reports it.

@@ -23,7 +23,7 @@ defmodule BilldogEng.Using do
       @doc "The client as a child of a supervisor. `opts` stand above the app's configuration."
       @spec child_spec(keyword()) :: Supervisor.child_spec()
       def child_spec(opts) do
-        %{id: __MODULE__, start: {__MODULE__, :start_link, [BilldogEng.Analytics.hide_key(opts)]}}
+        %{id: __MODULE__, start: {__MODULE__, :start_link, [BilldogEng.Analytics.hide_secrets(opts)]}}
       end
 
       @doc "Starts the client, linked to the caller. `opts` stand above the app's configuration."
@@ -83,8 +83,12 @@ defmodule BilldogEng.Using do
       def shutdown, do: BilldogEng.Analytics.shutdown(__MODULE__)
 
       @doc "See `BilldogEng.Analytics.purge/1`."
-      @spec purge() :: :ok
+      @spec purge() :: :ok | {:error, BilldogEng.Error.t()}
       def purge, do: BilldogEng.Analytics.purge(__MODULE__)
+
+      @doc "See `BilldogEng.Analytics.set_mode/2`."
+      @spec set_mode(:live | :disabled) :: :ok | {:error, BilldogEng.Error.t()}
+      def set_mode(mode), do: BilldogEng.Analytics.set_mode(__MODULE__, mode)
 
       @doc "See `BilldogEng.Analytics.stats/1`."
       @spec stats() :: BilldogEng.Analytics.stats()

@@ -37,16 +37,42 @@ defmodule BilldogEng.ClientCase do
         opts
       )
 
-    start_supervised!({Analytics, opts}, id: make_ref())
+    client = start_supervised!({Analytics, opts}, id: make_ref())
+    start_supervised!({BilldogEng.ClientCase.Purge, client}, id: make_ref())
+    client
   end
 
   def start_client(collector, opts), do: start_client(Collector.url(collector), opts)
+
+  defmodule Purge do
+    @moduledoc false
+    # Ends before the client that was started before it: what that still has when a test is over is purged, for
+    # nothing of it is logged then.
+
+    use GenServer
+
+    def start_link(client), do: GenServer.start_link(__MODULE__, client)
+
+    @impl true
+    def init(client) do
+      Process.flag(:trap_exit, true)
+      {:ok, client}
+    end
+
+    @impl true
+    def terminate(_reason, client) do
+      GenServer.call(client, :purge)
+    catch
+      # It has ended.
+      :exit, _ -> :ok
+    end
+  end
 
   @doc "Lets requests wait at a gate: each arrives here as a message, and waits for `Collector.release/2`."
   def gate(collector), do: Collector.respond(collector, {:gate, self()})
 
   @doc "The next request at the gate: its handle and itself."
-  def at_gate(timeout \\ 5_000) do
+  def at_gate(timeout \\ 30_000) do
     receive do
       {:collector_request, handle, request} -> {handle, request}
     after
@@ -66,13 +92,13 @@ defmodule BilldogEng.ClientCase do
   end
 
   @doc "Waits until `fun` answers something true, and answers that: for what sends no message."
-  def eventually(fun, left \\ 1_000) do
+  def eventually(fun, left \\ 3_000) do
     cond do
       value = fun.() ->
         value
 
       left == 0 ->
-        ExUnit.Assertions.flunk("it did not come true within 10 s")
+        ExUnit.Assertions.flunk("it did not come true within 30 s")
 
       true ->
         Process.sleep(10)

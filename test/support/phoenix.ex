@@ -33,6 +33,14 @@ defmodule Plug.Conn do
     %{conn | private: Map.update(private, :before_send, [function], &[function | &1])}
   end
 
+  def get_session(%{private: %{plug_session: session}}, key), do: session[key]
+
+  def put_session(%{private: %{plug_session: session} = private} = conn, key, value),
+    do: %{conn | private: %{private | plug_session: Map.put(session, key, value)}}
+
+  def delete_session(%{private: %{plug_session: session} = private} = conn, key),
+    do: %{conn | private: %{private | plug_session: Map.delete(session, key)}}
+
   @doc "As the real one does before the response goes out: the last registered is the first."
   def run_before_send(%{private: private} = conn) do
     Enum.reduce(Map.get(private, :before_send, []), conn, & &1.(&2))
@@ -73,6 +81,8 @@ defmodule ShopWeb.Router do
       ["plain", _] -> found("/plain/:id")
       ["nohook", "plain", _] -> found("/nohook/plain/:id")
       ["tea ☕", _] -> found("/tea ☕/:id")
+      [page] when page in ["plain", "bounce", "redirecter", "guarded2", "params_nav"] -> found("/" <> page)
+      ["patcher" | rest] -> found(Enum.join(["/patcher" | rest], "/"))
       _ -> :error
     end
   end

@@ -32,16 +32,26 @@ defmodule BilldogEng.TlsIngest do
         client_chain: %{root: key, intermediates: [], peer: key}
       })
 
-    {:ok, listener} =
-      :ssl.listen(
-        0,
-        [ip: {127, 0, 0, 1}, active: false, mode: :binary, packet: :http_bin, reuseaddr: true] ++ server
-      )
+    {listen(server), authorities(client[:cacerts])}
+  end
 
+  @doc "The same with the certificate of an authority in place of one that an authority has signed."
+  def start_self_signed do
+    name = {:Extension, {2, 5, 29, 17}, false, [dNSName: ~c"localhost"]}
+    opts = [digest: :sha256, key: {:rsa, 2048, 65_537}, extensions: [name]]
+    %{cert: cert, key: key} = :public_key.pkix_test_root_cert(~c"localhost", opts)
+
+    {listen(cert: cert, key: {:RSAPrivateKey, :public_key.der_encode(:RSAPrivateKey, key)}),
+     authorities([cert])}
+  end
+
+  defp listen(server) do
+    opts = [ip: {127, 0, 0, 1}, active: false, mode: :binary, packet: :http_bin, reuseaddr: true]
+    {:ok, listener} = :ssl.listen(0, opts ++ server)
     {:ok, {_, port}} = :ssl.sockname(listener)
     test = self()
     start_supervised!({Task, fn -> accept(listener, test) end}, id: make_ref())
-    {"https://localhost:#{port}", authorities(client[:cacerts])}
+    "https://localhost:#{port}"
   end
 
   defp authorities(certificates) do

@@ -4,6 +4,9 @@ defmodule BilldogEng.VM do
   what `IO.gets/1` waits for is sent from here.
   """
 
+  # Ms without a line. Long, for the machine may be busy.
+  @patience 120_000
+
   @doc """
   Starts one. `:script` is run with this library on its path; or `:command` and `:args` are. `:env` is its
   environment, `:netns` the network namespace that it runs in.
@@ -36,7 +39,7 @@ defmodule BilldogEng.VM do
       {^port, {:data, {_, other}}} -> await(vm, line, [other | before])
       {^port, {:exit_status, status}} -> gone(line, status, before)
     after
-      30_000 -> gone(line, "nothing", before)
+      @patience -> gone(line, "nothing", before)
     end
   end
 
@@ -49,7 +52,7 @@ defmodule BilldogEng.VM do
       {^port, {:data, {_, line}}} -> ended(vm, [line | before])
       {^port, {:exit_status, status}} -> {before |> Enum.reverse() |> Enum.join("\n"), status}
     after
-      30_000 -> gone("the end", "nothing", before)
+      @patience -> gone("the end", "nothing", before)
     end
   end
 

@@ -52,8 +52,13 @@ defmodule BilldogEng.Watch do
 
   defp collect(seen) do
     receive do
-      {:monitor, pid, :long_schedule, info} -> collect([{pid, info} | seen])
-      {:seen, from, pid} -> send(from, {:seen, for({^pid, info} <- seen, do: info)})
+      {:monitor, pid, :long_schedule, info} ->
+        collect([{pid, info} | seen])
+
+      {:seen, from, pid} ->
+        # Before the next one begins: what that prepares would be measured too.
+        :erlang.system_monitor(:undefined)
+        send(from, {:seen, for({^pid, info} <- seen, do: info)})
     end
   end
 end

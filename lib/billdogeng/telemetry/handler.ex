@@ -12,7 +12,7 @@ defmodule BilldogEng.Telemetry.Handler do
 
   alias BilldogEng.{Analytics, Context, Hooks, Warning}
   alias BilldogEng.Context.Table
-  require Logger
+  alias BilldogEng.Telemetry.MissingId
 
   @compile {:no_warn_undefined, :telemetry}
 
@@ -71,7 +71,7 @@ defmodule BilldogEng.Telemetry.Handler do
       [%{config: key} | _] ->
         with :ok <- :telemetry.detach(id) do
           :persistent_term.erase(key)
-          :ok
+          MissingId.forget(key)
         end
 
       [] ->
@@ -213,13 +213,19 @@ defmodule BilldogEng.Telemetry.Handler do
   end
 
   defp whose(handler, context, event, measurements, metadata) do
-    id =
+    {id, source} =
       case handler.distinct_id do
-        nil -> if context, do: context.distinct_id
-        given -> valued(given, event, measurements, metadata)
+        nil -> {if(context, do: context.distinct_id), context}
+        given -> {valued(given, event, measurements, metadata), :option}
       end
 
-    if id in [nil, ""], do: without_id(handler, event), else: {:ok, id}
+    if id in [nil, ""] do
+      :atomics.add(handler.counts, @without_id, 1)
+      MissingId.report(handler, event, metadata, source)
+      :error
+    else
+      {:ok, id}
+    end
   end
 
   # Of a request its own alone: its process may have served another one before.
@@ -228,10 +234,18 @@ defmodule BilldogEng.Telemetry.Handler do
 
   # A LiveView within another has what that one has.
   defp context(%{socket: %{parent_pid: parent, root_pid: root}}) when is_pid(root) do
-    Context.get() || Table.of_first([parent, root])
+    Context.get() || Table.of(parent) || Table.of(root)
+  end
+
+  # A channel has the user of its socket, unless join/3 has put a context.
+  defp context(%{socket: %{channel: _, assigns: assigns}}) do
+    Context.get() || channel_context(BilldogEng.Plug.channel_user_id(assigns))
   end
 
   defp context(_metadata), do: Context.get()
+
+  defp channel_context(nil), do: nil
+  defp channel_context(id), do: %{distinct_id: id, properties: %{}}
 
   defp merged(properties, nil, _event, _measurements, _metadata), do: properties
 
@@ -277,19 +291,7 @@ defmodule BilldogEng.Telemetry.Handler do
 
   def error(%{kind: kind}), do: to_string(kind)
 
-  # ── what is told ──
-
-  defp without_id(handler, event) do
-    if :atomics.add_get(handler.counts, @without_id, 1) == 1 do
-      Logger.info(
-        "[BilldogEng:analytics] the handler #{inspect(handler.id)} captured nothing for #{inspect(event)}: there was " <>
-          "no distinct id. BilldogEng.Plug, BilldogEng.LiveView or the option :distinct_id gives one; " <>
-          "further ones are counted (BilldogEng.Telemetry.handlers/0)"
-      )
-    end
-
-    :error
-  end
+  # ── what is logged ──
 
   # Of the failure its kind and place alone: its message may quote the metadata.
   defp failed(handler, event, what, stacktrace) do

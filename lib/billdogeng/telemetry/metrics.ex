@@ -7,6 +7,9 @@ defmodule BilldogEng.Telemetry.Metrics do
 
   @compile {:no_warn_undefined, Metrics}
 
+  # Charts have no room for the digits of bytes.
+  @kilobytes {:byte, :kilobyte}
+
   @doc false
   def list do
     unless Code.ensure_loaded?(Metrics) do
@@ -21,23 +24,17 @@ defmodule BilldogEng.Telemetry.Metrics do
         tag_values: &__MODULE__.tag_values/1,
         description: "How long flushes take, retries included"
       ),
-      Metrics.counter("billdogeng.flush.stop.duration",
-        tags: [:client, :trigger, :result],
-        tag_values: &__MODULE__.tag_values/1,
-        description: "Flushes, by what began them and how they ended"
-      ),
+      counter(:stop, "Flushes, by trigger and result", tags: [:client, :trigger, :result]),
       sum("billdogeng.flush.stop.events", "Events that the ingest accepted"),
       sum("billdogeng.flush.stop.attempts", "Requests"),
-      sum("billdogeng.flush.stop.wire_bytes", "Bytes of the requests' bodies", unit: :byte),
+      sum("billdogeng.flush.stop.wire_bytes", "Size of the requests' bodies", unit: @kilobytes),
       sum("billdogeng.flush.missed.count", "Flushes that were told to no handler"),
       sum("billdogeng.event.dropped.count", "Events given up", tags: [:client, :reason]),
-      Metrics.counter("billdogeng.flush.exception.duration",
-        tags: [:client],
-        tag_values: &__MODULE__.tag_values/1,
-        description: "Flushes that ended in a panic"
-      ),
+      counter(:exception, "Flushes that ended in a panic"),
+      last_value("billdogeng.queue.captured_per_second", "Events captured per second"),
+      last_value("billdogeng.queue.delivered_per_second", "Events accepted by the ingest per second"),
       last_value("billdogeng.queue.queued", "Events not yet delivered"),
-      last_value("billdogeng.queue.queued_bytes", "Bytes of their JSON", unit: :byte),
+      last_value("billdogeng.queue.queued_bytes", "Size of their JSON", unit: @kilobytes),
       last_value("billdogeng.queue.in_flight", "Events of the batch that is being sent")
     ]
   end
@@ -45,6 +42,12 @@ defmodule BilldogEng.Telemetry.Metrics do
   @doc false
   # Reporters make text of tags: of a pid or a tuple they can't, and of a module it begins with `Elixir.`.
   def tag_values(%{client: client} = metadata), do: %{metadata | client: inspect(client)}
+
+  # A counter ignores its measurement, but is shown by its name. Its event has none of the name `count`.
+  defp counter(suffix, description, opts \\ []) do
+    opts = [event_name: [:billdogeng, :flush, suffix], measurement: :duration] ++ opts
+    Metrics.counter("billdogeng.flush.#{suffix}.count", common(description, opts))
+  end
 
   defp sum(name, description, opts \\ []), do: Metrics.sum(name, common(description, opts))
   defp last_value(name, description, opts \\ []), do: Metrics.last_value(name, common(description, opts))

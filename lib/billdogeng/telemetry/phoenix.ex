@@ -9,10 +9,9 @@ defmodule BilldogEng.Telemetry.Phoenix do
   #     patch     handle_params in a LiveView that runs, for another path than its last
   #     –         a mount again, after the connection was lost: nothing
   #
-  # The last address is kept in the LiveView's process. LiveView leaves out the telemetry of callbacks that a view
-  # hasn't, so both mount's and handle_params' are heard, and whichever comes first is the mount.
+  # `BilldogEng.Telemetry.Page` tells the last three apart.
 
-  alias BilldogEng.Telemetry.{Address, Handler}
+  alias BilldogEng.Telemetry.{Address, Handler, Page}
 
   @compile {:no_warn_undefined, [Phoenix.Router, Plug.Exception]}
 
@@ -69,8 +68,10 @@ defmodule BilldogEng.Telemetry.Phoenix do
     end
   end
 
-  def read(@mounted, measurements, metadata, options), do: page(measurements, metadata, options)
-  def read(@params, measurements, metadata, options), do: page(measurements, metadata, options)
+  def read(@mounted, measurements, metadata, options), do: page(:mount, measurements, metadata, options)
+
+  def read(@params, measurements, metadata, options),
+    do: page(:handle_params, measurements, metadata, options)
 
   def read(@error, _measurements, %{status: status, conn: conn} = metadata, options) when status >= 400 do
     properties =
@@ -90,7 +91,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
       }
 
       {options.names.live_event,
-       properties |> with_component(metadata) |> put(:route, current_route(options))}
+       properties |> with_component(metadata) |> put(:route, Page.route(options.key))}
     end
   end
 
@@ -107,7 +108,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
         properties
         |> with_component(metadata)
         |> put(:event, metadata[:event])
-        |> put(:route, current_route(options))
+        |> put(:route, Page.route(options.key))
 
       {options.names.live_view_failed, properties}
     end
@@ -173,36 +174,22 @@ defmodule BilldogEng.Telemetry.Phoenix do
   # ── LiveViews ──
 
   # Only the view at the router has an address; those within it, and beside it, have not.
-  defp page(measurements, %{uri: uri, socket: %{transport_pid: pid} = socket}, options)
+  defp page(callback, measurements, %{uri: uri, socket: %{transport_pid: pid} = socket}, options)
        when is_binary(uri) and is_pid(pid) do
-    key = {__MODULE__, :page, options.key}
-    last = Process.get(key)
-    {last_address, _route} = last || {nil, nil}
+    route = &live_route(socket, &1)
 
-    unless Address.of?(last_address, uri) do
-      address = Address.parse(uri, last_address)
-      route = live_route(socket, address)
-      Process.put(key, {address, route})
-      via = via(last, Map.get(socket.private, :connect_params))
-      if via, do: viewed(measurements, socket, route, address.path, via, options)
-    end
+    with {via, address, route, duration} <-
+           Page.arrived(callback, measurements.duration, uri, socket, options.key, route),
+         do: viewed(duration, socket, route, address.path, via, options)
   end
 
-  defp page(_measurements, _metadata, _options), do: nil
+  defp page(_callback, _measurements, _metadata, _options), do: nil
 
-  defp via(nil, %{"_live_referer" => referer} = params) when is_binary(referer) do
-    if Map.get(params, "_mounts", 0) == 0, do: "navigate"
-  end
-
-  # A path before, and the mount is over.
-  defp via({_, _}, nil), do: "patch"
-  defp via(_, _), do: nil
-
-  defp viewed(measurements, socket, route, path, via, options) do
+  defp viewed(duration, socket, route, path, via, options) do
     properties = %{
       view: Handler.name_of(socket.view),
       via: via,
-      duration_ms: Handler.ms(measurements.duration)
+      duration_ms: Handler.ms(duration)
     }
 
     properties =
@@ -230,13 +217,6 @@ defmodule BilldogEng.Telemetry.Phoenix do
 
   defp without([same | prefix], [same | segments]), do: without(prefix, segments)
   defp without(_prefix, segments), do: segments
-
-  defp current_route(options) do
-    case Process.get({__MODULE__, :page, options.key}) do
-      {_address, route} -> route
-      nil -> nil
-    end
-  end
 
   # Without a connection to the browser it is the request that fails. A mount that is the client's own fault
   # (4xx) has the browser load the page anew, and so comes to a request that fails.

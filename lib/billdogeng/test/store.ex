@@ -3,7 +3,7 @@ defmodule BilldogEng.Test.Store do
   # Whose event is whose, in tests.
   #
   #     capture ──▶ NIF: JSON, and back as a term ──▶ file/2: who answers for this process? ──▶ table of events
-  #                                                    │ itself, its $callers, its $ancestors;
+  #                                                    │ itself, its $callers, its $ancestors, its parents;
   #                                                    │ allowances; who shares
   #                                                    └─ nobody: counted as unowned, and kept nowhere
   #
@@ -147,8 +147,19 @@ defmodule BilldogEng.Test.Store do
   def owner(client) do
     family = family()
 
-    Enum.find_value(family, &answering(client, &1)) || lazily_allowed(client, family) || sharing(client) ||
-      sharing(:all)
+    Enum.find_value(family, &answering(client, &1)) || spawned(client, self()) ||
+      lazily_allowed(client, family) || sharing(client) || sharing(:all)
+  end
+
+  # By a plain spawn, which sets none of a family's keys. Only as far up as the parents live.
+  defp spawned(client, pid) do
+    case Process.info(pid, :parent) do
+      {:parent, parent} when is_pid(parent) and node(parent) == node() ->
+        answering(client, parent) || spawned(client, parent)
+
+      _ ->
+        nil
+    end
   end
 
   defp answering(client, pid) do

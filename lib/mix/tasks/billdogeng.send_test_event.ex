@@ -15,7 +15,8 @@ defmodule Mix.Tasks.Billdogeng.SendTestEvent do
       The ingest has accepted the event "billdogeng_test_event" of "billdogeng-test".
 
   Where it fails, the exit status is 1, and the last lines are the cause and what to do about it. The key is never
-  printed.
+  printed. Where the app runs in the same VM, as with `mix do app.start, billdogeng.send_test_event`, the client's
+  state and its last error are printed too.
 
   The options are those of the one module of the app that has `use BilldogEng`, as `config/runtime.exs` and the like
   give them in this `MIX_ENV`, or `config :billdogeng` where there is none; what a child spec adds to them is not
@@ -54,7 +55,7 @@ defmodule Mix.Tasks.Billdogeng.SendTestEvent do
         error in ArgumentError -> Mix.raise("the options can't be used: " <> Exception.message(error))
       end
 
-    say([{"client", client} | mode(opts, test)] ++ TestEvent.facts(test))
+    say([{"client", client} | mode(opts, test)] ++ TestEvent.facts(test) ++ TestEvent.running(client))
     report(TestEvent.send(test))
   end
 

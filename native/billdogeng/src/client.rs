@@ -3,8 +3,10 @@
 use crate::config::Config;
 use crate::news::{Listener, News, Notice, Tidings};
 use crate::place::Place;
-use crate::spool::Spool;
+use crate::spool::{Recovered, Spool};
 use crate::state::{Accepted, Reason, State, Stats};
+use crate::status::Status;
+use crate::store::FIRST;
 use crate::sync::{self, Mutex, MutexGuard, Notify, Receiver, Sender};
 use crate::worker::{Command, Worker};
 use std::borrow::Cow;
@@ -17,7 +19,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 pub enum Capture {
     /// It is in the accounts.
     Taken,
-    /// The client has ended, and knows nothing of it.
+    /// The client has ended. The event is in its accounts as dropped, and nothing else becomes of it.
     Closed,
 }
 
@@ -31,13 +33,16 @@ pub struct Client {
     sender: Sender<Command>,
     state: Mutex<State>,
     news: Mutex<News>,
+    /// No lock of the scheduled kind: nothing is waited for while it is held.
+    status: std::sync::Mutex<Status>,
+    open: AtomicBool,
     told_replaced: AtomicBool,
     told_too_large: AtomicBool,
 }
 
 impl Client {
-    /// Starts a client and its flush thread. It ends after [`Command::Drain`]. It takes events at once; with a
-    /// spool the thread then waits for up to 1 s for the directory, reads what is on disk, and tells the listener.
+    /// Starts a client and its flush thread. It ends after [`Command::Drain`]. It takes events at once; a
+    /// spool is opened behind them, and the listener told once it is, or takes long.
     ///
     /// # Errors
     /// The system has no thread or no file descriptor left.
@@ -52,40 +57,42 @@ impl Client {
         Arc::new(Self {
             spool: OnceLock::new(),
             state: Mutex::new(State::new(&config)),
+            open: AtomicBool::new(config.spool.is_none()),
             config,
             wake: Arc::new(Notify::new()),
             commands,
             sender,
             news: Mutex::new(News::default()),
+            status: std::sync::Mutex::default(),
             told_replaced: AtomicBool::new(false),
             told_too_large: AtomicBool::new(false),
         })
     }
 
-    /// Opens the spool, if there is to be one. Events come in meanwhile; they are later ones than what it holds.
-    pub(crate) fn open_spool(&self) {
-        let Some(options) = &self.config.spool else {
-            return;
-        };
-        let wake = Arc::clone(&self.wake);
-        match Spool::open(options, move || wake.notify_one()) {
-            Ok((spool, recovered)) => {
-                let spool = Arc::new(spool);
-                self.state().adopt(Arc::clone(&spool), &recovered);
-                // In parts, for callers want the lock.
-                while !self.state().catch_up() {}
-                let _ = self.spool.set(spool);
-            }
-            Err(error) => {
-                self.news().notice(Notice::NoSpool(error));
-                self.state().open_without();
-            }
+    /// Has a spool that was opened take part. With `purge` what it holds is given up first.
+    pub(crate) fn adopt(&self, spool: Spool, recovered: &Recovered, purge: bool) -> Arc<Spool> {
+        let spool = Arc::new(spool.counting_from(FIRST));
+        let mut state = self.state();
+        state.adopt(Arc::clone(&spool), recovered);
+        if purge {
+            // No event may come in between: its file would be deleted too.
+            state.give_up_recovered(Reason::Purged);
+            spool.purge();
         }
+        drop(state);
+        // In parts, for callers want the lock.
+        while !self.state().catch_up() {}
+        let _ = self.spool.set(Arc::clone(&spool));
+        spool
     }
 
-    /// Whether it knows all that it has: its spool is open, or there is none.
+    /// Whether its accounts are complete: its spool is open, or there is none for now.
     pub fn is_open(&self) -> bool {
-        !self.state().is_opening()
+        self.open.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn opened(&self) {
+        self.open.store(true, Ordering::Release);
     }
 
     /// A client that only keeps accounts: no thread, no disk, nothing is sent. Its captures are those of
@@ -166,9 +173,15 @@ impl Client {
         self.state().stats()
     }
 
-    /// Whether to make something else of the next [`Client::tidings`] may take long, for the bodies in them.
-    pub fn has_long_tidings(&self) -> bool {
-        self.news().has_long_bodies()
+    /// What the client is doing.
+    pub fn status(&self) -> std::sync::MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Client::tidings`], unless to make something else of them may take long, for the bodies in them.
+    pub fn short_tidings(&self) -> Option<Tidings> {
+        let mut news = self.news();
+        (!news.has_long_bodies()).then(|| news.take())
     }
 
     /// What there is to tell; after this the listener is woken anew, unless there is [`more`](Tidings::more).

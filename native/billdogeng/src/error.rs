@@ -1,5 +1,6 @@
 //! The one error of a request or a flush.
 
+use crate::redact::redact;
 use serde_json::Value;
 use std::fmt;
 
@@ -33,14 +34,19 @@ impl Error {
     /// The client has ended, and what it had begun to send with it.
     pub fn out_of_time() -> Self {
         Self::without_answer(
-            "TIMEOUT",
-            "the time to send after the client's end was over",
+            "ENDED",
+            "the client has ended, and the time to send after that was over",
         )
     }
 
     /// The app has purged the client in the middle of a flush.
     pub fn purged() -> Self {
         Self::without_answer("PURGED", "the client was purged")
+    }
+
+    /// The spool's disk failed.
+    pub fn spool(message: impl Into<String>) -> Self {
+        Self::without_answer("SPOOL_ERROR", message)
     }
 
     /// The ingest stores nothing for now: the project's quota is used up.
@@ -53,15 +59,12 @@ impl Error {
         }
     }
 
-    /// The same without `secret`, which an answer may have quoted. A shorter one than `SECRET_FROM`
-    /// could be part of any word.
+    /// The same without `secret`, which an answer may have quoted.
     #[must_use]
     pub fn hiding(mut self, secret: &str) -> Self {
-        if secret.len() >= SECRET_FROM {
-            self.message = hide(&self.message, secret);
-            self.code = self.code.map(|code| hide(&code, secret));
-            self.body = self.body.map(|body| hide_in(body, secret));
-        }
+        self.message = redact(&self.message, secret);
+        self.code = self.code.map(|code| redact(&code, secret));
+        self.body = self.body.map(|body| redact_in(body, secret));
         self
     }
 
@@ -75,41 +78,16 @@ impl Error {
     }
 }
 
-/// Bytes from which on a key is worth hiding.
-const SECRET_FROM: usize = 8;
-
-const HIDDEN: &str = "[api_key]";
-
-fn hide(text: &str, secret: &str) -> String {
-    let mut hidden = text.replace(secret, HIDDEN);
-    // As a text that quotes the request has it.
-    let escaped = Value::from(secret).to_string();
-    let escaped = &escaped[1..escaped.len() - 1];
-    if escaped != secret {
-        hidden = hidden.replace(escaped, HIDDEN);
-    }
-    // An answer that was too long to be read whole may end within it.
-    let begun = (SECRET_FROM..secret.len())
-        .rev()
-        .filter_map(|len| secret.get(..len))
-        .find(|begun| hidden.ends_with(begun));
-    if let Some(begun) = begun {
-        hidden.truncate(hidden.len() - begun.len());
-        hidden.push_str(HIDDEN);
-    }
-    hidden
-}
-
-fn hide_in(value: Value, secret: &str) -> Value {
+fn redact_in(value: Value, secret: &str) -> Value {
     match value {
-        Value::String(text) => Value::String(hide(&text, secret)),
+        Value::String(text) => Value::String(redact(&text, secret)),
         Value::Array(values) => values
             .into_iter()
-            .map(|value| hide_in(value, secret))
+            .map(|value| redact_in(value, secret))
             .collect(),
         Value::Object(members) => members
             .into_iter()
-            .map(|(key, value)| (hide(&key, secret), hide_in(value, secret)))
+            .map(|(key, value)| (redact(&key, secret), redact_in(value, secret)))
             .collect(),
         other => other,
     }
@@ -127,19 +105,6 @@ impl std::error::Error for Error {}
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn a_key_is_hidden_as_json_escapes_it_and_where_the_text_ends_within_it() {
-        assert_eq!(
-            hide(r#"{"k":"a\"b-1234"}"#, r#"a"b-1234"#),
-            r#"{"k":"[api_key]"}"#
-        );
-        assert_eq!(
-            hide("cut within key-12345", "key-123456789"),
-            "cut within [api_key]"
-        );
-        assert_eq!(hide("this is no key", "key-123456789"), "this is no key");
-    }
 
     #[test]
     fn a_quoted_key_is_hidden_wherever_it_stands() {

@@ -46,22 +46,20 @@ impl Http {
 
     /// The same, with names resolved by another than the system's resolver.
     pub fn with_resolver(config: &HttpConfig, resolver: Arc<dyn Resolve>) -> Result<Self, Failure> {
-        let secure = config
-            .host
-            .get(..6)
-            .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"));
-        let tls = match (secure, &config.cacertfile) {
-            (false, _) => Arc::clone(rootless_tls()),
-            (true, None) => Arc::clone(&verifying_tls().0),
-            (true, Some(path)) => tls_of_file(path)?,
+        let tls = match Self::tls(config).map_err(Failure::network)? {
+            Some(tls) => tls,
+            None => Arc::clone(&verifying_tls().0),
         };
         let client = reqwest::Client::builder();
         let client = match &config.proxy {
             Proxy::None => client.no_proxy(),
             Proxy::Environment => client,
-            Proxy::Address(address) => {
-                let proxy = reqwest::Proxy::all(address).map_err(|error| failure_of(&error))?;
-                client.proxy(proxy)
+            Proxy::Address(_) => {
+                let proxy = Self::proxy(config);
+                match proxy.map_err(Failure::network)? {
+                    Some(proxy) => client.proxy(proxy),
+                    None => client,
+                }
             }
         };
         let client = client
@@ -84,6 +82,27 @@ impl Http {
             client,
             timeout: config.request_timeout,
         })
+    }
+
+    /// The proxy of this address, if there is to be one.
+    pub fn proxy(config: &HttpConfig) -> Result<Option<reqwest::Proxy>, String> {
+        let Proxy::Address(address) = &config.proxy else {
+            return Ok(None);
+        };
+        let proxy = reqwest::Proxy::all(address);
+        proxy
+            .map(Some)
+            .map_err(|error| failure_of(&error).error.message.clone())
+    }
+
+    /// Whom to trust, but for the authorities of this system: they take a while to be read.
+    pub fn tls(config: &HttpConfig) -> Result<Option<Arc<ClientConfig>>, String> {
+        let scheme = config.host.get(..6).unwrap_or_default();
+        match &config.cacertfile {
+            _ if !scheme.eq_ignore_ascii_case("https:") => Ok(Some(Arc::clone(rootless_tls()))),
+            Some(path) => tls_of_file(path).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// One attempt, answered within the request's time-out.
@@ -205,33 +224,33 @@ pub fn has_roots() -> bool {
 fn verifying_tls() -> &'static (Arc<ClientConfig>, bool) {
     static TLS: OnceLock<(Arc<ClientConfig>, bool)> = OnceLock::new();
     TLS.get_or_init(|| {
-        let certs = rustls_native_certs::load_native_certs().certs;
-        let any = !certs.is_empty();
-        (tls_with(certs), any)
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let any = !roots.is_empty();
+        (tls_with(roots), any)
     })
 }
 
-fn tls_of_file(path: &Path) -> Result<Arc<ClientConfig>, Failure> {
-    let certs = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    match certs {
-        Ok(certs) => Ok(tls_with(certs)),
-        Err(error) => {
-            let path = path.display();
-            let message = format!("the cacertfile {path} can't be read: {error}");
-            Err(Failure::network(message))
-        }
+fn tls_of_file(path: &Path) -> Result<Arc<ClientConfig>, String> {
+    let shown = path.display();
+    let certs =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let certs = certs.map_err(|error| format!("the cacertfile {shown} can't be read: {error}"))?;
+    let mut roots = rustls::RootCertStore::empty();
+    // Those that are no certificates after all would be left out in silence.
+    if roots.add_parsable_certificates(certs).0 == 0 {
+        return Err(format!("the cacertfile {shown} has no certificate in it"));
     }
+    Ok(tls_with(roots))
 }
 
 /// For `http` hosts, so that they work where there are no roots at all.
 fn rootless_tls() -> &'static Arc<ClientConfig> {
     static TLS: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    TLS.get_or_init(|| tls_with(Vec::new()))
+    TLS.get_or_init(|| tls_with(rustls::RootCertStore::empty()))
 }
 
-fn tls_with(certs: Vec<CertificateDer<'static>>) -> Arc<ClientConfig> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(certs);
+fn tls_with(roots: rustls::RootCertStore) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -10,6 +10,7 @@
 //! Nothing here knows the BEAM: the crate is built, tested and fuzzed by `cargo test` alone.
 
 mod answer;
+mod check;
 mod chunks;
 mod client;
 mod config;
@@ -25,10 +26,13 @@ mod payload;
 mod place;
 mod policy;
 mod queue;
+mod redact;
 mod reports;
 mod resolver;
+mod roots;
 pub mod spool;
 mod state;
+mod status;
 mod store;
 mod sync;
 mod threads;
@@ -37,6 +41,7 @@ mod waiters;
 mod worker;
 
 pub use answer::{Answer, Failure};
+pub use check::{check, Unusable};
 pub use client::{Capture, Client};
 pub use config::{Config, Endpoint, HttpConfig, Proxy};
 pub use error::Error;
@@ -45,6 +50,9 @@ pub use http::has_roots;
 pub use news::{LastWords, Listener, Notice, Reply, Tidings};
 pub use place::Place;
 pub use policy::SUSPENSION;
+pub use redact::redact;
 pub use reports::{Reports, Told};
+pub use roots::{named_roots, NamedRoots};
 pub use state::{Reason, Stats};
+pub use status::{LastError, Phase, Status};
 pub use worker::Command;

@@ -41,8 +41,12 @@ pub enum Notice {
     Suspended(Duration),
     /// The ingest takes events again; so many were given up for its quota.
     Resumed(u64),
-    /// The spool can't be had: events are in memory alone.
+    /// The spool can't be opened for now: events are in memory alone.
     NoSpool(OpenError),
+    /// It is open after all, with so many events.
+    SpoolOpened(u64),
+    /// So many events that it has were captured for another key or host.
+    SpoolOfAnother(u64),
     /// Something about the spool's disk.
     Spool(Problem),
     /// The flush thread panicked, and goes on.
@@ -57,7 +61,7 @@ pub enum Reply {
     /// Of `Settle`: how many events are not yet delivered.
     Settled(u64, u64),
     /// Of `Purge`.
-    Purged(u64),
+    Purged(u64, Result<(), Error>),
 }
 
 /// All that has come up since the last look.
@@ -121,6 +125,8 @@ pub(crate) struct News {
     missed: u64,
     sleep: Option<(u64, Duration)>,
     replies: VecDeque<Reply>,
+    /// Replies that the listener may not see yet.
+    held: Vec<Reply>,
     woken: bool,
 }
 
@@ -133,8 +139,9 @@ impl News {
         self.notices.push_back(notice);
     }
 
+    /// They can be taken from the next [`News::must_wake`] on: by then the client's status is the one after them.
     pub fn reply(&mut self, replies: Vec<Reply>) {
-        self.replies.extend(replies);
+        self.held.extend(replies);
     }
 
     pub fn sleep(&mut self, id: u64, delay: Duration) {
@@ -147,6 +154,7 @@ impl News {
 
     /// Whether the listener is to be woken now: there is news, and no wake-up is outstanding.
     pub fn must_wake(&mut self) -> bool {
+        self.replies.extend(self.held.drain(..));
         let any = !self.notices.is_empty() || self.sleep.is_some() || !self.replies.is_empty();
         any && !std::mem::replace(&mut self.woken, true)
     }
@@ -192,13 +200,15 @@ pub struct LastWords {
     pub stopped: u64,
     /// The whole of it.
     pub stats: Stats,
+    /// Drops that no log line has named, in the order of [`Reason::ALL`].
+    pub untold: [u64; Reason::ALL.len()],
 }
 
 /// Who is told. All are called on the flush thread alone.
 pub trait Listener: Send {
     /// There are tidings to take.
     fn news(&self);
-    /// The spool that there was to be is open, or can't be had, which a notice says.
+    /// The spool that there was to be is open; or it isn't, for now, and the start need not wait for it.
     fn opened(&self) {}
     /// The client has ended.
     fn ended(&self, last: LastWords);

@@ -132,37 +132,27 @@ impl Queue {
     }
 
     /// Shows events, the oldest first, from this number on and until they have so many bytes: the JSON of each.
-    /// Answers the number of the next. None may have been taken yet.
+    /// Answers the number of the next.
     pub fn read(&self, from: u64, max_bytes: usize, mut each: impl FnMut(u64, &[u8])) -> u64 {
-        let mut number = from.max(self.first);
-        let passed = (number - self.first) as usize;
-        let lens = || self.lens.iter().map(|len| *len as usize);
-        let mut at: usize = lens().take(passed).sum();
         let mut read = 0;
-        let mut chunks = self
-            .chunks
-            .iter()
-            .map(|chunk| &chunk[..])
-            .chain([&self.tail[..]]);
-        let mut chunk: &[u8] = &[];
-        for len in lens().skip(passed) {
-            if read >= max_bytes {
-                break;
+        let mut show = |number, event: &[u8]| {
+            let fits = read < max_bytes;
+            if fits {
+                each(number, event);
+                read += event.len() + 1;
             }
-            // No event spans two of them.
-            while at >= chunk.len() {
-                at -= chunk.len();
-                match chunks.next() {
-                    Some(next) => chunk = next,
-                    None => return number,
-                }
+            fits
+        };
+        for batch in self.returned.iter().rev() {
+            let chunks = batch.chunks.iter().map(|chunk| &chunk[..]);
+            let next = read_run(batch.first, &batch.lens, chunks, from, &mut show);
+            if next < batch.numbers().end {
+                return next;
             }
-            each(number, &chunk[at..at + len - 1]);
-            at += len;
-            read += len;
-            number += 1;
         }
-        number
+        let chunks = self.chunks.iter().map(|chunk| &chunk[..]);
+        let chunks = chunks.chain([&self.tail[..]]);
+        read_run(self.first, &self.lens, chunks, from, &mut show)
     }
 
     /// How many events are queued.
@@ -421,6 +411,36 @@ fn carve(chunks: &mut VecDeque<Bytes>, mut wanted: usize) -> (VecDeque<Bytes>, u
         carved.push_back(chunk);
     }
     (carved, wanted)
+}
+
+/// Shows events of a run, from a number on, until one is not wanted. Answers the number of the next.
+fn read_run<'a>(
+    first: u64,
+    lens: &VecDeque<u32>,
+    mut chunks: impl Iterator<Item = &'a [u8]>,
+    from: u64,
+    show: &mut impl FnMut(u64, &[u8]) -> bool,
+) -> u64 {
+    let (mut number, mut at, mut chunk) = (first, 0, &[][..]);
+    for len in lens {
+        let len = *len as usize;
+        if number >= from {
+            // No event spans two of them.
+            while at >= chunk.len() {
+                at -= chunk.len();
+                match chunks.next() {
+                    Some(next) => chunk = next,
+                    None => return number,
+                }
+            }
+            if !show(number, &chunk[at..at + len - 1]) {
+                return number;
+            }
+        }
+        at += len;
+        number += 1;
+    }
+    number
 }
 
 #[cfg(test)]

@@ -22,7 +22,11 @@ pub enum Reason {
     Quota,
     /// The app's own `before_send` took it out, or failed.
     BeforeSend,
-    /// Still queued when the time of a client without owner was over.
+    /// Captured by a hook of the client itself, which would call that hook again.
+    InHook,
+    /// It could not be captured: app code or this library failed on it.
+    Failed,
+    /// Still queued when the time of a client without owner was over, or captured after that.
     Stopped,
     /// The spool was at its bound; the oldest made room.
     SpoolFull,
@@ -40,12 +44,14 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 14] = [
         Reason::QueueFull,
         Reason::TooLarge,
         Reason::Rejected,
         Reason::Quota,
         Reason::BeforeSend,
+        Reason::InHook,
+        Reason::Failed,
         Reason::Stopped,
         Reason::SpoolFull,
         Reason::Expired,
@@ -84,7 +90,7 @@ pub(crate) enum Accepted {
     Quiet,
     /// A flush has become due, or the thread has to look at the clock.
     Notify,
-    /// The client has ended; the event was not taken.
+    /// The client has ended; the event is counted as dropped, and nobody is notified.
     Closed,
 }
 
@@ -119,7 +125,10 @@ pub(crate) struct State {
 impl State {
     pub fn new(config: &Config) -> Self {
         Self {
-            store: Store::default(),
+            store: match config.spool {
+                Some(_) => Store::with_room_below(),
+                None => Store::default(),
+            },
             captured: 0,
             delivered: 0,
             retries: 0,
@@ -143,6 +152,8 @@ impl State {
 
     /// The spool is open. What it holds counts, and has waited long enough: it is older than all that is queued.
     pub fn adopt(&mut self, spool: Arc<Spool>, recovered: &Recovered) {
+        // Until it has all that is queued, too.
+        self.opening = true;
         self.store.adopt(spool, recovered);
         self.captured += recovered.events;
         self.due |= recovered.events > 0;
@@ -158,27 +169,22 @@ impl State {
         done
     }
 
-    /// There is no spool, or none any more: what is on disk alone is given up.
+    /// There is no spool, for now.
     pub fn open_without(&mut self) {
-        let lost = self.store.forsake();
-        self.count_dropped(Reason::SpoolLost, lost);
         self.opening = false;
         self.enforce_bounds();
-    }
-
-    pub fn is_opening(&self) -> bool {
-        self.opening
     }
 
     /// Takes an event's JSON into the queue. Bounds come before the threshold, as in the original: a
     /// queue bounded below `flush_at` never becomes due by count.
     pub fn capture(&mut self, event: Cow<[u8]>, replaced: u64) -> Accepted {
-        if self.closed {
-            return Accepted::Closed;
-        }
         let told = self.has_untold();
         self.captured += 1;
         self.replaced += replaced;
+        if self.closed {
+            self.count_dropped(Reason::Stopped, 1);
+            return Accepted::Closed;
+        }
         if self.suspended {
             self.count_dropped(Reason::Quota, 1);
             return if told {
@@ -203,11 +209,11 @@ impl State {
 
     /// Counts an event that never came into the queue.
     pub fn give_up(&mut self, reason: Reason) -> Accepted {
+        self.captured += 1;
+        self.count_dropped(reason, 1);
         if self.closed {
             return Accepted::Closed;
         }
-        self.captured += 1;
-        self.count_dropped(reason, 1);
         Accepted::Notify
     }
 
@@ -323,6 +329,12 @@ impl State {
     /// Events that the spool can't keep, or has kept for too long: all below this number.
     pub fn give_up_below(&mut self, number: u64, reason: Reason) {
         let dropped = self.store.drop_below(number);
+        self.count_dropped(reason, dropped);
+    }
+
+    /// All that an earlier run has left in the spool is given up.
+    pub fn give_up_recovered(&mut self, reason: Reason) {
+        let dropped = self.store.drop_recovered();
         self.count_dropped(reason, dropped);
     }
 

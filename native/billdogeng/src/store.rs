@@ -14,6 +14,9 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// The number of the first event of a client with a spool. What that has from earlier runs counts below it, so that it
+/// can be opened at any time.
+pub const FIRST: u64 = 1 << 62;
 /// Bytes that the spool is handed at once of what came before it was open.
 const AT_ONCE: usize = 512 * 1024;
 
@@ -48,11 +51,17 @@ pub enum Next {
 }
 
 impl Store {
-    /// Takes the spool that was opened, and what it held: all that is queued is newer. No event may have been
-    /// taken yet, and none may be until [`Store::catch_up`] has answered that it is done.
+    /// One that a spool is to be adopted by.
+    pub fn with_room_below() -> Self {
+        let mut store = Self::default();
+        store.queue.renumber(FIRST);
+        store
+    }
+
+    /// Takes the spool that was opened, which counts from [`FIRST`] on, and what it held: all that is queued is newer.
+    /// Nothing may be in flight, nor may be until [`Store::catch_up`] has answered that it is done.
     pub fn adopt(&mut self, spool: Arc<Spool>, recovered: &Recovered) {
-        self.queue.renumber(recovered.next);
-        self.behind = Some(recovered.next);
+        self.behind = Some(self.queue.head());
         self.spool = Some(spool);
         self.on_disk = recovered.events;
     }
@@ -66,13 +75,6 @@ impl Store {
             self.behind = (next < self.queue.next()).then_some(next);
         }
         self.behind.is_none()
-    }
-
-    /// Goes on without a spool. Answers how many events are on disk alone.
-    pub fn forsake(&mut self) -> u64 {
-        self.spool = None;
-        self.behind = None;
-        std::mem::take(&mut self.on_disk)
     }
 
     /// Events held, but for those in flight.
@@ -167,6 +169,13 @@ impl Store {
         self.drop_below(self.queue.next())
     }
 
+    /// Gives up what the spool had when it was adopted, before it is told of anything else. Answers how many events
+    /// there were.
+    pub fn drop_recovered(&mut self) -> u64 {
+        self.remove(0..FIRST);
+        std::mem::take(&mut self.on_disk)
+    }
+
     /// Gives up what could not be read back from the disk. Answers how many events there were.
     pub fn lost(&mut self, numbers: Range<u64>) -> u64 {
         let before = self.len();
@@ -230,7 +239,20 @@ impl Store {
             bytes: batch.bytes() as u64,
             of_disk,
         };
+        self.hold();
         batch
+    }
+
+    /// Tells the spool what is in flight.
+    fn hold(&self) {
+        if let Some(spool) = &self.spool {
+            let none = self.in_flight.events == 0;
+            spool.hold(if none {
+                0..0
+            } else {
+                self.in_flight.numbers.clone()
+            });
+        }
     }
 
     /// Events in flight are done with: delivered, or given up.
@@ -272,6 +294,7 @@ impl Store {
         if self.in_flight.numbers.start == events.numbers().start {
             self.in_flight.numbers.start = events.numbers().end;
         }
+        self.hold();
     }
 
     /// Of all that may still be in flight; empty, and at the end of everything, where nothing is.
@@ -291,6 +314,7 @@ impl Store {
     }
 
     fn recount(&mut self) {
+        debug_assert!(self.behind.is_none(), "the spool has not heard of all yet");
         if let Some(spool) = &self.spool {
             let elsewhere = self.queue.len() as u64 + self.in_flight.events;
             self.on_disk = spool.live(0..self.queue.next()) - elsewhere;
@@ -318,8 +342,8 @@ mod tests {
 
     fn open(dir: impl AsRef<Path>) -> Store {
         let (spool, recovered) = Spool::open(&options(dir), || {}).expect("a spool");
-        let mut store = Store::default();
-        store.adopt(Arc::new(spool), &recovered);
+        let mut store = Store::with_room_below();
+        store.adopt(Arc::new(spool.counting_from(FIRST)), &recovered);
         assert!(store.catch_up());
         store
     }
@@ -377,9 +401,9 @@ mod tests {
         assert_eq!((store.len(), store.in_memory(), store.bytes()), (10, 6, 6));
         let batch = take(&mut store, 3).expect("a batch");
         assert_eq!(text(&batch), "0,1,2");
-        assert_eq!((store.len(), store.floor()), (7, 0));
+        assert_eq!((store.len(), store.floor()), (7, FIRST));
         store.done(&batch);
-        assert_eq!(store.floor(), 3);
+        assert_eq!(store.floor(), FIRST + 3);
         assert_eq!(text(&take(&mut store, 9).expect("a batch")), "3");
     }
 
@@ -394,7 +418,7 @@ mod tests {
         assert_eq!(store.len(), 5);
         drop(store);
         let mut store = open(&dir);
-        assert_eq!((store.len(), store.next()), (5, 5));
+        assert_eq!((store.len(), store.next()), (5, FIRST));
         assert_eq!(text(&take(&mut store, 9).expect("a batch")), "0,1,2,3,4");
     }
 
@@ -406,7 +430,7 @@ mod tests {
         assert!(spool(&store).close(Duration::from_secs(10)));
         drop(store);
 
-        let mut store = Store::default();
+        let mut store = Store::with_room_below();
         let event = |n: u64| format!("{n}{}", "z".repeat(AT_ONCE / 4));
         let mut pushed = 0;
         let mut push = |store: &mut Store| {
@@ -416,7 +440,7 @@ mod tests {
         (0..10).for_each(|_| push(&mut store));
         store.drop_oldest();
         let (opened, recovered) = Spool::open(&options(&dir), || {}).expect("a spool");
-        store.adopt(Arc::new(opened), &recovered);
+        store.adopt(Arc::new(opened.counting_from(FIRST)), &recovered);
         let mut parts = 1;
         while !store.catch_up() {
             parts += 1;
@@ -428,7 +452,7 @@ mod tests {
         assert!(parts > 2, "in parts");
         push(&mut store);
         let events = 3 + pushed - 1;
-        assert_eq!((store.len(), store.floor()), (events, 0));
+        assert_eq!((store.len(), store.floor()), (events, FIRST - 3));
         sync(&store);
         (1..pushed).for_each(|_| assert!(store.evict_oldest(), "it is on disk"));
         assert_eq!((store.len(), store.in_memory()), (events, 0));

@@ -22,11 +22,13 @@ use crate::news::{LastWords, Listener, Notice, Reply};
 use crate::parts::{Parts, Seen};
 use crate::payload::Payload;
 use crate::queue::Batch;
+use crate::status::Phase;
 use crate::store::Next;
 use crate::threads;
 use crate::transport;
 use crate::waiters::Waiters;
 use failing::Failing;
+use opening::Opening;
 use reqwest::header::HeaderMap;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -69,6 +71,7 @@ mod attempts;
 mod failing;
 #[cfg(all(test, shuttle))]
 mod interleavings;
+mod opening;
 mod spooling;
 #[cfg(all(test, not(shuttle)))]
 mod tests;
@@ -141,6 +144,8 @@ pub(crate) struct Worker {
     unsynced: VecDeque<(u64, Vec<Reply>)>,
     /// Until when another client waits for the directory.
     wanted_until: Option<Instant>,
+    /// The spool, until it is open.
+    opening: Option<Opening>,
     drain_until: Option<Instant>,
     ended: bool,
 }
@@ -184,6 +189,7 @@ impl Worker {
             abandoned: false,
             unsynced: VecDeque::new(),
             wanted_until: None,
+            opening: None,
             drain_until: None,
             ended: false,
         }
@@ -195,7 +201,7 @@ impl Worker {
             .build()?;
         let mut worker = Self::new(client, listener);
         threads::spawn("billdogeng-flush", STACK, move || {
-            worker.open_spool();
+            worker.opening = Opening::begin(&worker.client);
             while !worker.ended {
                 let run = AssertUnwindSafe(|| runtime.block_on(worker.run()));
                 if catch_unwind(run).is_err() {
@@ -261,6 +267,9 @@ impl Worker {
                     let timeout = self.client.config.shutdown_timeout;
                     self.drain_until = Some(Instant::now() + timeout);
                     self.waiters.forget();
+                    if let Some(opening) = &mut self.opening {
+                        opening.let_go();
+                    }
                     self.now();
                     if let Some(flush) = &mut self.flush {
                         flush.attempts_left = u32::MAX;
@@ -323,6 +332,7 @@ impl Worker {
     /// Brings things forward as far as they go without waiting.
     fn step(&mut self, attempt: &mut Option<Attempt>) {
         let now = Instant::now();
+        let held = self.look_at_opening(now);
         self.look_at_spool(now);
         let out_of_time = [self.drain_until, self.handover()];
         let out_of_time = out_of_time.into_iter().flatten().any(|until| until <= now);
@@ -342,7 +352,7 @@ impl Worker {
             self.client.state().resume();
         }
         loop {
-            if self.flush.is_none() && !self.start_what_is_due(now) {
+            if self.flush.is_none() && (held || !self.start_what_is_due(now)) {
                 break;
             }
             let Some(flush) = &mut self.flush else { break };
@@ -356,6 +366,7 @@ impl Worker {
                 }
             }
             if flush.batch.is_none() {
+                self.adopt_spool();
                 match self.take_batch() {
                     Some(true) => {}
                     Some(false) => break,
@@ -494,10 +505,12 @@ impl Worker {
         let wait = match self.flush.as_ref().map(|flush| &flush.wait) {
             Some(Some(Wait::Until(until))) => Some(*until),
             Some(_) => None,
+            None if self.is_held() => None,
             None => self.paused_until.or(self.tick),
         };
         [
             wait,
+            self.opening.as_ref().and_then(Opening::deadline),
             self.drain_until,
             self.handover(),
             self.suspended_until,
@@ -525,9 +538,37 @@ impl Worker {
             let told = self.client.news().notices() > before;
             self.drops_told = told.then(|| now + DROP_NOTICES);
         }
+        self.publish();
         if self.client.news().must_wake() {
             self.listener.news();
         }
+    }
+
+    /// For those who ask what the client is doing. Without the lock of the state, which is asked before.
+    fn publish(&self) {
+        let wait = self.flush.as_ref().map(|flush| &flush.wait);
+        let until = match wait {
+            Some(Some(Wait::Until(until))) => Some(*until),
+            _ => None,
+        };
+        let (phase, next) = if self.drain_until.is_some() {
+            (Phase::Draining, until)
+        } else if let Some(until) = self.suspended_until {
+            (Phase::Suspended, Some(until))
+        } else if let Some(wait) = wait {
+            let waits = if wait.is_some() {
+                Phase::Waiting
+            } else {
+                Phase::InFlight
+            };
+            (waits, until)
+        } else if let Some(until) = self.paused_until {
+            let automatic = !self.timer_stopped || self.client.state().is_due();
+            (Phase::BackingOff, automatic.then_some(until))
+        } else {
+            (Phase::Idle, self.tick)
+        };
+        self.client.status().set(phase, next);
     }
 
     fn end(&mut self) {
@@ -544,7 +585,12 @@ impl Worker {
         };
         self.report.ended(true, &*self.listener);
         self.tell_drops();
-        self.listener.ended(LastWords { stopped, stats });
+        let untold = self.client.status().untold(&stats);
+        self.listener.ended(LastWords {
+            stopped,
+            stats,
+            untold,
+        });
     }
 
     /// After a panic: the batch goes back, callers are answered, the thread goes on.

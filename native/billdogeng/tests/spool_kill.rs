@@ -157,6 +157,7 @@ fn drain(dir: &Path) -> Vec<u64> {
     loop {
         spool.fetch(next, 1_000, 1 << 20);
         match until(&spool, &news, |spool| spool.tidings().fetched) {
+            Fetched::Failed(reason) => panic!("{reason}"),
             Fetched::Events(page) => {
                 let expected: String = page.numbers().map(|n| event(n) + ",").collect();
                 assert!(page.bytes == expected.as_bytes());

@@ -1,6 +1,7 @@
 //! The NIFs of a capture. Whatever they are handed, they answer with an atom, or in a test's client with
 //! `{:event, event}`, and raise nothing.
 
+use crate::client::atom_to_reason;
 use crate::encode::{Encoder, Scratch, Stop};
 use crate::registry::{self, Entry, Mode};
 use crate::{value, vm};
@@ -8,6 +9,7 @@ use billdogeng::{Capture, Place, Reason};
 use rustler::{Atom, Encoder as _, Term};
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::sync::atomic::Ordering;
 
 /// A thread keeps its buffer between events, but no more of it than this.
 const KEPT_BUFFER: usize = 64 * 1024;
@@ -56,12 +58,27 @@ fn capture_dirty<'a>(
         .unwrap_or_else(|| no_client().encode(owner.get_env()))
 }
 
-/// Counts an event that its own `before_send` took out.
+/// Counts an event that is dropped before it is encoded, by the reason's name.
 #[rustler::nif]
-fn give_up_before_send<'a>(owner: Term<'a>) -> Atom {
-    answer(registry::with(owner, |entry| {
-        entry.client.give_up(Reason::BeforeSend)
-    }))
+fn give_up<'a>(owner: Term<'a>, reason: Atom) -> Atom {
+    let reason = atom_to_reason(reason).unwrap_or(Reason::Failed);
+    answer(registry::with(owner, |entry| entry.client.give_up(reason)))
+}
+
+/// Whether this is the first failure of that kind that is reported of the client.
+#[rustler::nif]
+fn is_first_failure(owner: Term, kind: u8) -> bool {
+    let bit = 1u8.checked_shl(kind.into()).unwrap_or(0);
+    registry::with(owner, |entry| {
+        entry.failures.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    })
+    .unwrap_or(false)
+}
+
+/// The time in ms that an event is given which is captured now.
+#[rustler::nif]
+fn now_ms() -> i64 {
+    vm::system_time_ms()
 }
 
 /// An event that was handed back is of no test.
@@ -70,18 +87,10 @@ fn disown<'a>(owner: Term<'a>) -> Atom {
     registry::with(owner, |entry| entry.client.disown()).map_or_else(no_client, |()| ok())
 }
 
-/// Counts an event that is too large to be normalised.
-#[rustler::nif]
-fn give_up_too_large<'a>(owner: Term<'a>) -> Atom {
-    answer(registry::with(owner, |entry| {
-        entry.client.give_up(Reason::TooLarge)
-    }))
-}
-
 fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> Term<'a> {
     let env = marker.get_env();
     let max_bytes = entry.client.max_event_bytes();
-    if entry.mode == Mode::Disabled {
+    if entry.mode() == Mode::Disabled {
         return answer(Some(entry.client.give_up(Reason::Disabled))).encode(env);
     }
     if entry.hooks.is_some() && nil() == marker {
@@ -97,7 +106,7 @@ fn take<'a>(entry: &Entry, event: Event<'a>, marker: Term<'a>, normal: bool) -> 
                 if let Some(at) = replaced.first {
                     entry.client.tell_replaced(|| Place::in_event(&bytes, at));
                 }
-                match entry.mode {
+                match entry.started {
                     Mode::Test => {
                         entry.client.hand_back(replaced.count);
                         (self::event(), value::decode(env, &bytes)).encode(env)
@@ -163,8 +172,8 @@ pub fn encoded<'a, R>(
 
 pub fn answer(capture: Option<Capture>) -> Atom {
     match capture {
-        Some(Capture::Taken) => ok(),
-        Some(Capture::Closed) | None => no_client(),
+        Some(Capture::Taken | Capture::Closed) => ok(),
+        None => no_client(),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::person_updates::Lane;
 use crate::profiles::PersonProfiles;
 use crate::registry::{self, Entry, Hooks, Mode};
 use crate::reports::Label;
+use crate::status::put_status;
 use crate::value;
 use billdogeng::spool::{self, Problem};
 use billdogeng::{
@@ -18,7 +19,7 @@ use billdogeng::{
 use rustler::env::OwnedEnv;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,8 +28,8 @@ rustler::atoms! {
     billdogeng_news, billdogeng_open, billdogeng_ended,
     flush, settle, shutdown, slept, tick, purge,
     dirty, flushed, flush_failed, dropped, refused_with, replaced_at, too_large_at, suspended, resumed, no_spool, spool_failed,
-    spool_resumed, panicked, settled,
-    queue_full, too_large, rejected, quota, before_send, stopped, spool_full, expired, spool_lost, purged,
+    spool_resumed, spool_opened, spool_of_another, panicked, settled,
+    queue_full, too_large, rejected, quota, before_send, in_hook, failed, stopped, spool_full, expired, spool_lost, purged,
     disabled, unowned, nil, mode, live, test,
     event, person_update, person_updates, always, never, identified_only,
     captured, delivered, queued, queued_bytes, in_flight, retries, replaced,
@@ -105,34 +106,58 @@ struct Handle {
 #[rustler::resource_impl]
 impl Resource for Handle {
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        drain(self.key, &self.entry);
+        self.end();
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        drain(self.key, &self.entry);
+        self.end();
+    }
+}
+
+impl Handle {
+    fn end(&self) {
+        drain(&self.entry);
+        registry::remove(self.key, &self.entry);
     }
 }
 
 /// From here on the client is on its own. Only signals: this runs on schedulers.
-fn drain(key: registry::Key, entry: &Entry) {
-    if entry.draining.swap(true, Ordering::AcqRel) {
+fn drain(entry: &Entry) {
+    if entry.draining.swap(true, Ordering::AcqRel) || entry.started != Mode::Live {
         return;
     }
-    if entry.mode != Mode::Live {
-        return registry::remove(key);
-    }
     let lane = entry.lane.close();
-    DRAINING.fetch_add(1 + lane.iter().len(), Ordering::AcqRel);
-    registry::remove(key);
+    DRAINING.add(1 + lane.iter().len());
     for client in lane.iter().chain([&entry.client]) {
         client.command(Command::Drain);
     }
 }
 
 /// Clients without owner that have not ended yet.
-static DRAINING: AtomicUsize = AtomicUsize::new(0);
+static DRAINING: Draining = Draining(AtomicUsize::new(0));
+
+/// Counts clients that drain.
+struct Draining(AtomicUsize);
+
+impl Draining {
+    fn add(&self, clients: usize) {
+        self.0.fetch_add(clients, Ordering::AcqRel);
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// A client has ended. Its last words are sent first: the reporter waits for them no longer than the count
+    /// is above zero.
+    fn end(&self, send_last_words: impl FnOnce()) {
+        send_last_words();
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Who is told of ended clients.
 static REPORTER: Mutex<Option<LocalPid>> = Mutex::new(None);
 
@@ -155,7 +180,7 @@ pub fn start_lane(owner: Term, entry: &Entry) -> io::Result<Arc<Client>> {
     let config = entry.client.config_for_person_updates();
     let owner = owner.decode().map_err(|_| io::ErrorKind::InvalidInput)?;
     let kind = Kind::PersonUpdate;
-    match entry.mode {
+    match entry.started {
         Mode::Live => Client::start(
             config,
             Box::new(Messages {
@@ -184,18 +209,20 @@ impl Listener for Messages {
     }
 
     fn ended(&self, last: LastWords) {
-        let reporter = *REPORTER.lock().unwrap_or_else(PoisonError::into_inner);
-        DRAINING.fetch_sub(1, Ordering::AcqRel);
-        if let Some(reporter) = reporter {
-            let _ = OwnedEnv::new().send_and_clear(&reporter, |env| {
-                let kind = match self.kind {
-                    Kind::Event => event(),
-                    Kind::PersonUpdate => person_update(),
-                };
-                let stats = stats_to_term(env, &last.stats);
-                (billdogeng_ended(), kind, last.stopped, stats)
-            });
-        }
+        DRAINING.end(|| {
+            let reporter = *REPORTER.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(reporter) = reporter {
+                let _ = OwnedEnv::new().send_and_clear(&reporter, |env| {
+                    let kind = match self.kind {
+                        Kind::Event => event(),
+                        Kind::PersonUpdate => person_update(),
+                    };
+                    let stats = stats_to_term(env, &last.stats);
+                    let untold = dropped_to_term(env, last.untold);
+                    (billdogeng_ended(), kind, last.stopped, stats, untold)
+                });
+            }
+        });
     }
 }
 
@@ -255,13 +282,15 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<
     let key = registry::key(owner.encode(env));
     let entry = Arc::new(Entry {
         client,
-        mode,
+        started: mode,
+        off: AtomicBool::new(false),
         groups,
         insert_ids,
         person_profiles: options.person_profiles.and_then(person_profiles_of),
         lane: Lane::default(),
         hooks,
         draining: AtomicBool::new(false),
+        failures: AtomicU8::new(0),
     });
     let handle = ResourceArc::new(Handle {
         key,
@@ -287,15 +316,33 @@ fn command<'a>(env: Env<'a>, owner: Term<'a>, name: Atom, id: u64) -> Term<'a> {
         name if name == tick() => (Command::Tick, false),
         _ => return error().encode(env),
     };
-    registry::with(owner, |entry| match entry.mode {
+    registry::with(owner, |entry| match entry.started {
+        // Its flush thread may have ended, and would never reply.
+        _ if entry.draining.load(Ordering::Acquire) => None,
         Mode::Live => {
             entry.client.command(command);
-            1 + usize::from(both && entry.lane.command(command))
+            Some(1 + usize::from(both && entry.lane.command(command)))
         }
         // Nobody would take it.
-        Mode::Test | Mode::Disabled => 0,
+        Mode::Test | Mode::Disabled => Some(0),
     })
+    .flatten()
     .map_or_else(|| no_client().encode(env), |replies| replies.encode(env))
+}
+
+/// Switches the captures of `owner`'s client off and on again. `:error` where it can't be switched on: it was
+/// started without a flush thread.
+#[rustler::nif]
+fn set_mode(owner: Term, mode: Atom) -> Atom {
+    let off = mode == disabled();
+    registry::with(owner, |entry| {
+        if !off && entry.started == Mode::Disabled {
+            return error();
+        }
+        entry.off.store(off, Ordering::Release);
+        ok()
+    })
+    .unwrap_or_else(no_client)
 }
 
 /// `{notices, missed, sleep, replies}`: what has come up since the last call, or `:dirty` where to make terms of
@@ -315,10 +362,13 @@ fn tidings_dirty<'a>(owner: Term<'a>) -> Term<'a> {
 
 pub fn tidings_of<'a>(owner: Term<'a>, client: &Client, normal: bool) -> Term<'a> {
     let env = owner.get_env();
-    if normal && client.has_long_tidings() {
+    let tidings = match normal {
+        true => client.short_tidings(),
+        false => Some(client.tidings()),
+    };
+    let Some(tidings) = tidings else {
         return dirty().encode(env);
-    }
-    let tidings = client.tidings();
+    };
     if let Some(owner) = owner.decode().ok().filter(|_| tidings.more) {
         let _ = env.send(&owner, billdogeng_news());
     }
@@ -350,9 +400,16 @@ fn stats<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
         if !entry.client.is_open() {
             return None;
         }
-        let updates = stats_to_term(env, &entry.lane.stats());
-        let stats = stats_to_term(env, &entry.client.stats());
-        let stats = stats.map_put(mode(), mode_to_atom(entry.mode));
+        let lane = entry.lane.client();
+        let counted = lane
+            .as_ref()
+            .map_or_else(Stats::default, |lane| lane.stats());
+        let updates = stats_to_term(env, &counted);
+        let updates = put_status(env, updates, &counted, lane.as_deref());
+        let counted = entry.client.stats();
+        let stats = stats_to_term(env, &counted);
+        let stats = put_status(env, stats, &counted, Some(&entry.client));
+        let stats = stats.map_put(mode(), mode_to_atom(entry.mode()));
         let stats = stats.and_then(|stats| stats.map_put(person_updates(), updates));
         stats.ok()
     })
@@ -387,11 +444,12 @@ fn report_to_me(env: Env<'_>) -> Atom {
     ok()
 }
 
-/// Lets go of all owners: their clients send what they have, and end.
+/// The VM stops: all clients send what they have, and end. Those whose owners are there still count what is
+/// captured later.
 #[rustler::nif]
 fn drain_all() -> Atom {
-    for (key, entry) in registry::all().iter() {
-        drain(*key, entry);
+    for entry in registry::all().values() {
+        drain(entry);
     }
     ok()
 }
@@ -399,21 +457,28 @@ fn drain_all() -> Atom {
 /// How many clients without owner have not ended yet.
 #[rustler::nif]
 fn draining() -> usize {
-    DRAINING.load(Ordering::Acquire)
+    DRAINING.count()
 }
 
 fn notice_to_term<'a>(env: Env<'a>, notice: &Notice) -> Term<'a> {
     match notice {
         Notice::Flushed(count) => (flushed(), count).encode(env),
-        Notice::FlushFailed(count, error) => (flush_failed(), count, &error.message).encode(env),
+        Notice::FlushFailed(count, error) => {
+            let error = (&error.message, error.status, &error.code, nil());
+            (flush_failed(), count, error).encode(env)
+        }
         Notice::Dropped(reason, count) => (dropped(), reason_to_atom(*reason), count).encode(env),
         Notice::RefusedWith(status) => (refused_with(), status).encode(env),
         Notice::Replaced(place) => (replaced_at(), &place.event, &place.path).encode(env),
         Notice::TooLarge(place) => (too_large_at(), &place.event, &place.path).encode(env),
         Notice::Suspended(duration) => (suspended(), duration.as_secs()).encode(env),
         Notice::Resumed(given_up) => (resumed(), given_up).encode(env),
+        Notice::SpoolOpened(events) => (spool_opened(), events).encode(env),
+        Notice::SpoolOfAnother(events) => (spool_of_another(), events).encode(env),
         Notice::NoSpool(failed) => (no_spool(), failed.to_string()).encode(env),
-        Notice::Spool(Problem::Resumed) => spool_resumed().encode(env),
+        Notice::Spool(problem @ (Problem::Resumed | Problem::Readable)) => {
+            (spool_resumed(), problem.to_string()).encode(env)
+        }
         Notice::Spool(problem) => (spool_failed(), problem.to_string()).encode(env),
         Notice::Panicked => panicked().encode(env),
     }
@@ -436,9 +501,11 @@ impl<'a> Errors<'a> {
 
 fn reply_to_term<'a>(env: Env<'a>, reply: &Reply, errors: &mut Errors<'a>) -> Term<'a> {
     match reply {
-        Reply::Flushed(id, Ok(())) => (id, ok()).encode(env),
+        Reply::Flushed(id, Ok(())) | Reply::Purged(id, Ok(())) => (id, ok()).encode(env),
         Reply::Flushed(id, Err(failed)) => (id, (error(), errors.term(env, failed))).encode(env),
-        Reply::Purged(id) => (id, ok()).encode(env),
+        Reply::Purged(id, Err(failed)) => {
+            (id, (error(), value::error_to_term(env, failed))).encode(env)
+        }
         Reply::Settled(id, queued) => (id, (settled(), queued)).encode(env),
     }
 }
@@ -450,6 +517,8 @@ pub fn reason_to_atom(reason: Reason) -> Atom {
         Reason::Rejected => rejected(),
         Reason::Quota => quota(),
         Reason::BeforeSend => before_send(),
+        Reason::InHook => in_hook(),
+        Reason::Failed => failed(),
         Reason::Stopped => stopped(),
         Reason::SpoolFull => spool_full(),
         Reason::Expired => expired(),
@@ -458,6 +527,19 @@ pub fn reason_to_atom(reason: Reason) -> Atom {
         Reason::Disabled => disabled(),
         Reason::Unowned => unowned(),
     }
+}
+
+/// Why an event is dropped before it is encoded; the other reasons are the client's own.
+pub fn atom_to_reason(reason: Atom) -> Option<Reason> {
+    const EARLY: [Reason; 4] = [
+        Reason::BeforeSend,
+        Reason::Failed,
+        Reason::InHook,
+        Reason::TooLarge,
+    ];
+    EARLY
+        .into_iter()
+        .find(|early| reason_to_atom(*early) == reason)
 }
 
 fn mode_of(name: Atom) -> Mode {
@@ -486,13 +568,7 @@ fn mode_to_atom(mode: Mode) -> Atom {
 }
 
 fn stats_to_term<'a>(env: Env<'a>, stats: &Stats) -> Term<'a> {
-    let given_up = Reason::ALL
-        .iter()
-        .zip(stats.dropped)
-        .filter(|(_, count)| *count > 0);
-    let given_up = given_up.fold(Term::map_new(env), |map, (reason, count)| {
-        map.map_put(reason_to_atom(*reason), count).unwrap_or(map)
-    });
+    let given_up = dropped_to_term(env, stats.dropped);
     let counts = [
         (captured(), stats.captured),
         (delivered(), stats.delivered),
@@ -507,4 +583,25 @@ fn stats_to_term<'a>(env: Env<'a>, stats: &Stats) -> Term<'a> {
     counts.iter().fold(empty, |map, (key, count)| {
         map.map_put(*key, *count).unwrap_or(map)
     })
+}
+
+fn dropped_to_term(env: Env<'_>, counts: [u64; Reason::ALL.len()]) -> Term<'_> {
+    let dropped = Reason::ALL.iter().zip(counts);
+    let dropped = dropped.filter(|(_, count)| *count > 0);
+    dropped.fold(Term::map_new(env), |map, (reason, count)| {
+        map.map_put(reason_to_atom(*reason), count).unwrap_or(map)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_counts_as_draining_until_its_last_words_are_sent() {
+        let draining = Draining(AtomicUsize::new(0));
+        draining.add(1);
+        draining.end(|| assert_eq!(draining.count(), 1));
+        assert_eq!(draining.count(), 0);
+    }
 }

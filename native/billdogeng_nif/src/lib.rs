@@ -3,6 +3,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `capture.rs` | the NIFs of a capture: a pid and five terms become a queued event |
+//! | `check.rs` | the NIFs that look at options and texts before anything is sent |
 //! | `encode.rs` | walks a term and writes it as JSON, within bounds |
 //! | `json.rs` | the NIF that decodes JSON for the collector |
 //! | `names.rs` | atoms as JSON, kept |
@@ -12,11 +13,13 @@
 //! | `registry.rs` | from an owner's pid to its client |
 //! | `reports.rs` | the NIFs of telemetry: what flush threads report |
 //! | `request.rs` | the NIF of `Transport.request/2` |
+//! | `status.rs` | what a client is doing, as terms |
 //! | `value.rs` | JSON values and errors as terms |
 //! | `word.rs` | a hash for terms that are one word |
 //! | `vm.rs` | the VM's clock, and terms, straight: the one file with `unsafe` |
 
 mod capture;
+mod check;
 mod client;
 mod encode;
 mod json;
@@ -26,6 +29,7 @@ mod profiles;
 mod registry;
 mod reports;
 mod request;
+mod status;
 mod value;
 mod vm;
 mod word;

@@ -2,12 +2,12 @@
 //! update on, so that a slow answer to either holds up nothing of the other.
 
 use crate::capture::{answer, dirty, encoded, no_client, normalise};
-use crate::client::{start_lane, tidings_of};
+use crate::client::{atom_to_reason, start_lane, tidings_of};
 use crate::encode::Stop;
 use crate::registry::{self, Entry, Mode};
 use crate::value;
-use billdogeng::{Client, Command, Place, Reason, Stats};
-use rustler::{Encoder as _, Term};
+use billdogeng::{Client, Command, Place, Reason};
+use rustler::{Atom, Encoder as _, Term};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,8 +22,8 @@ enum State {
     #[default]
     Unopened,
     Open(Arc<Client>),
-    /// The owner has ended.
-    Closed,
+    /// The owner has ended, or the VM stops. The client that there was counts what is late.
+    Closed(Option<Arc<Client>>),
 }
 
 impl Lane {
@@ -41,30 +41,36 @@ impl Lane {
             *state = State::Open(start()?);
         }
         Ok(match &*state {
-            State::Open(client) => Some(Arc::clone(client)),
-            State::Unopened | State::Closed => None,
+            State::Open(client) | State::Closed(Some(client)) => Some(Arc::clone(client)),
+            State::Unopened | State::Closed(None) => None,
         })
     }
 
     /// The lane's client, if there is one.
     pub fn client(&self) -> Option<Arc<Client>> {
         match &*self.state() {
-            State::Open(client) => Some(Arc::clone(client)),
-            State::Unopened | State::Closed => None,
+            State::Open(client) | State::Closed(Some(client)) => Some(Arc::clone(client)),
+            State::Unopened | State::Closed(None) => None,
         }
     }
 
-    /// Answers the lane's client for the last time.
+    /// Returns the lane's client if it is open, and keeps it for what is late.
     pub fn close(&self) -> Option<Arc<Client>> {
-        match std::mem::replace(&mut *self.state(), State::Closed) {
-            State::Open(client) => Some(client),
-            State::Unopened | State::Closed => None,
+        let mut state = self.state();
+        match std::mem::take(&mut *state) {
+            State::Open(client) => {
+                *state = State::Closed(Some(Arc::clone(&client)));
+                Some(client)
+            }
+            State::Unopened => {
+                *state = State::Closed(None);
+                None
+            }
+            closed @ State::Closed(_) => {
+                *state = closed;
+                None
+            }
         }
-    }
-
-    pub fn stats(&self) -> Stats {
-        self.client()
-            .map_or_else(Stats::default, |client| client.stats())
     }
 
     /// Hands its client a command, if there is one; answers whether.
@@ -105,7 +111,7 @@ fn update_by<'a>(
     normal: bool,
 ) -> Term<'a> {
     let env = update.get_env();
-    if entry.mode == Mode::Disabled {
+    if entry.mode() == Mode::Disabled {
         return answer(Some(client.give_up(Reason::Disabled))).encode(env);
     }
     encoded(
@@ -118,7 +124,7 @@ fn update_by<'a>(
                 if let Some(at) = replaced.first {
                     client.tell_replaced(|| Place::in_event(&bytes, at));
                 }
-                if entry.mode == Mode::Test {
+                if entry.started == Mode::Test {
                     client.hand_back(replaced.count);
                     return (self::update(), value::decode(env, &bytes)).encode(env);
                 }
@@ -134,9 +140,10 @@ fn update_by<'a>(
     )
 }
 
-/// Counts an update that is too large to be normalised.
+/// Counts an update that is dropped before it is encoded, by the reason's name.
 #[rustler::nif]
-fn give_up_person_update<'a>(owner: Term<'a>) -> rustler::Atom {
+fn give_up_person_update<'a>(owner: Term<'a>, reason: Atom) -> Atom {
+    let reason = atom_to_reason(reason).unwrap_or(Reason::Failed);
     answer(
         registry::with(owner, |entry| {
             let lane = entry
@@ -144,7 +151,7 @@ fn give_up_person_update<'a>(owner: Term<'a>) -> rustler::Atom {
                 .open(|| start_lane(owner, entry))
                 .ok()
                 .flatten()?;
-            Some(lane.give_up(Reason::TooLarge))
+            Some(lane.give_up(reason))
         })
         .flatten(),
     )

@@ -12,7 +12,7 @@ use rustler::sys::ErlNifTerm;
 use rustler::{Env, Term};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, LazyLock};
 
 /// What becomes of a client's events.
@@ -29,8 +29,10 @@ pub enum Mode {
 /// A client and what its captures need beside it.
 pub struct Entry {
     pub client: Arc<Client>,
-    /// Only a live one has a flush thread.
-    pub mode: Mode,
+    /// As which it was started: only a live one has a flush thread.
+    pub started: Mode,
+    /// Switched off at run time: captures are counted, what is queued is still sent.
+    pub off: AtomicBool,
     pub groups: GroupIndex,
     /// Whether each event is given an `$insert_id`.
     pub insert_ids: bool,
@@ -40,8 +42,21 @@ pub struct Entry {
     pub lane: Lane,
     /// What the app has done to its events in Elixir, before they come here for good.
     pub hooks: Option<Hooks>,
-    /// Its owner has ended.
+    /// Its owner has ended, or the VM stops.
     pub draining: AtomicBool,
+    /// Kinds of failures of its hooks that were reported, one bit each.
+    pub failures: AtomicU8,
+}
+
+impl Entry {
+    /// What becomes of events that are captured now.
+    pub fn mode(&self) -> Mode {
+        if self.off.load(Ordering::Acquire) {
+            Mode::Disabled
+        } else {
+            self.started
+        }
+    }
 }
 
 /// A term of Elixir's, kept for whoever captures: in the external format, since terms of an environment of
@@ -90,11 +105,16 @@ pub fn insert(key: Key, entry: Arc<Entry>) {
     });
 }
 
-/// From now on captures to the pid of `key` reach no client.
-pub fn remove(key: Key) {
+/// From now on captures to the pid of `key` do not reach `entry`. A later client's owner may have that pid by now.
+pub fn remove(key: Key, entry: &Entry) {
     ENTRIES.rcu(|entries| {
         let mut entries = Entries::clone(entries);
-        entries.remove(&key);
+        if entries
+            .get(&key)
+            .is_some_and(|found| std::ptr::eq(&**found, entry))
+        {
+            entries.remove(&key);
+        }
         entries
     });
 }

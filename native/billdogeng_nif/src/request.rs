@@ -68,12 +68,19 @@ fn reply(caller: LocalPid, id: u64, result: Result<Answer, Failure>) {
     });
 }
 
+/// Bytes of JSON, and terms, of a request's body.
+const LARGEST_BODY: usize = 16 * 1024 * 1024;
+
 fn encode<'a>(body: Term<'a>, marker: Term<'a>) -> Result<Option<Vec<u8>>, Stop> {
     if nil() == body {
         return Ok(None);
     }
     let marker = (nil() != marker).then_some(marker);
-    let mut encoder = Encoder::new(Scratch::default(), usize::MAX >> 8, false, marker);
+    let mut encoder = Encoder::new(Scratch::default(), LARGEST_BODY, false, marker);
     encoder.value(body)?;
-    Ok(Some(encoder.into_scratch().out))
+    let body = encoder.into_scratch().out;
+    if body.len() > LARGEST_BODY {
+        return Err(Stop::TooLarge);
+    }
+    Ok(Some(body))
 }

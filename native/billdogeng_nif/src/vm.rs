@@ -10,14 +10,16 @@ use rustler::sys::{
 use rustler::{Env, Term};
 use std::cell::Cell;
 use std::mem::MaybeUninit;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 thread_local! {
     /// When a thread last asked the VM, and what it was told (ns since 1970).
     static ASKED: Cell<Option<(Instant, i64)>> = const { Cell::new(None) };
 }
 
-/// Erlang's system time in milliseconds since 1970, as `System.system_time/1` gives it.
+/// The time of an event in milliseconds since 1970: Erlang's system time, as `System.system_time/1` gives it, or
+/// the operating system's where the two differ by more than a second. After a suspend or a step of the system's
+/// clock Erlang's follows that by 1 %, so for hours.
 ///
 /// The VM's clock takes a lock that all schedulers share; within a millisecond its answer can't change, so
 /// it is asked about once in each. It may run 1 % faster than the system's, and near the end of its
@@ -31,9 +33,21 @@ pub fn system_time_ms() -> i64 {
             return ns.div_euclid(MS);
         }
     }
-    let ns = system_time_ns();
+    let ns = nearest(system_time_ns(), os_time_ns());
     ASKED.set(Some((now, ns)));
     ns.div_euclid(MS)
+}
+
+fn os_time_ns() -> Option<i64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    since.as_nanos().try_into().ok()
+}
+
+fn nearest(erlang: i64, os: Option<i64>) -> i64 {
+    match os {
+        Some(os) if erlang.abs_diff(os) > 1_000_000_000 => os,
+        _ => erlang,
+    }
 }
 
 /// The sum is made in ns and rounded down once, as the VM does: two roundings could land before a time that
@@ -214,5 +228,25 @@ impl Drop for Pairs<'_> {
     fn drop(&mut self) {
         // SAFETY: it was created, and is not used after this.
         unsafe { enif_map_iterator_destroy(self.map.get_env().as_c_arg(), &mut self.iterator) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn the_system_s_time_is_taken_where_erlang_s_is_off_by_more_than_a_second() {
+        const S: i64 = 1_000_000_000;
+        for (erlang, os, taken) in [
+            (10 * S, Some(10 * S), 10 * S),
+            (10 * S, Some(11 * S), 10 * S),
+            (10 * S, Some(9 * S), 10 * S),
+            (10 * S, Some(11 * S + 1), 11 * S + 1),
+            (10 * S, Some(9 * S - 1), 9 * S - 1),
+            (10 * S, None, 10 * S),
+        ] {
+            assert_eq!(nearest(erlang, os), taken);
+        }
     }
 }

@@ -40,6 +40,8 @@ pub struct Dir {
     path: PathBuf,
     id: Id,
     lock: Option<File>,
+    /// Open all along, so that a sync of it needs no file descriptor then.
+    handle: Arc<File>,
 }
 
 impl Dir {
@@ -68,6 +70,8 @@ impl Dir {
             return Err(OpenError::Exposed(path));
         }
         let id = (meta.dev(), meta.ino());
+        let handle =
+            Arc::new(files::open_dir(&path).map_err(|error| OpenError::io("open", &path, &error))?);
         let until = Instant::now() + patience;
         register(id, ask, until).map_err(|()| OpenError::InUse(path.clone()))?;
         // From here on letting go is the drop's.
@@ -75,6 +79,7 @@ impl Dir {
             path,
             id,
             lock: None,
+            handle,
         };
         dir.lock = Some(dir.lock_file(until)?);
         Ok(dir)
@@ -102,6 +107,11 @@ impl Dir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The directory as a file, for it to be synced.
+    pub fn handle(&self) -> Arc<File> {
+        Arc::clone(&self.handle)
     }
 
     /// Whether the path still leads to the directory.
@@ -158,8 +168,15 @@ fn is_ours(path: &Path) -> io::Result<bool> {
     }
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
-        let other = name == "lock" || name == super::note::NAME;
-        if !other && super::log::segment_id(Path::new(&name)).is_none() {
+        let others = [
+            "lock",
+            super::log::DOUBT,
+            super::client::NAME,
+            super::note::NAME,
+        ];
+        if !others.iter().any(|other| name == *other)
+            && super::log::segment_id(Path::new(&name)).is_none()
+        {
             return Ok(false);
         }
     }

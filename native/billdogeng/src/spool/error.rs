@@ -22,7 +22,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub(super) fn io(what: &'static str, path: &Path, error: &io::Error) -> Self {
+    pub(crate) fn io(what: &'static str, path: &Path, error: &io::Error) -> Self {
         Self::Io(what, path.into(), error.kind(), error.to_string())
     }
 }
@@ -56,6 +56,47 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+/// A file of events that are gone, which could not be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undeleted {
+    /// The file.
+    pub path: PathBuf,
+    /// Why it can't be deleted.
+    pub reason: String,
+    /// What was done instead.
+    pub fate: Fate,
+}
+
+/// What was done with files that can't be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// They have no events any more.
+    Emptied,
+    /// They say that their events are gone.
+    Marked,
+    /// Nothing could be: they are what they were.
+    Whole,
+}
+
+impl fmt::Display for Undeleted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, reason, fate } = self;
+        let path = path.display();
+        write!(f, "can't delete {path}: {reason}; ")?;
+        match fate {
+            Fate::Emptied => write!(f, "it was emptied instead, its events are gone"),
+            Fate::Marked => write!(
+                f,
+                "its events are marked as removed instead: no later start sends them, their bytes are still there"
+            ),
+            Fate::Whole => write!(
+                f,
+                "it can't be emptied or marked either: a later start may send its events"
+            ),
+        }
+    }
+}
+
 /// Something about the disk that is worth a line in a log. Each is told once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
@@ -71,6 +112,10 @@ pub enum Problem {
     Resumed,
     /// The disk took too long: so many events are in memory alone.
     Slow(u64),
+    /// A file can't be read for now, for this reason. Its events wait for that until [`Problem::Readable`].
+    Unreadable(PathBuf, String),
+    /// Files can be read again.
+    Readable,
 }
 
 impl fmt::Display for Problem {
@@ -101,6 +146,12 @@ impl fmt::Display for Problem {
                 write!(f, "can't write, events are in memory alone: {reason}")
             }
             Self::Resumed => write!(f, "events go to the disk again"),
+            Self::Unreadable(path, reason) => write!(
+                f,
+                "can't read {}, it is tried again: {reason}",
+                path.display()
+            ),
+            Self::Readable => write!(f, "events can be read from the disk again"),
             Self::Slow(events) => {
                 write!(
                     f,

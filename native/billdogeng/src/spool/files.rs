@@ -27,8 +27,21 @@ pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     }
 }
 
+/// Opens a directory, for it to be synced.
+///
+/// # Errors
+/// As any other.
+pub fn open_dir(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
 fn irregular() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")
+}
+
+/// Whether [`open`] has refused what is no regular file.
+pub fn is_irregular(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none()
 }
 
 /// The user that this process makes files as: a pipe has an owner too, and needs no disk.

@@ -123,6 +123,19 @@ impl Live {
         range.end - range.start - self.gone.overlap(&range)
     }
 
+    /// The runs of events within a range that are not alive, in order.
+    pub fn gone(&self, range: Range<u64>) -> Vec<Range<u64>> {
+        let mut start = range.start;
+        let mut gone = Vec::new();
+        for run in self.runs(&range) {
+            gone.push(start..run.start);
+            start = run.end;
+        }
+        gone.push(start..range.end);
+        gone.retain(|gone| !gone.is_empty());
+        gone
+    }
+
     /// The runs of live events within a range, in order.
     pub fn runs(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let end = range.end.min(self.next);
@@ -177,6 +190,11 @@ mod tests {
                 );
                 assert_eq!(live.is_empty(), model.is_empty(), "seed {seed}");
                 assert_eq!(live.floor(), model.first().copied().unwrap_or(next));
+                let gone: Vec<u64> = live.gone(3..next).into_iter().flatten().collect();
+                assert_eq!(
+                    gone,
+                    (3..next).filter(|n| !model.contains(n)).collect::<Vec<_>>()
+                );
                 let runs: Vec<u64> = live.runs(&(3..next)).into_iter().flatten().collect();
                 assert_eq!(
                     runs,

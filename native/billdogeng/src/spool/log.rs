@@ -9,8 +9,13 @@
 //! No record is ever written over, and a segment of an earlier run is never appended to: what a crash can
 //! tear is the end of the last file.
 
+mod ages;
+mod erase;
 mod recover;
 
+pub use ages::Ages;
+
+use super::clock::{self, Clock};
 use super::dir::Dir;
 use super::files;
 use super::record::{self, Record, Records, SEGMENT_HEADER};
@@ -21,7 +26,10 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
+/// The name of the file that says that the system's clock was wrong when events were written.
+pub const DOUBT: &str = "clock";
 /// No segment has a higher id.
 const MOST: u64 = 1 << 62;
 
@@ -63,6 +71,15 @@ struct Cursor {
     number: u64,
 }
 
+/// Why events can't be read.
+#[derive(Debug)]
+pub enum Unread {
+    /// Their records are corrupted, or their file is gone.
+    Lost(Range<u64>),
+    /// The system refused, for now: that says nothing about the events.
+    Failed(PathBuf, io::Error),
+}
+
 pub struct Log {
     dir: Dir,
     segments: VecDeque<Segment>,
@@ -76,6 +93,11 @@ pub struct Log {
     front: Vec<u8>,
     cursor: Option<Cursor>,
     ages: Ages,
+    clock: Clock,
+    /// It is on disk that times of this spool are not to be trusted.
+    doubt_noted: bool,
+    /// Dead segments behind live ones could not be deleted: not tried again before.
+    behind_again: Option<Instant>,
     /// The highest floor that was written over another, and how many were.
     floor: (u64, usize),
 }
@@ -84,7 +106,7 @@ pub struct Log {
 #[derive(Default)]
 pub struct Unsynced {
     files: Vec<Arc<File>>,
-    dir: Option<PathBuf>,
+    dir: Option<Arc<File>>,
 }
 
 impl Unsynced {
@@ -103,7 +125,7 @@ impl Unsynced {
             file.sync_data()?;
         }
         match self.dir {
-            Some(dir) => File::open(dir)?.sync_all(),
+            Some(dir) => dir.sync_all(),
             None => Ok(()),
         }
     }
@@ -129,15 +151,11 @@ impl Log {
     }
 
     /// Appends a record of consecutive events.
-    pub fn write_events(
-        &mut self,
-        first: u64,
-        time: u64,
-        lens: &[u32],
-        bytes: &[u8],
-    ) -> io::Result<()> {
+    pub fn write_events(&mut self, first: u64, lens: &[u32], bytes: &[u8]) -> io::Result<()> {
         let id = self.writable()?;
+        self.note_doubt();
         let mut front = std::mem::take(&mut self.front);
+        let time = clock::wall();
         record::events(&mut front, id, self.next, first, time, lens, bytes);
         let written = self.append(&front, bytes);
         self.front = front;
@@ -146,8 +164,23 @@ impl Log {
         if let Some(segment) = self.segments.back_mut() {
             segment.next = self.next;
         }
-        self.ages.note(time, self.next);
+        self.ages.note(self.clock.now(), self.next);
         Ok(())
+    }
+
+    /// Has a later start know that the system's clock was wrong when events were written. Tried again with the next
+    /// ones where it fails.
+    fn note_doubt(&mut self) {
+        if !self.doubt_noted && self.clock.is_in_doubt() {
+            let mut options = OpenOptions::new();
+            options.create(true).truncate(false).write(true).mode(0o600);
+            self.doubt_noted = files::open(&self.doubt(), &mut options).is_ok();
+            self.unsynced.dir = Some(self.dir.handle());
+        }
+    }
+
+    fn doubt(&self) -> PathBuf {
+        self.dir.path().join(DOUBT)
     }
 
     fn append(&mut self, front: &[u8], rest: &[u8]) -> io::Result<()> {
@@ -195,7 +228,7 @@ impl Log {
                 return Err(error);
             }
         };
-        self.unsynced.dir = Some(self.dir.path().into());
+        self.unsynced.dir = Some(self.dir.handle());
         self.next_id += 1;
         self.file = Some(Arc::new(file));
         self.segments.push_back(Segment {
@@ -230,16 +263,20 @@ impl Log {
     /// Looks whether the files are still there, and answers the numbers of the events whose isn't.
     pub fn missing(&mut self) -> Vec<Range<u64>> {
         let mut missing = Vec::new();
-        let held = self.dir.is_there().is_ok_and(|there| there);
+        // An error that doesn't say so is no sign that a file is gone.
+        let held = self.dir.is_there().unwrap_or_else(|error| !is_gone(&error));
         let mut first = 0;
         for segment in std::mem::take(&mut self.segments) {
             let numbers = first..segment.next;
             first = segment.next;
-            let meta = fs::symlink_metadata(self.path(segment.id)).ok();
-            let meta = meta.filter(|meta| held && (meta.dev(), meta.ino()) == segment.file);
-            match meta.filter(|meta| meta.len() >= segment.size) {
-                Some(_) => self.segments.push_back(segment),
-                None => missing.push(numbers),
+            let is_there = match fs::symlink_metadata(self.path(segment.id)) {
+                Ok(meta) => (meta.dev(), meta.ino()) == segment.file && meta.len() >= segment.size,
+                Err(error) => !is_gone(&error),
+            };
+            if held && is_there {
+                self.segments.push_back(segment);
+            } else {
+                missing.push(numbers);
             }
         }
         if !missing.is_empty() {
@@ -289,93 +326,33 @@ impl Log {
         self.unsynced = Unsynced::default();
     }
 
-    /// Deletes segments from the front as long as all in them is below `floor`.
-    pub fn delete_dead(&mut self, floor: u64) {
-        while self
-            .segments
-            .front()
-            .is_some_and(|segment| floor >= segment.next)
-            && (self.segments.len() > 1 || self.file.is_none())
-            && self.delete_front()
-        {}
-        self.ages.forget_below(floor);
-    }
-
-    /// Deletes all segments. What can't be is noted to be gone.
-    pub fn wipe(&mut self) {
-        if self.segments.is_empty() {
-            return;
-        }
-        self.file = None;
-        while self.delete_front() {}
-        self.ages.forget_below(self.next);
-        // Else a power cut could bring them back, and with them events that are delivered.
-        self.unsynced = Unsynced {
-            files: Vec::new(),
-            dir: Some(self.dir.path().into()),
-        };
-        // There is a segment only where it can't be deleted.
-        let _ = self.write_floor(self.next);
-    }
-
-    /// Answers whether there was one, and is no more.
-    fn delete_front(&mut self) -> bool {
-        let Some(segment) = self.segments.front() else {
-            return false;
-        };
-        // Not there is as good as deleted. One that stays keeps those behind it, which say what of it is gone.
-        let deleted = match fs::remove_file(self.path(segment.id)) {
-            Ok(()) => true,
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        if deleted {
-            self.segments.pop_front();
-        }
-        deleted
-    }
-
     fn path(&self, id: u64) -> PathBuf {
         self.dir.path().join(format!("{id:016x}.spool"))
     }
 
-    /// The number below which events have to go for the files to keep to `max` bytes. The last segment
-    /// is sealed if it is among them.
-    pub fn excess(&mut self, max: u64) -> Option<u64> {
-        let mut size: u64 = self.segments.iter().map(|segment| segment.size).sum();
-        let mut below = None;
-        for segment in &self.segments {
-            if size <= max {
-                break;
-            }
-            size -= segment.size;
-            below = Some(segment.next);
-        }
-        if below.is_some_and(|below| below == self.next) {
-            self.seal();
-        }
-        below
-    }
-
-    /// The ages of the events in the files.
+    /// The ages of the events in the files, by [`Log::clock`].
     pub fn ages(&self) -> &Ages {
         &self.ages
     }
 
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// Reads events of a run of live ones, from its start on: at least one where it can be read, at most
-    /// `max_events`, and no more than `max_bytes` unless the first alone has more. `Err` is a range that
-    /// can't be read.
+    /// `max_events`, and no more than `max_bytes` unless the first alone has more.
     pub fn read(
         &mut self,
         run: Range<u64>,
         max_events: usize,
         max_bytes: usize,
-    ) -> Result<Page, Range<u64>> {
+    ) -> Result<Page, Unread> {
         let mut page = Page {
             first: run.start,
             ..Page::default()
         };
         let Some(segment) = self.segments.iter().find(|s| s.next > run.start) else {
-            return Err(run);
+            return Err(Unread::Lost(run));
         };
         let mut lost = run.start..run.end.min(segment.next);
         let (id, size) = (segment.id, segment.size);
@@ -383,16 +360,26 @@ impl Log {
             Some(cursor) if cursor.id == id && cursor.number <= run.start => cursor.offset,
             _ => SEGMENT_HEADER,
         };
-        let Ok(file) = files::open(&self.path(id), OpenOptions::new().read(true)) else {
-            return Err(lost);
+        let path = self.path(id);
+        let file = match files::open(&path, OpenOptions::new().read(true)) {
+            Ok(file) => file,
+            Err(error) if is_gone(&error) || files::is_irregular(&error) => {
+                return Err(Unread::Lost(lost));
+            }
+            Err(error) => return Err(Unread::Failed(path, error)),
         };
-        let Ok(mut records) = Records::new(&file, id, offset, size) else {
-            return Err(lost);
+        let mut records = match Records::new(&file, id, offset, size) {
+            Ok(records) => records,
+            Err(error) => return Err(Unread::Failed(path, error)),
         };
         let mut full = false;
         while !full && page.next() < run.end {
-            let Some((place, record)) = records.read() else {
-                break;
+            let (place, record) = match records.read() {
+                Ok(Some(read)) => read,
+                Ok(None) => break,
+                // What was read before it is whole.
+                Err(_) if !page.lens.is_empty() => break,
+                Err(error) => return Err(Unread::Failed(path, error)),
             };
             let Record::Events { numbers, .. } = record else {
                 continue;
@@ -412,11 +399,19 @@ impl Log {
             }
         }
         if page.lens.is_empty() {
-            Err(lost)
+            Err(Unread::Lost(lost))
         } else {
             Ok(page)
         }
     }
+}
+
+/// Whether an error says that a file isn't there.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 /// Takes what is wanted of a record; answers whether the page is full.
@@ -445,61 +440,4 @@ fn take(
         page.bytes.extend_from_slice(event);
     }
     false
-}
-
-/// When events were written, in groups, so that a week of them needs but a few.
-pub struct Ages {
-    step: u64,
-    groups: VecDeque<Group>,
-}
-
-/// Events that were written within a step.
-struct Group {
-    oldest: u64,
-    newest: u64,
-    /// The number after the last of them.
-    end: u64,
-}
-
-impl Ages {
-    fn new(step: u64) -> Self {
-        Self {
-            step: step.max(1),
-            groups: VecDeque::new(),
-        }
-    }
-
-    fn note(&mut self, time: u64, end: u64) {
-        // A clock that was set back makes events look younger than they are, by no more than that.
-        let time = time.max(self.groups.back().map_or(0, |group| group.newest));
-        match self.groups.back_mut() {
-            Some(group) if time < group.oldest.saturating_add(self.step) => {
-                group.newest = time;
-                group.end = end;
-            }
-            _ => self.groups.push_back(Group {
-                oldest: time,
-                newest: time,
-                end,
-            }),
-        }
-    }
-
-    fn forget_below(&mut self, number: u64) {
-        while self.groups.front().is_some_and(|group| group.end <= number) {
-            self.groups.pop_front();
-        }
-    }
-
-    /// The number below which all events were written at `time` or before.
-    pub fn older_than(&self, time: u64) -> Option<u64> {
-        let old = self.groups.iter().take_while(|group| group.newest <= time);
-        old.last().map(|group| group.end)
-    }
-
-    /// When the oldest events from `number` on, and those of their group, were written at the latest.
-    pub fn next_after(&self, number: u64) -> Option<u64> {
-        let next = self.groups.iter().find(|group| group.end > number);
-        next.map(|group| group.newest)
-    }
 }

@@ -26,6 +26,8 @@
 //! event (here 0.24) and wrote each byte twice, and one flipped bit after a crash cost it all events, or
 //! a panic; fjall 3.1 held 120 MB of disk for 5 MB of events, with commits of up to 0.15 s.
 
+pub mod client;
+mod clock;
 mod dir;
 mod error;
 mod files;
@@ -37,7 +39,7 @@ mod record;
 mod tests;
 mod thread;
 
-pub use error::{OpenError, Problem};
+pub use error::{Fate, OpenError, Problem, Undeleted};
 pub use log::Page;
 
 use dir::Dir;
@@ -48,7 +50,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// How long [`Spool::open`] waits for another client to let go of the directory.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -64,9 +66,9 @@ const MOST_PENDING: usize = 64 * 1024 * 1024;
 pub struct Options {
     /// The directory. It is made (0700) where there is none.
     pub dir: PathBuf,
-    /// Bytes of all files together. Exceeded only by what comes while the oldest are given up.
+    /// Bytes of all files together. Exceeded by one segment and one batch in flight at most.
     pub max_bytes: u64,
-    /// Events that have been on disk for so long are given up, within 1 % of it.
+    /// Events that have been on disk for so long are given up, within 1 % of it. See clock.rs.
     pub max_age: Duration,
     /// How long the directory is waited for, where another client holds it: [`PATIENCE`] but in tests.
     pub patience: Duration,
@@ -112,6 +114,8 @@ pub enum Fetched {
     Events(Page),
     /// Events that can't be read any more. The client removes and counts them.
     Lost(Range<u64>),
+    /// Events that can't be read for now: the system's words.
+    Failed(String),
     /// Nothing of what was asked for is alive.
     Nothing,
 }
@@ -128,8 +132,12 @@ pub struct Tidings {
 }
 
 /// A spool: the handle of one directory and its thread. Dropping it closes it without waiting.
+///
+/// Its callers may count events from another number on than its files do: see [`Spool::counting_from`].
 pub struct Spool {
     shared: Arc<Shared>,
+    /// What a caller's number is more than that in the files.
+    offset: u64,
 }
 
 struct Shared {
@@ -149,10 +157,16 @@ struct Inner {
     spare: Vec<Page>,
     /// Events below are with the thread, or were: their removal has to be recorded.
     taken: u64,
+    /// Events below were written, but for those that are absent.
+    written: u64,
     removed: Vec<Range<u64>>,
     /// Events below are synced, but for the holes: what the disk could not take, or has lost.
     stored: u64,
     holes: Ranges,
+    /// Those of the holes that are in no file.
+    absent: Ranges,
+    /// What is being sent stays, whatever the bounds want.
+    in_flight: Range<u64>,
     /// Since when nothing can be written, and until when nothing is tried.
     off_until: Option<Instant>,
     syncs_asked: u64,
@@ -160,6 +174,9 @@ struct Inner {
     /// The sync that was under way has ended.
     synced: Option<io::Result<()>>,
     fetch: Option<Fetch>,
+    /// All files are to go, with all that they have.
+    purge: bool,
+    undeleted: Option<Undeleted>,
     expired_below: u64,
     full_below: u64,
     slow: u64,
@@ -205,9 +222,9 @@ impl Spool {
             }
         });
         let dir = Dir::hold(&options.dir, ask, options.patience)?;
-        let max_age = u64::try_from(options.max_age.as_millis()).unwrap_or(u64::MAX);
+        let max_age = u64::try_from(options.max_age.as_millis()).unwrap_or(u64::MAX / 2);
         let segment_bytes = (options.max_bytes / 16).clamp(16 * 1024, 8 * 1024 * 1024);
-        let found = Log::recover(dir, segment_bytes, max_age / 128, now_ms())?;
+        let found = Log::recover(dir, segment_bytes, max_age / 128)?;
         let all = found.live.floor()..found.live.next();
         let recovered = Recovered {
             first: all.start,
@@ -218,28 +235,52 @@ impl Spool {
         {
             let mut inner = shared.lock();
             inner.taken = all.end;
+            inner.written = all.end;
             inner.stored = all.end;
             inner.live = found.live;
             inner.tidings.problems = found.problems;
         }
-        thread::start(Arc::clone(&shared), found.log, options.max_bytes, max_age)
+        let bounds = thread::Bounds {
+            max_bytes: options.max_bytes,
+            max_age,
+            // What is written before the bound in bytes is looked at again.
+            at_once: segment_bytes as usize,
+        };
+        thread::start(Arc::clone(&shared), found.log, bounds)
             .map_err(|error| OpenError::io("start a thread for", &options.dir, &error))?;
-        Ok((Self { shared }, recovered))
+        Ok((Self { shared, offset: 0 }, recovered))
+    }
+
+    /// Has all numbers be as if the first event after the recovered ones had this one. It may not be lower than the
+    /// one that it has.
+    #[must_use]
+    pub fn counting_from(mut self, number: u64) -> Self {
+        self.offset = number.saturating_sub(self.shared.lock().live.next());
+        self
+    }
+
+    fn in_files(&self, range: &Range<u64>) -> Range<u64> {
+        range.start.saturating_sub(self.offset)..range.end.saturating_sub(self.offset)
+    }
+
+    fn for_callers(&self, range: &Range<u64>) -> Range<u64> {
+        range.start + self.offset..range.end + self.offset
     }
 
     /// Takes in an event: its JSON, without a comma. Numbers ascend; one that isn't new is ignored.
     pub fn append(&self, number: u64, event: &[u8]) {
+        let number = number.saturating_sub(self.offset);
         let mut inner = self.shared.lock();
         if number < inner.live.next() {
             return;
         }
         inner.live.append(number..number + 1);
         if inner.is_off() {
-            inner.holes.insert(number..number + 1);
+            inner.leave_out(number..number + 1);
             return;
         }
         if inner.pending_bytes + event.len() >= MOST_PENDING {
-            inner.holes.insert(number..number + 1);
+            inner.leave_out(number..number + 1);
             inner.slow += 1;
             return;
         }
@@ -252,7 +293,7 @@ impl Spool {
     /// Ends events: they were delivered, or are given up. Answers how many of the range were alive.
     pub fn remove(&self, range: Range<u64>) -> u64 {
         let mut inner = self.shared.lock();
-        let (ended, known) = inner.remove(range);
+        let (ended, known) = inner.remove(self.in_files(&range));
         if known {
             inner.idle = false;
             self.shared.work.notify_one();
@@ -262,16 +303,22 @@ impl Spool {
 
     /// How many events of a range are alive.
     pub fn live(&self, range: Range<u64>) -> u64 {
-        self.shared.lock().live.count(&range)
+        self.shared.lock().live.count(&self.in_files(&range))
     }
 
     /// The number of the oldest live event, or that of the next one.
     pub fn floor(&self) -> u64 {
-        self.shared.lock().live.floor()
+        self.shared.lock().live.floor() + self.offset
+    }
+
+    /// Keeps events from being proposed in an [`Excess::Full`]: they are being sent. An empty range ends that.
+    pub fn hold(&self, range: Range<u64>) {
+        self.shared.lock().in_flight = self.in_files(&range);
     }
 
     /// Whether a live event is on disk: such a one need not be held in memory.
     pub fn whereabouts(&self, number: u64) -> Whereabouts {
+        let number = number.saturating_sub(self.offset);
         let inner = self.shared.lock();
         if inner.holes.overlap(&(number..number + 1)) > 0 {
             Whereabouts::Memory
@@ -282,27 +329,40 @@ impl Spool {
         }
     }
 
-    /// Of a spool that was closed: ends all live events that are not on disk, and answers which. They don't come
-    /// back, though the last sync goes on.
+    /// Of a spool that was closed: ends all live events that are in no file, and answers which. The others are for
+    /// the next start.
     pub fn leave(&self) -> Vec<Range<u64>> {
         let mut inner = self.shared.lock();
-        let unknown = inner.stored..inner.live.next();
-        inner.holes.insert(unknown);
-        let gone = inner.in_memory(inner.live.next());
+        // What is being written right now is removed once it is.
+        let unwritten = inner.written..inner.live.next();
+        inner.leave_out(unwritten);
+        let runs = inner.live.runs(&(0..inner.live.next())).into_iter();
+        let gone: Vec<_> = runs.flat_map(|run| inner.absent.within(&run)).collect();
         for range in &gone {
             inner.remove(range.clone());
         }
-        gone
+        gone.iter().map(|range| self.for_callers(range)).collect()
+    }
+
+    /// Asks for all files to be deleted, of events that were all removed. That is done, or can't be, as with
+    /// [`Spool::sync`].
+    pub fn purge(&self) -> u64 {
+        self.shared.lock().purge = true;
+        self.sync()
+    }
+
+    /// The file that could not be deleted when it was to be last.
+    pub fn undeleted(&self) -> Option<Undeleted> {
+        self.shared.lock().undeleted.clone()
     }
 
     /// What has to go for lack of room or for its age, as long as it has not gone.
     pub fn excess(&self) -> Option<Excess> {
         let inner = self.shared.lock();
-        let floor = inner.live.floor();
-        if inner.expired_below > floor {
-            Some(Excess::Expired(inner.expired_below))
-        } else if inner.full_below > floor {
-            Some(Excess::Full(inner.full_below))
+        if inner.is_to_go(inner.expired_below) {
+            Some(Excess::Expired(inner.expired_below + self.offset))
+        } else if inner.is_to_go(inner.full_below) {
+            Some(Excess::Full(inner.full_below + self.offset))
         } else {
             None
         }
@@ -334,7 +394,7 @@ impl Spool {
     pub fn fetch(&self, until: u64, max_events: usize, max_bytes: usize) {
         let mut inner = self.shared.lock();
         inner.fetch = Some(Fetch {
-            until,
+            until: until.saturating_sub(self.offset),
             max_events,
             max_bytes,
         });
@@ -353,6 +413,11 @@ impl Spool {
         let slow = std::mem::take(&mut inner.slow);
         if slow > 0 {
             tidings.problems.push(Problem::Slow(slow));
+        }
+        match &mut tidings.fetched {
+            Some(Fetched::Events(page)) => page.first += self.offset,
+            Some(Fetched::Lost(range)) => *range = self.for_callers(range),
+            Some(Fetched::Failed(_) | Fetched::Nothing) | None => {}
         }
         tidings
     }
@@ -396,6 +461,12 @@ impl Inner {
         self.closing || self.ended || self.off_until.is_some()
     }
 
+    /// Whether there are live events below a number that are not in flight.
+    fn is_to_go(&self, below: u64) -> bool {
+        let held = self.in_flight.start..self.in_flight.end.min(below);
+        self.live.count(&(0..below)) > self.live.count(&held)
+    }
+
     /// Answers how many events that ended, and whether it has to be recorded.
     fn remove(&mut self, range: Range<u64>) -> (u64, bool) {
         let ended = self.live.remove(range.clone());
@@ -416,7 +487,14 @@ impl Inner {
         (ended, true)
     }
 
-    /// Of the live events those that are on no disk.
+    /// Events are in no file, and will be in none.
+    fn leave_out(&mut self, range: Range<u64>) {
+        self.holes.insert(range.clone());
+        self.absent.insert(range);
+    }
+
+    /// Of the live events those that are not known to be on disk.
+    #[cfg(test)]
     fn in_memory(&self, below: u64) -> Vec<Range<u64>> {
         let runs = self.live.runs(&(0..below)).into_iter();
         runs.flat_map(|run| self.holes.within(&run)).collect()
@@ -446,6 +524,7 @@ impl Inner {
     fn forget_dead(&mut self) {
         let floor = self.live.floor();
         self.holes.forget_below(floor);
+        self.absent.forget_below(floor);
         let dead = |page: &Page| page.numbers().end <= floor;
         while self.pending.front().is_some_and(dead) {
             if let Some(page) = self.pending.pop_front() {
@@ -462,9 +541,4 @@ impl Inner {
             self.spare.push(page);
         }
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }

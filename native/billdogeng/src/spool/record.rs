@@ -272,28 +272,31 @@ impl<'a> Records<'a> {
         })
     }
 
-    /// The next record that is whole, and where it is.
-    pub fn read(&mut self) -> Option<(Range<u64>, Record)> {
+    /// Returns the next whole record and its place.
+    ///
+    /// # Errors
+    /// The file can't be read for now. That says nothing about its records: they must not be taken for corrupted.
+    pub fn read(&mut self) -> io::Result<Option<(Range<u64>, Record)>> {
         loop {
-            self.skip_fill();
+            self.skip_fill()?;
             if self.offset >= self.size {
-                return None;
+                return Ok(None);
             }
             let mut bytes = [0; HEADER];
-            let Some(header) = self.header(&mut bytes) else {
-                let next = self.search(self.offset + 1);
-                self.give_up(next);
+            let Some(header) = self.header(&mut bytes)? else {
+                let next = self.search(self.offset + 1)?;
+                self.give_up(next)?;
                 continue;
             };
             let place = self.offset..self.offset + HEADER as u64 + u64::from(header.len);
             self.payload.resize(header.len as usize, 0);
-            let read = self.reader.read_exact(&mut self.payload);
-            self.position = read.is_ok().then_some(place.end);
-            if read.is_ok() && header.fits(&bytes, &self.payload, self.id) {
+            let whole = is_whole(self.reader.read_exact(&mut self.payload))?;
+            self.position = whole.then_some(place.end);
+            if whole && header.fits(&bytes, &self.payload, self.id) {
                 self.offset = place.end;
-                return Some((place, header.record()));
+                return Ok(Some((place, header.record())));
             }
-            self.give_up(place.end);
+            self.give_up(place.end)?;
         }
     }
 
@@ -315,13 +318,14 @@ impl<'a> Records<'a> {
         self.damaged
     }
 
-    fn skip_fill(&mut self) {
-        while let Ok(buffer) = self.reader.fill_buf() {
+    fn skip_fill(&mut self) -> io::Result<()> {
+        loop {
+            let buffer = self.reader.fill_buf()?;
             let left = self.size.saturating_sub(self.offset) as usize;
             let filled = buffer.iter().take(left);
             let filled = filled.take_while(|byte| **byte == FILL).count();
             if filled == 0 {
-                return;
+                return Ok(());
             }
             self.reader.consume(filled);
             self.offset += filled as u64;
@@ -329,23 +333,25 @@ impl<'a> Records<'a> {
         }
     }
 
-    fn header(&mut self, bytes: &mut [u8; HEADER]) -> Option<Header> {
-        let left = (self.size - self.offset).checked_sub(HEADER as u64)?;
-        let read = self.reader.read_exact(bytes);
-        self.position = read.is_ok().then_some(self.offset + HEADER as u64);
-        read.ok()?;
+    fn header(&mut self, bytes: &mut [u8; HEADER]) -> io::Result<Option<Header>> {
+        let Some(left) = (self.size - self.offset).checked_sub(HEADER as u64) else {
+            return Ok(None);
+        };
+        let whole = is_whole(self.reader.read_exact(bytes))?;
+        self.position = whole.then_some(self.offset + HEADER as u64);
         // Its length is looked at before room is made: a broken one must not ask for 4 GiB.
-        Header::read(bytes, self.id).filter(|header| u64::from(header.len) <= left)
+        let header = whole.then(|| Header::read(bytes, self.id)).flatten();
+        Ok(header.filter(|header| u64::from(header.len) <= left))
     }
 
-    /// Where the next whole header is, or the end. What can't be read is as good as not there.
-    fn search(&self, from: u64) -> u64 {
+    /// Returns where the next whole header is, or the end.
+    fn search(&self, from: u64) -> io::Result<u64> {
         let end = self.size.min(from.saturating_add(FURTHEST));
         let (mut at, mut window, mut most) = (from, Vec::new(), WINDOWS.0);
         while at + HEADER as u64 <= end {
             window.resize((end - at).min(most) as usize, 0);
             most = WINDOWS.1.min(2 * most);
-            if self.file.read_exact_at(&mut window, at).is_err() {
+            if !is_whole(self.file.read_exact_at(&mut window, at))? {
                 break;
             }
             let found = window.windows(HEADER).enumerate().find(|(start, bytes)| {
@@ -354,26 +360,32 @@ impl<'a> Records<'a> {
                 Header::read(bytes, self.id).as_ref().is_some_and(fits)
             });
             if let Some((start, _)) = found {
-                return at + start as u64;
+                return Ok(at + start as u64);
             }
             at += (window.len() - HEADER + 1) as u64;
         }
-        self.size
+        Ok(self.size)
     }
 
-    fn give_up(&mut self, to: u64) {
+    fn give_up(&mut self, to: u64) -> io::Result<()> {
         self.refuse(self.offset..to);
         self.offset = to;
-        let sought = match self.position {
+        match self.position {
             // What is in the buffer stays there.
-            Some(position) => self.reader.seek_relative(to as i64 - position as i64),
-            None => self.reader.seek(SeekFrom::Start(to)).map(|_| ()),
-        };
-        self.position = Some(to);
-        if sought.is_err() {
-            self.refuse(to..self.size);
-            self.offset = self.size;
+            Some(position) => self.reader.seek_relative(to as i64 - position as i64)?,
+            None => drop(self.reader.seek(SeekFrom::Start(to))?),
         }
+        self.position = Some(to);
+        Ok(())
+    }
+}
+
+/// Whether all bytes were there: a file that is too short is corrupted, any other error says nothing about it.
+fn is_whole(read: io::Result<()>) -> io::Result<bool> {
+    match read {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -420,7 +432,8 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         let mut records = Records::new(&file, id, 0, bytes.len() as u64).unwrap();
-        let read = std::iter::from_fn(|| records.read().map(|(_, record)| record)).collect();
+        let read =
+            std::iter::from_fn(|| records.read().unwrap().map(|(_, record)| record)).collect();
         let payload = records.payload().to_vec();
         let damaged = records.into_damaged().into_iter();
         let damaged = damaged.map(|range| (range.start, range.end)).collect();

@@ -95,6 +95,7 @@ impl Spooling {
                     numbers.extend(checked(&page));
                 }
                 Fetched::Lost(range) => panic!("lost {range:?}"),
+                Fetched::Failed(reason) => panic!("{reason}"),
                 Fetched::Nothing => return numbers,
             }
         }
@@ -410,7 +411,7 @@ fn switches() -> Option<BTreeMap<PathBuf, String>> {
 /// Opens a directory without a thread, and answers the live events and whether damage was told of.
 fn recovered(dir: &Path) -> (Vec<u64>, usize) {
     let dir = Dir::hold(dir, Arc::new(|| ()), LONG).unwrap();
-    let mut found = Log::recover(dir, 1 << 20, 1, now_ms()).unwrap();
+    let mut found = Log::recover(dir, 1 << 20, 1).unwrap();
     let (mut numbers, mut bytes) = (Vec::new(), 0);
     for run in found.live.runs(&ALL) {
         let mut at = run.start;
@@ -485,7 +486,8 @@ fn ends(path: &Path) -> Vec<usize> {
     let file = fs::File::open(path).unwrap();
     let size = file.metadata().unwrap().len();
     let mut records = record::Records::new(&file, 0, record::SEGMENT_HEADER, size).unwrap();
-    let places = std::iter::from_fn(|| records.read().map(|(place, _)| place.end as usize));
+    let places =
+        std::iter::from_fn(|| records.read().unwrap().map(|(place, _)| place.end as usize));
     places.collect()
 }
 
@@ -690,6 +692,7 @@ fn damage_that_comes_while_running_is_lost_and_said_and_the_rest_is_had() {
                 had.extend(checked(&page));
             }
             Fetched::Lost(range) => lost += spooling.spool.remove(range),
+            Fetched::Failed(reason) => panic!("{reason}"),
             Fetched::Nothing => break,
         }
     }

@@ -1,7 +1,8 @@
 //! The spool's thread: gathers, writes, syncs, tidies up.
 
-use super::log::{Log, Page, Unsynced};
-use super::{now_ms, Fetch, Fetched, Inner, Problem, Shared, SPARE};
+use super::error::{Fate, Undeleted};
+use super::log::{Log, Page, Unread, Unsynced};
+use super::{Fetch, Fetched, Inner, Problem, Shared, SPARE};
 use crate::threads;
 use std::collections::VecDeque;
 use std::io;
@@ -14,16 +15,30 @@ use std::time::{Duration, Instant};
 /// How long events are gathered before they are written, and a removal may go without a sync. Short
 /// enough for two syncs of a slow disk within the 100 ms that are promised.
 const GATHER: Duration = Duration::from_millis(25);
+/// Attempts to delete files that the app wants purged.
+const WIPES: usize = 3;
 /// Between attempts to write, doubled from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The threads' stacks.
 const STACK: usize = 512 * 1024;
 
+mod ending;
+
+/// What the thread keeps to.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    /// Of all files together.
+    pub max_bytes: u64,
+    /// In ms.
+    pub max_age: u64,
+    /// Bytes of events that are written in one go.
+    pub at_once: usize,
+}
+
 struct Thread {
     shared: Arc<Shared>,
     log: Log,
-    max_bytes: u64,
-    max_age: u64,
+    bounds: Bounds,
     /// Removals that could not be recorded yet.
     removed: Vec<Range<u64>>,
     /// No event that waits came before.
@@ -35,6 +50,13 @@ struct Thread {
     failures: u32,
     /// After a failure nothing is written before.
     retry_at: Option<Instant>,
+    /// Files that were to be deleted are what they were: tried again then.
+    wipe_at: Option<Instant>,
+    wipes_failed: u32,
+    /// Reading has failed, which is told.
+    unreadable: bool,
+    /// The files are over their bound, and the client has not yet removed what it was proposed.
+    over: bool,
 }
 
 /// How far things had come when a sync began.
@@ -58,20 +80,20 @@ struct Job {
     /// Nothing is alive.
     empty: bool,
     mark: Mark,
+    purge: bool,
     sync: bool,
     synced: Option<io::Result<()>>,
     fetch: Option<(Fetch, Option<Range<u64>>)>,
     closing: bool,
 }
 
-pub fn start(shared: Arc<Shared>, log: Log, max_bytes: u64, max_age: u64) -> io::Result<()> {
+pub fn start(shared: Arc<Shared>, log: Log, bounds: Bounds) -> io::Result<()> {
     let now = Instant::now();
     let (syncs, unsynced) = mpsc::channel();
     let mut thread = Thread {
         shared: Arc::clone(&shared),
         log,
-        max_bytes,
-        max_age,
+        bounds,
         removed: Vec::new(),
         taken_at: now,
         syncs,
@@ -79,6 +101,10 @@ pub fn start(shared: Arc<Shared>, log: Log, max_bytes: u64, max_age: u64) -> io:
         synced_at: now,
         failures: 0,
         retry_at: None,
+        wipe_at: None,
+        wipes_failed: 0,
+        unreadable: false,
+        over: false,
     };
     // A disk may take seconds for a sync. What is written meanwhile outlives the process all the same.
     threads::spawn("billdogeng-sync", STACK, move || {
@@ -122,10 +148,7 @@ impl Thread {
             let failed = self.write(&mut job).err();
             let fetched = job.fetch.take().map(|(fetch, run)| match run {
                 None => Fetched::Nothing,
-                Some(run) => match self.log.read(run, fetch.max_events, fetch.max_bytes) {
-                    Ok(page) => Fetched::Events(page),
-                    Err(lost) => Fetched::Lost(lost),
-                },
+                Some(run) => self.read(run, fetch),
             });
             let (closing, floor) = (job.closing, job.floor);
             let tell = self.publish(job, failed, fetched);
@@ -136,6 +159,25 @@ impl Thread {
                 return;
             }
         }
+    }
+
+    fn read(&mut self, run: Range<u64>, fetch: Fetch) -> Fetched {
+        let read = self.log.read(run, fetch.max_events, fetch.max_bytes);
+        let failed = matches!(read, Err(Unread::Failed(..)));
+        let told = std::mem::replace(&mut self.unreadable, failed);
+        let (fetched, problem) = match read {
+            Ok(page) => (Fetched::Events(page), Problem::Readable),
+            Err(Unread::Lost(lost)) => (Fetched::Lost(lost), Problem::Readable),
+            Err(Unread::Failed(path, error)) => {
+                let reason = format!("can't read {}: {error}", path.display());
+                let problem = Problem::Unreadable(path, error.to_string());
+                (Fetched::Failed(reason), problem)
+            }
+        };
+        if failed != told {
+            self.shared.lock().tidings.problems.push(problem);
+        }
+        fetched
     }
 
     /// Sleeps until something is to be done, and takes it.
@@ -156,16 +198,19 @@ impl Thread {
                 gathering = true;
                 self.taken_at = now;
             }
-            let events = gathering.then(|| self.taken_at + GATHER);
+            // Once there is room for them.
+            let may_write = !self.over || inner.closing;
+            let events = (gathering && may_write).then(|| self.taken_at + GATHER);
             let retry = self.retry_at.filter(|_| !self.removed.is_empty());
             let unsynced = self.syncing.is_none() && !self.log.is_synced();
             let sync = retry.or(unsynced.then(|| self.synced_at + GATHER));
             let expiry = self.expiry(&inner).map(|wait| now + wait);
             let unheard = self.syncing.map_or(inner.syncs_done, |mark| mark.asked);
             let asked = inner.syncs_asked > unheard && self.syncing.is_none();
-            let asked = asked || inner.closing;
+            let asked = asked && (may_write || !gathering) || inner.closing || inner.purge;
             let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-            let other = due(expiry) || inner.fetch.is_some() || inner.synced.is_some();
+            let other = due(expiry) || due(self.wipe_at) || inner.fetch.is_some();
+            let other = other || inner.synced.is_some();
             if asked || due(events) || due(sync) || other {
                 let events = asked || due(events);
                 let sync = asked || due(sync);
@@ -176,7 +221,8 @@ impl Thread {
                 let sync = now >= self.synced_at + GATHER;
                 return self.take(inner, now, false, sync);
             }
-            let until = [events, sync, expiry].into_iter().flatten().min();
+            let until = [events, sync, expiry, self.wipe_at];
+            let until = until.into_iter().flatten().min();
             inner.idle = !gathering;
             inner = match until {
                 None => shared
@@ -200,8 +246,9 @@ impl Thread {
             .log
             .ages()
             .next_after(known)?
-            .checked_add(self.max_age)?;
-        Some(Duration::from_millis(at.saturating_sub(now_ms())))
+            .checked_add(self.bounds.max_age)?;
+        let now = self.log.clock().now();
+        Some(Duration::from_millis(at.saturating_sub(now)))
     }
 
     fn take(
@@ -214,10 +261,10 @@ impl Thread {
         let mut pages = VecDeque::new();
         let mut runs = Vec::new();
         if events {
-            self.taken_at = now;
-            pages = std::mem::take(&mut inner.pending);
-            inner.pending_bytes = 0;
-            inner.taken = inner.live.next();
+            pages = self.take_pages(&mut inner);
+            if inner.pending.is_empty() {
+                self.taken_at = now;
+            }
             for (at, page) in pages.iter().enumerate() {
                 runs.extend(
                     inner
@@ -229,6 +276,11 @@ impl Thread {
             }
         }
         self.removed.append(&mut inner.removed);
+        // A sync that was asked for is of all that was appended before.
+        let asked = match inner.pending.is_empty() {
+            true => inner.syncs_asked,
+            false => self.syncing.map_or(inner.syncs_done, |mark| mark.asked),
+        };
         let fetch = inner.fetch.take().map(|fetch| {
             let run = inner.live.runs(&(0..fetch.until.min(inner.taken)));
             (fetch, run.into_iter().next())
@@ -236,9 +288,10 @@ impl Thread {
         Job {
             mark: Mark {
                 next: inner.taken,
-                asked: inner.syncs_asked,
+                asked,
                 events: !runs.is_empty(),
             },
+            purge: std::mem::take(&mut inner.purge),
             sync: sync || !runs.is_empty(),
             synced: inner.synced.take(),
             pages,
@@ -250,25 +303,71 @@ impl Thread {
         }
     }
 
+    /// Takes as many of the events that wait as are written in one go; at the end all of them.
+    fn take_pages(&self, inner: &mut Inner) -> VecDeque<Page> {
+        let mut pages = VecDeque::new();
+        let mut bytes = 0;
+        while let Some(page) = inner.pending.pop_front() {
+            let fits = bytes + page.bytes.len() <= self.bounds.at_once;
+            if !pages.is_empty() && !fits && !inner.closing {
+                inner.pending.push_front(page);
+                break;
+            }
+            bytes += page.bytes.len();
+            pages.push_back(page);
+        }
+        inner.pending_bytes -= bytes;
+        let first = inner.pending.front().map(|page| page.first);
+        inner.taken = first.unwrap_or(inner.live.next());
+        pages
+    }
+
     fn write(&mut self, job: &mut Job) -> io::Result<()> {
-        if job.empty {
+        if job.empty || job.purge {
             // No record is as good as no file, and nothing is left lying about.
-            self.removed.clear();
-            self.log.wipe();
+            let undeleted = self.wipe(job.purge);
+            self.shared.lock().undeleted = undeleted;
+        }
+        if job.empty {
             return Ok(());
         }
+        // What is gone is recorded from here on.
+        self.wipe_at = None;
         if self.is_paused() && !job.closing {
             self.note_removed(job.floor);
             return Ok(());
         }
         self.write_removed(job.floor)?;
-        let time = now_ms();
         for (at, run) in &job.runs {
             let page = &job.pages[*at];
             let (lens, bytes) = part(page, run);
-            self.log.write_events(run.start, time, lens, bytes)?;
+            self.log.write_events(run.start, lens, bytes)?;
         }
         Ok(())
+    }
+
+    /// Deletes all files. What they have is gone, so nothing else has to be recorded of it.
+    fn wipe(&mut self, thoroughly: bool) -> Option<Undeleted> {
+        let tries = if thoroughly { WIPES } else { 1 };
+        let mut undeleted = self.log.wipe();
+        for _ in 1..tries {
+            if undeleted.is_some() {
+                undeleted = self.log.wipe();
+            }
+        }
+        if undeleted
+            .as_ref()
+            .is_some_and(|left| left.fate == Fate::Whole)
+        {
+            let pause = PAUSES.0 * 2u32.pow(self.wipes_failed.min(6));
+            self.wipes_failed += 1;
+            self.wipe_at = Some(Instant::now() + pause.min(PAUSES.1));
+        } else {
+            self.wipes_failed = 0;
+            self.wipe_at = None;
+            self.removed.clear();
+        }
+        undeleted
     }
 
     fn write_removed(&mut self, floor: u64) -> io::Result<()> {
@@ -285,9 +384,9 @@ impl Thread {
 
     /// What can't be recorded is noted where there is room for it on any disk, as far as all before it is gone too.
     fn note_removed(&mut self, floor: u64) {
-        if !self.removed.is_empty() {
-            // That it can't be is known already.
-            let _ = self.log.write_floor(floor);
+        // That it can't be is known already.
+        if !self.removed.is_empty() && self.log.write_floor(floor).is_ok() {
+            self.removed.retain(|range| range.end > floor);
         }
     }
 
@@ -309,6 +408,7 @@ impl Thread {
             _ => self.log.missing(),
         };
         let mut inner = shared.lock();
+        inner.written = inner.written.max(self.log.next());
         let mut pages = job.pages;
         let mut tell = fetched.is_some();
         tell |= self.lost(&mut inner, missing);
@@ -359,7 +459,7 @@ impl Thread {
     fn lost(&self, inner: &mut Inner, missing: Vec<Range<u64>>) -> bool {
         let any = !missing.is_empty();
         for numbers in missing {
-            inner.holes.insert(numbers);
+            inner.leave_out(numbers);
         }
         inner.forget_dead();
         any
@@ -408,70 +508,55 @@ impl Thread {
         inner.pending_bytes = 0;
         inner.taken = inner.live.next();
         inner.holes.insert(inner.stored.max(written)..inner.taken);
+        inner.leave_out(self.log.next()..inner.taken);
+        inner.written = inner.taken;
         if written == 0 {
             inner.stored = inner.taken;
         }
         waiting
     }
 
-    /// What was written last is on the disk before the directory is let go of.
-    fn last_sync(&mut self) {
-        let shared = Arc::clone(&self.shared);
-        let mut inner = shared.lock();
-        while let Some(mark) = self.syncing {
-            if let Some(result) = inner.synced.take() {
-                self.syncing = None;
-                self.synced(&mut inner, result, mark);
-                break;
-            }
-            let woken = shared.work.wait(inner);
-            inner = woken.unwrap_or_else(PoisonError::into_inner);
-        }
-        let mark = Mark {
-            next: inner.taken,
-            asked: inner.syncs_asked,
-            events: false,
-        };
-        drop(inner);
-        let result = self.log.unsynced().sync();
-        let result = self.checked(result);
-        // Nobody looks after this one: what is said to be left has to be there.
-        let missing = self.log.missing();
-        let mut inner = shared.lock();
-        self.synced(&mut inner, result, mark);
-        self.lost(&mut inner, missing);
-    }
-
-    /// What the client gives up because it can't know it to be on disk doesn't come back from there; nor what it
-    /// gave up while it waited for the last sync.
-    fn last_removals(&mut self) {
-        let mut inner = self.shared.lock();
-        self.removed.append(&mut inner.removed);
-        self.removed.extend(inner.in_memory(self.log.next()));
-        let floor = inner.live.floor();
-        drop(inner);
-        if !self.removed.is_empty() && self.write_removed(floor).is_ok() {
-            let _ = self.log.unsynced().sync();
-        }
-    }
-
     /// Deletes what is dead, and proposes what has to go.
-    fn tidy(&mut self, floor: u64, tell: bool) {
+    fn tidy(&mut self, floor: u64, mut tell: bool) {
         self.log.delete_dead(floor);
-        let full = self.log.excess(self.max_bytes);
-        let expired = self
-            .log
-            .ages()
-            .older_than(now_ms().saturating_sub(self.max_age));
-        let mut inner = self.shared.lock();
-        let before = (inner.full_below, inner.expired_below);
-        inner.full_below = inner.full_below.max(full.unwrap_or(0));
-        inner.expired_below = inner.expired_below.max(expired.unwrap_or(0));
-        let changed = before != (inner.full_below, inner.expired_below);
-        drop(inner);
-        if tell || changed {
-            (self.shared.listener)();
+        let shared = Arc::clone(&self.shared);
+        let max_bytes = self.bounds.max_bytes;
+        let mut full = None;
+        if self.log.size() > max_bytes {
+            tell |= self.delete_behind();
+            let in_flight = shared.lock().in_flight.clone();
+            full = self.log.excess(max_bytes, &in_flight);
         }
+        let clock = self.log.clock().now();
+        let old = clock.saturating_sub(self.bounds.max_age);
+        let expired = self.log.ages().older_than(old);
+        let mut inner = shared.lock();
+        let before = (inner.full_below, inner.expired_below);
+        // Not for longer than it has to go: what is dead is deleted by now.
+        inner.full_below = full.unwrap_or(0);
+        inner.expired_below = inner.expired_below.max(expired.unwrap_or(0));
+        self.over = inner.is_to_go(inner.full_below);
+        tell |= inner.full_below > before.0 || inner.expired_below > before.1;
+        drop(inner);
+        if tell {
+            (shared.listener)();
+        }
+    }
+
+    /// Answers whether somebody wants to hear of a failure.
+    fn delete_behind(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let live = shared.lock().live.clone();
+        let Err(error) = self.log.delete_behind(self.bounds.max_bytes, &live) else {
+            return false;
+        };
+        let first = self.failures == 0;
+        self.log.abandon();
+        let mut inner = shared.lock();
+        for page in self.failed(&mut inner, &error, 0) {
+            inner.reuse(page);
+        }
+        first
     }
 }
 

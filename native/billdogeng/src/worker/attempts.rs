@@ -55,6 +55,13 @@ impl Worker {
         };
         let result = result.map_err(|failure| failure.hiding(&self.client.config.api_key));
         self.report.attempted(&result);
+        match &result {
+            Ok(answer) if answer.quota_limited => {
+                self.client.status().failed(&Error::quota_limited());
+            }
+            Ok(_) => self.client.status().succeeded(),
+            Err(failure) => self.client.status().failed(&failure.error),
+        }
         let failing = self.is_failing(numbers);
         let result = result.map_err(|failure| failure.of_batch(failing));
         let Some(parts) = self.flush.as_mut().and_then(|flush| flush.batch.as_mut()) else {
@@ -215,7 +222,7 @@ impl Worker {
         }
     }
 
-    fn attempt_failed(&mut self, failure: Failure) {
+    pub(super) fn attempt_failed(&mut self, failure: Failure) {
         let hold = failure.retry_after.and_then(policy::hold);
         let retryable = failure.is_retryable();
         if let Some(until) = self.drain_until {

@@ -75,7 +75,7 @@ impl Owner {
         while self.ended.lock().expect("no panic").is_none() {
             self.woken.wait();
             for reply in client.tidings().replies {
-                let (Reply::Flushed(id, _) | Reply::Settled(id, _) | Reply::Purged(id)) = reply;
+                let (Reply::Flushed(id, _) | Reply::Settled(id, _) | Reply::Purged(id, _)) = reply;
                 self.answers.lock().expect("no panic").insert(id, reply);
                 self.answered.notify_one();
             }
@@ -307,7 +307,7 @@ fn a_purge_gives_up_what_was_captured_before_once() {
         let play = Play::begin(config(2, usize::MAX), Ingest::default());
         let caller = play.capture(100..106);
         play.client.command(Command::Purge(1));
-        assert_eq!(play.owner.answer(1), Reply::Purged(1));
+        assert_eq!(play.owner.answer(1), Reply::Purged(1, Ok(())));
         let taken = caller.join().expect("no panic");
         play.end(taken);
     });

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 enum Told {
     News,
-    Ended(LastWords),
+    Ended(Box<LastWords>),
 }
 
 struct Teller(Sender<Told>);
@@ -53,7 +53,7 @@ impl Listener for Teller {
     }
 
     fn ended(&self, last: LastWords) {
-        let _ = self.0.send(Told::Ended(last));
+        let _ = self.0.send(Told::Ended(Box::new(last)));
     }
 }
 
@@ -165,7 +165,7 @@ fn last_words(told: &Receiver<Told>) -> LastWords {
     loop {
         match told.recv_timeout(PATIENCE).expect("the client ends") {
             Told::News => {}
-            Told::Ended(last) => return last,
+            Told::Ended(last) => return *last,
         }
     }
 }

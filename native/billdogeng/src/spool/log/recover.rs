@@ -3,7 +3,7 @@
 //! What is damaged costs the records that it is in. It is told once: damage at a segment's end is cut off, any other
 //! filled with a byte that is passed over without a word, and events that are missing are removed as any other.
 
-use super::{segment_id, Ages, Log, Segment, Unsynced};
+use super::{segment_id, Ages, Clock, Log, Segment, Unsynced, DOUBT};
 use crate::spool::dir::Dir;
 use crate::spool::error::{OpenError, Problem};
 use crate::spool::files;
@@ -29,7 +29,7 @@ struct Recovery {
     live: Live,
     problems: Vec<Problem>,
     ages: Ages,
-    now: u64,
+    clock: Clock,
     records: VecDeque<Lens>,
     /// The number after the event that was written last, as far as is known.
     written: Option<u64>,
@@ -44,15 +44,11 @@ type Lens = (u64, Vec<u32>);
 
 impl Log {
     /// Reads what a directory holds.
-    pub fn recover(
-        dir: Dir,
-        segment_bytes: u64,
-        age_step: u64,
-        now: u64,
-    ) -> Result<Found, OpenError> {
+    pub fn recover(dir: Dir, segment_bytes: u64, age_step: u64) -> Result<Found, OpenError> {
         let failed = |error: io::Error| OpenError::io("read", dir.path(), &error);
         let (mut ids, mut next_id) = (Vec::new(), 0);
-        let mut found = Recovery::new(age_step, now);
+        let in_doubt = fs::symlink_metadata(dir.path().join(DOUBT)).is_ok();
+        let mut found = Recovery::new(age_step, Clock::new(in_doubt));
         for entry in fs::read_dir(dir.path()).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let Some(id) = segment_id(&entry.path()) else {
@@ -77,6 +73,9 @@ impl Log {
             front: Vec::new(),
             cursor: None,
             ages: Ages::new(age_step),
+            clock: Clock::new(in_doubt),
+            doubt_noted: in_doubt,
+            behind_again: None,
             floor: (0, 0),
         };
         for id in ids {
@@ -100,13 +99,13 @@ impl Log {
 }
 
 impl Recovery {
-    fn new(age_step: u64, now: u64) -> Self {
+    fn new(age_step: u64, clock: Clock) -> Self {
         Self {
             segments: VecDeque::new(),
             live: Live::default(),
             problems: Vec::new(),
             ages: Ages::new(age_step),
-            now,
+            clock,
             records: VecDeque::new(),
             written: None,
             gaps: Vec::new(),
@@ -131,7 +130,7 @@ impl Recovery {
         opened.into_iter().for_each(|next| self.expect(next));
         let mut next = self.written;
         let mut records = Records::new(&file, id, SEGMENT_HEADER, meta.len()).map_err(failed)?;
-        while let Some((place, record)) = records.read() {
+        while let Some((place, record)) = records.read().map_err(failed)? {
             if let Record::Events { after, .. } = record {
                 next = next.or(Some(after));
             }
@@ -179,8 +178,7 @@ impl Recovery {
                 let count = (numbers.end - numbers.start) as usize;
                 let lens = record::lens(payload, count).collect();
                 self.records.push_back((numbers.start, lens));
-                // A clock that was ahead then must not keep events for ever.
-                self.ages.note(time.min(self.now), numbers.end);
+                self.ages.note(self.clock.time_of(time), numbers.end);
                 self.live.append(numbers);
             }
             Record::Removed => record::ranges(payload).for_each(|range| self.remove(range)),
