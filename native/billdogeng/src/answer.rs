@@ -110,7 +110,10 @@ impl Failure {
 /// # Errors
 /// Any status but 2xx; a 2xx that isn't the ingest's, or says itself that it is none.
 pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Answer, Failure> {
-    let parsed: Option<Value> = serde_json::from_slice(body).ok();
+    // A byte order mark is no JSON, though some servers send one.
+    let body = body.strip_prefix("\u{FEFF}".as_bytes()).unwrap_or(body);
+    // One character in another encoding must not hide the rest.
+    let parsed: Option<Value> = serde_json::from_str(&String::from_utf8_lossy(body)).ok();
     if !(200..300).contains(&status) {
         return Err(failure(status, parsed, body));
     }
@@ -216,7 +219,6 @@ fn text(body: &[u8]) -> Value {
 
 fn is_html(content_type: &str, body: &[u8]) -> bool {
     let content_type = content_type.trim_start().to_ascii_lowercase();
-    let body = body.strip_prefix("\u{FEFF}".as_bytes()).unwrap_or(body);
     content_type.starts_with("text/html")
         || content_type.starts_with("application/xhtml")
         || body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<')
@@ -355,11 +357,16 @@ mod tests {
 
     #[test]
     fn a_quota_is_limited_by_a_list_at_the_top_alone() {
-        let cases: [(&[u8], bool); 5] = [
+        let cases: [(&[u8], bool); 7] = [
             (
                 br#"{"success":true,"data":{},"quota_limited":["events"]}"#,
                 true,
             ),
+            (
+                b"{\"quota_limited\":[\"events\"],\"message\":\"d\xE9pass\xE9\"}",
+                true,
+            ),
+            (b"\xEF\xBB\xBF{\"quota_limited\":[\"events\"]}", true),
             (br#"{"quota_limited":["events"]}"#, true),
             (br#"{"quota_limited":[]}"#, false),
             (br#"{"quota_limited":true}"#, false),

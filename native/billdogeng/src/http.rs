@@ -16,13 +16,21 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::CertificateDer;
 use rustls::ClientConfig;
 use std::error::Error as _;
+use std::future::Future;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 /// Which client a request is from.
 const USER_AGENT: &str = concat!("billdogeng-elixir/", env!("CARGO_PKG_VERSION"));
+
+/// Headers of one response. Proxies add to those of an ingest.
+const MOST_HEADERS: usize = 1_000;
+
+/// After the time-out, for what has arrived by then.
+const LAST_LOOK: Duration = Duration::from_millis(50);
 
 /// A client for one host. Connections stay with the runtime that they were opened on.
 pub struct Http {
@@ -33,7 +41,7 @@ pub struct Http {
 impl Http {
     /// Fails only where TLS can't be set up for an `https` host.
     pub fn new(config: &HttpConfig) -> Result<Self, Failure> {
-        Self::with_resolver(config, Arc::new(SystemResolver))
+        Self::with_resolver(config, Arc::new(SystemResolver::new()))
     }
 
     /// The same, with names resolved by another than the system's resolver.
@@ -57,6 +65,11 @@ impl Http {
         let client = client
             .tls_backend_preconfigured(ClientConfig::clone(&tls))
             .http1_only()
+            // The ingest has stored the batch: a malformed header, of a proxy for example, must not send it again.
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_max_headers(MOST_HEADERS)
             .redirect(redirect::Policy::none())
             .referer(false)
             .dns_resolver(resolver)
@@ -111,14 +124,21 @@ impl Http {
             let response = request.send().await.map_err(|error| failure_of(&error))?;
             read(response).await
         };
-        match tokio::time::timeout(self.timeout, exchange).await {
-            Ok(result) => result,
-            Err(_) => {
-                let ms = self.timeout.as_millis();
-                Err(Failure::network(format!("no answer within {ms} ms")))
-            }
-        }
+        within(self.timeout, exchange).await.unwrap_or_else(|| {
+            let ms = self.timeout.as_millis();
+            Err(Failure::network(format!("no answer within {ms} ms")))
+        })
     }
+}
+
+/// The result of an exchange, if there is one in time.
+async fn within<T>(timeout: Duration, exchange: impl Future<Output = T>) -> Option<T> {
+    let mut exchange = pin!(exchange);
+    if let Ok(result) = tokio::time::timeout(timeout, &mut exchange).await {
+        return Some(result);
+    }
+    // A machine that was suspended wakes up after the time-out, with the response received but not read.
+    tokio::time::timeout(LAST_LOOK, exchange).await.ok()
 }
 
 async fn read(mut response: Response) -> Result<Answer, Failure> {
@@ -238,4 +258,61 @@ fn tls_with(roots: rustls::RootCertStore) -> Arc<ClientConfig> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Arc::new(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    #[test]
+    fn a_response_that_arrived_while_the_machine_was_suspended_is_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let host = format!("http://{}", listener.local_addr().expect("bound"));
+        let (told, news) = channel();
+        let (suspended, go) = channel();
+        thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("a connection");
+            let mut lines = BufReader::new(&stream).lines();
+            while lines
+                .next()
+                .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
+            {}
+            told.send("request").expect("the test waits");
+            let () = go.recv().expect("the test goes on");
+            let response = b"HTTP/1.1 204 No Content\r\n\r\n";
+            (&stream).write_all(response).expect("the client is there");
+            told.send("response").expect("the test waits");
+            let _ = lines.next();
+        });
+        let timeout = Duration::from_secs(3);
+        let http = Http::new(&HttpConfig {
+            host: host.clone(),
+            request_timeout: timeout,
+            gzip: false,
+            max_retries: 0,
+            proxy: Proxy::None,
+            cacertfile: None,
+        });
+        let http = http.expect("no TLS");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let answer = runtime.expect("a runtime").block_on(async {
+            // From the request to the time-out this thread, and so the client, stands still.
+            tokio::spawn(async move {
+                while news.try_recv().is_err() {
+                    tokio::task::yield_now().await;
+                }
+                suspended.send(()).expect("the server waits");
+                news.recv().expect("the server answers");
+                thread::sleep(timeout);
+            });
+            http.send(Method::GET, &host, HeaderMap::new(), None).await
+        });
+        assert_eq!(answer.map(|answer| answer.status), Ok(204));
+    }
 }

@@ -1,32 +1,54 @@
 //! Names to addresses by the system's resolver. As reqwest asks it, but with an error that tells a name that does not
 //! exist from one that can't be resolved for now.
 
+use crate::threads;
 use dns_lookup::{getaddrinfo, AddrInfoHints, LookupError, LookupErrorKind, SockType};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
-use tokio::task::{spawn_blocking, JoinHandle};
+use std::sync::Arc;
+use tokio::sync::{oneshot, Semaphore};
 
-/// The system's resolver, asked on the runtime's thread for blocking calls.
-pub struct SystemResolver;
+/// Bytes of a lookup's stack: the system may load modules of its own into it.
+const STACK: usize = 1024 * 1024;
+
+/// The system's resolver, asked on a thread of its own. tokio's threads for blocking calls would panic where the
+/// system has no thread left.
+pub struct SystemResolver {
+    /// Held by the one lookup at a time: one may take long after its request is over.
+    turn: Arc<Semaphore>,
+    stack: usize,
+}
+
+impl SystemResolver {
+    pub fn new() -> Self {
+        let turn = Arc::new(Semaphore::new(1));
+        Self { turn, stack: STACK }
+    }
+}
 
 impl Resolve for SystemResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let mut lookup = Lookup(spawn_blocking(move || addresses(name.as_str())));
+        let (turn, stack) = (Arc::clone(&self.turn), self.stack);
         Box::pin(async move {
-            let addresses = (&mut lookup.0).await??;
-            Ok(Box::new(addresses.into_iter()) as Addrs)
+            let turn = turn.acquire_owned().await?;
+            let (tell, told) = oneshot::channel();
+            threads::spawn("billdogeng-dns", stack, move || {
+                let _ = tell.send(addresses(name.as_str()));
+                drop(turn);
+            })
+            .map_err(no_thread)?;
+            Ok(Box::new(told.await??.into_iter()) as Addrs)
         })
     }
 }
 
-/// A lookup that has not begun is not made for a request that is over: those behind it would wait for it.
-struct Lookup(JoinHandle<Result<Vec<SocketAddr>, LookupError>>);
-
-impl Drop for Lookup {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+fn no_thread(error: io::Error) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("no thread to resolve the host's name: {error}"),
+    )
 }
 
 fn addresses(host: &str) -> Result<Vec<SocketAddr>, LookupError> {
@@ -49,6 +71,37 @@ pub fn is_no_such_host(error: &(dyn Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn resolve(resolver: &SystemResolver, name: &str) -> Result<Vec<SocketAddr>, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let found = resolver.resolve(name.parse().expect("a name"));
+        let found = runtime.expect("a runtime").block_on(found);
+        found
+            .map(Iterator::collect)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_lookup_has_a_thread_of_its_own_and_the_next_one_follows() {
+        let resolver = SystemResolver::new();
+        for _ in 0..3 {
+            let found = resolve(&resolver, "127.0.0.1");
+            assert_eq!(found, Ok(vec![SocketAddr::from(([127, 0, 0, 1], 0))]));
+        }
+    }
+
+    #[test]
+    fn a_lookup_without_a_thread_is_an_error() {
+        let resolver = SystemResolver {
+            // More than there is to address.
+            stack: usize::MAX / 4,
+            ..SystemResolver::new()
+        };
+        for _ in 0..2 {
+            let error = resolve(&resolver, "127.0.0.1").expect_err("no thread");
+            assert!(error.starts_with("no thread to resolve"), "{error}");
+        }
+    }
 
     #[test]
     fn an_address_is_its_own_name() {

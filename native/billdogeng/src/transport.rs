@@ -7,6 +7,7 @@ use crate::payload::Payload;
 use crate::threads;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::Method;
+use std::future::Future;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver, UnboundedSender};
@@ -43,7 +44,8 @@ pub struct Request {
 
 impl Request {
     async fn attempt(self) {
-        let result = async {
+        let answer = self.answer;
+        let result = async move {
             let http = Http::new(&self.http)?;
             let url = format!("{}{}", self.http.host.trim_end_matches('/'), self.path);
             let Some(body) = self.body else {
@@ -53,8 +55,16 @@ impl Request {
             headers.extend(self.headers);
             http.send(Method::POST, &url, headers, Some(body)).await
         };
-        (self.answer)(result.await);
+        answer(settled(result).await);
     }
+}
+
+/// The result of an attempt that may panic: its caller waits without a time-out of its own.
+async fn settled(
+    attempt: impl Future<Output = Result<Answer, Failure>> + Send + 'static,
+) -> Result<Answer, Failure> {
+    let panicked = |_| Err(Failure::network("the request panicked"));
+    tokio::spawn(attempt).await.unwrap_or_else(panicked)
 }
 
 /// Makes one attempt of `request` on the VM's transport thread, started by the first one.
@@ -86,5 +96,17 @@ pub fn send(request: Request) -> io::Result<()> {
 async fn serve(mut requests: UnboundedReceiver<Request>) {
     while let Some(request) = requests.recv().await {
         tokio::spawn(request.attempt());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_panics_is_answered() {
+        let failure = settled(async { panic!("on purpose") }).await.unwrap_err();
+        assert_eq!(failure.error.message, "the request panicked");
+        assert!(failure.is_retryable());
     }
 }

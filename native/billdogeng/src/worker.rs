@@ -198,8 +198,6 @@ impl Worker {
     pub fn start(client: Arc<Client>, listener: Box<dyn Listener>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(1)
-            .thread_keep_alive(Duration::from_secs(1))
             .build()?;
         let mut worker = Self::new(client, listener);
         threads::spawn("billdogeng-flush", STACK, move || {

@@ -87,7 +87,13 @@ impl Worker {
                 };
                 self.refused(alone, Reason::Rejected, failure);
             }
-            Err(failure) => self.attempt_failed(failure),
+            Err(failure) => {
+                // The kept connection may end at a server that the host's name no longer stands for.
+                if failure.error.status != 0 {
+                    self.http = None;
+                }
+                self.attempt_failed(failure);
+            }
         }
     }
 
