@@ -243,7 +243,8 @@ defmodule BilldogEng.CanaryTest do
     client(collector, :canary)
     attach(:canary, distinct_id: "")
     log = capture_log(fn -> everything(steps) end)
-    assert [_, _, _, _] = Regex.scan(~r/the handler .* captured nothing/, log)
+    nothing = Regex.scan(~r/the handler (.*) captured nothing/, log, capture: :all_but_first)
+    assert [_, _, _, _] = Enum.uniq(nothing)
     refute log =~ @canary
   end
 end

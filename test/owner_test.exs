@@ -227,7 +227,9 @@ defmodule BilldogEng.OwnerTest do
       Process.exit(client, :kill)
       :code.delete(Native)
       :code.purge(Native)
-      assert {:module, Native} = :code.load_file(Native)
+      # Not `load_file/1`: the collector decodes by this module, and OTP 25's code server never replies to a load of a module
+      # whose `@on_load` runs for another process.
+      assert {:module, Native} = :code.ensure_loaded(Native)
       assert Native.load_error() == nil
       Analytics.capture(living, "u", "living#{n}")
     end

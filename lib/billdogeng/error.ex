@@ -21,6 +21,7 @@ defmodule BilldogEng.Error do
   | `"INVALID_REQUEST"` | 0 | a path, a header or an option of `BilldogEng.Transport.request/2` that can't be sent |
   | `"INVALID_OPTION"` | 0 | an option of `BilldogEng.new/2` that can't be used |
   | `"NOT_STARTED"` | 0 | the client could not be started: the system has no thread or file descriptor left |
+  | `"NOT_LIVE"` | 0 | `set_mode/2` of a client that was started with `mode: :disabled`, and has nothing to send with |
   | `"NOT_LOADED"` | 0 | the native library could not be loaded |
 
       iex> error = BilldogEng.Error.new("HTTP 503", 503, nil, nil)

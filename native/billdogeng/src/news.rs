@@ -282,6 +282,7 @@ mod tests {
                 .flat_map(|error| [failed(1, error), failed(2, error)])
                 .collect(),
         );
+        assert!(news.must_wake());
         let tidings = news.take();
         assert_eq!(
             (tidings.replies.len(), tidings.more),
@@ -300,6 +301,7 @@ mod tests {
             let mut news = News::default();
             let error = error(value);
             news.reply(vec![failed(1, &error), failed(2, &error)]);
+            assert!(news.must_wake());
             assert_eq!(news.has_long_bodies(), long);
         }
     }

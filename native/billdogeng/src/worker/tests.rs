@@ -236,7 +236,9 @@ fn a_client_that_drains_ends_in_spite_of_a_panic() {
     assert_eq!(last_words(&told).stopped, 0);
     assert!(bodies.try_recv().is_ok());
     assert_eq!(client.capture(b"2", 0), Capture::Closed);
-    assert_eq!(client.stats().captured, 1);
+    let stats = client.stats();
+    assert_eq!((stats.captured, stats.delivered), (2, 1));
+    assert_eq!(stats.dropped[Reason::Stopped as usize], 1);
 }
 
 #[test]
