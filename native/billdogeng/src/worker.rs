@@ -268,7 +268,7 @@ impl Worker {
                     self.drain_until = Some(Instant::now() + timeout);
                     self.waiters.forget();
                     if let Some(opening) = &mut self.opening {
-                        opening.let_go();
+                        opening.hold_until(Instant::now() + timeout / 2);
                     }
                     self.now();
                     if let Some(flush) = &mut self.flush {

@@ -108,6 +108,12 @@ impl Opening {
         self.hold_until.is_some()
     }
 
+    /// Flushes wait no longer than that. A client whose owner has ended still waits: the client before it may be sending
+    /// older events, and hands the directory over.
+    pub fn hold_until(&mut self, latest: Instant) {
+        self.hold_until = self.hold_until.map(|until| until.min(latest));
+    }
+
     /// No flush waits for it any more.
     pub fn let_go(&mut self) {
         self.hold_until = None;
