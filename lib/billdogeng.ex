@@ -222,7 +222,7 @@ defmodule BilldogEng do
       iex> BilldogEng.purge(client)
       :ok
   """
-  @spec purge(Analytics.server()) :: :ok
+  @spec purge(Analytics.server()) :: :ok | {:error, Error.t()}
   defdelegate purge(client), to: Analytics
 
   @doc """

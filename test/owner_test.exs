@@ -227,7 +227,8 @@ defmodule BilldogEng.OwnerTest do
       Process.exit(client, :kill)
       :code.delete(Native)
       :code.purge(Native)
-      # Not `load_file/1`: the collector decodes by this module, and OTP 25's code server never replies to a load of a module
+
+      # Not `load_file/1`: the collector decodes by this module, and OTP 25's code server never replies to a load of one
       # whose `@on_load` runs for another process.
       assert {:module, Native} = :code.ensure_loaded(Native)
       assert Native.load_error() == nil

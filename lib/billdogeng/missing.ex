@@ -25,7 +25,9 @@ defmodule BilldogEng.Missing do
     :ets.update_counter(__MODULE__, name, 1)
     :ok
   rescue
-    ArgumentError -> first(name)
+    ArgumentError ->
+      first(name)
+      :ok
   end
 
   # Two callers may both find the table not yet full: a few names more do no harm.

@@ -24,6 +24,7 @@ defmodule Mix.Tasks.Billdogeng.Collector do
   alias BilldogEng.Collector.Probe
 
   @impl true
+  @spec run([String.t()]) :: no_return()
   def run(argv) do
     port = port!(argv)
     Mix.Task.run("compile")
