@@ -99,8 +99,11 @@ defmodule BilldogEng.BudgetTest do
                "#Truncated<list>",
                "exited in: GenServer.call/2: #Truncated<list>",
                "#Truncated<list>",
-               ~s(no match of right hand side value: "#Truncated<list>")
+               "no match of right hand side value:" <> no_match
              ] = for(event <- events(client, collector), do: event["properties"]["$exception_message"])
+
+      # Elixir's own words around it differ with its version.
+      assert String.trim(no_match) == ~s("#Truncated<list>")
     end
 
     test "a stacktrace may hold a shared term of #{levels} levels as arguments and as a file" do

@@ -346,7 +346,7 @@ defmodule BilldogEng.LoggerHandlerTest do
       key = {BilldogEng.Warning, :logger_distinct_id}
       :persistent_term.erase(key)
       on_exit(fn -> :persistent_term.erase(key) end)
-      {_, client, collector} = handled(%{distinct_id: &Map.fetch!(%{}, {&1, "s3cret"})})
+      {_, client, collector} = handled(%{distinct_id: &:erlang.error({:badkey, &1, "s3cret"})})
 
       log =
         ExUnit.CaptureLog.capture_log(fn ->

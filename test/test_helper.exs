@@ -2,6 +2,6 @@
 # words of clients whose tests are over, which those tests have no part in (owner_test.exs asserts what they say).
 if Version.match?(System.version(), ">= 1.15.0"),
   do: :logger.set_handler_config(:default, :level, :error),
-  else: Logger.configure_backend(:console, level: :error)
+  else: apply(Logger, :configure_backend, [:console, [level: :error]])
 
 ExUnit.start(capture_log: true)

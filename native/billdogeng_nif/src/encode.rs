@@ -487,11 +487,20 @@ impl<'a> Encoder<'a> {
                 self.members.truncate(first);
                 return Ok(());
             }
-            self.value_at(value, depth + 1)?;
+            self.value_at(value, depth + 1)
+                .or_else(|stop| self.unless_struct(stop, term))?;
         }
         self.members.truncate(first);
         self.literal(if kinds.is_none() { "{}" } else { "}" });
         Ok(())
+    }
+
+    /// A struct is for Elixir, however large its fields are: since OTP 26 the keys of a map are in no order, so one that is
+    /// too large may come before the key that makes a struct of it.
+    #[cold]
+    fn unless_struct(&self, stop: Stop, map: Term<'a>) -> Result<(), Stop> {
+        let normalise = matches!(stop, Stop::TooLarge) && self.marker.is_none() && is_struct(map);
+        Err(if normalise { Stop::Normalise } else { stop })
     }
 
     /// Goes on with a map of which the last of equal keys wins, where the key that was written last is not of the
