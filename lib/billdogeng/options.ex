@@ -63,7 +63,7 @@ defmodule BilldogEng.Options do
   @library [:in_app]
 
   # Ms that a spool's directory is waited for, where another client holds it.
-  @patience 1_000
+  @patience 5_000
 
   @largest 0xFFFF_FFFF_FFFF_FFFF
 

@@ -200,8 +200,9 @@ impl Worker {
             .enable_all()
             .build()?;
         let mut worker = Self::new(client, listener);
+        let ticket = Opening::ticket(&worker.client);
         threads::spawn("billdogeng-flush", STACK, move || {
-            worker.opening = Opening::begin(&worker.client);
+            worker.opening = Opening::begin(&worker.client, ticket);
             while !worker.ended {
                 let run = AssertUnwindSafe(|| runtime.block_on(worker.run()));
                 if catch_unwind(run).is_err() {

@@ -7,6 +7,7 @@
 use super::error::OpenError;
 use super::files;
 use super::platform::{self, DirBuilderExt, MetadataExt, OpenOptionsExt};
+use super::ticket::Ticket;
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
@@ -47,7 +48,12 @@ pub struct Dir {
 impl Dir {
     /// Makes the directory where there is none, and holds it; where another client of this process does,
     /// that one is asked, and waited for; another process is waited for alone.
-    pub fn hold(path: &Path, ask: Ask, patience: Duration) -> Result<Self, OpenError> {
+    pub fn hold(
+        path: &Path,
+        ask: Ask,
+        patience: Duration,
+        ticket: Option<Ticket>,
+    ) -> Result<Self, OpenError> {
         if !platform::AVAILABLE {
             return Err(OpenError::Unavailable(std::env::consts::OS));
         }
@@ -76,7 +82,10 @@ impl Dir {
         let handle =
             Arc::new(files::open_dir(&path).map_err(|error| OpenError::io("open", &path, &error))?);
         let until = Instant::now() + patience;
-        register(id, ask, until).map_err(|()| OpenError::InUse(path.clone()))?;
+        if let Some(ticket) = &ticket {
+            ticket.wait(until);
+        }
+        register(id, ask, until, ticket).map_err(|()| OpenError::InUse(path.clone()))?;
         // From here on letting go is the drop's.
         let mut dir = Self {
             path,
@@ -186,11 +195,13 @@ fn is_ours(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-fn register(id: Id, ask: Ask, until: Instant) -> Result<(), ()> {
+fn register(id: Id, ask: Ask, until: Instant, ticket: Option<Ticket>) -> Result<(), ()> {
     let mut asked: Option<Ask> = None;
     let mut all = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
     let turns = all.get_or_insert_default().entry(id).or_default();
     turns.line.push_back(Arc::clone(&ask));
+    // It has its place in the line.
+    drop(ticket);
     loop {
         let turns = all.get_or_insert_default().entry(id).or_default();
         if let Some(holder) = turns.holder.clone() {
@@ -240,7 +251,7 @@ mod tests {
     #[test]
     fn who_came_first_has_it_first_and_is_asked_by_those_behind() {
         let temp = TempDir::new().expect("a directory");
-        let first = Dir::hold(temp.path(), Arc::new(|| ()), LONG).expect("it is free");
+        let first = Dir::hold(temp.path(), Arc::new(|| ()), LONG, None).expect("it is free");
         let id = first.id;
         let (tell, told) = channel();
         let threads: Vec<_> = (0..5)
@@ -251,7 +262,7 @@ mod tests {
                     let ask = Arc::new(move || {
                         let _ = ask.send(());
                     });
-                    let dir = Dir::hold(&path, ask, LONG).expect("it is let go of");
+                    let dir = Dir::hold(&path, ask, LONG, None).expect("it is let go of");
                     tell.send(n).expect("the test hears it");
                     if n < 4 {
                         asked.recv_timeout(LONG).expect("others want it");

@@ -39,9 +39,11 @@ mod record;
 #[cfg(all(test, unix))]
 mod tests;
 mod thread;
+mod ticket;
 
 pub use error::{Fate, OpenError, Problem, Undeleted};
 pub use log::Page;
+pub use ticket::Ticket;
 
 use dir::Dir;
 use live::{Live, Ranges};
@@ -54,7 +56,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long [`Spool::open`] waits for another client to let go of the directory.
-pub const PATIENCE: Duration = Duration::from_secs(1);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of events that go into one record; a larger event gets one of its own.
 const CHUNK: usize = 64 * 1024;
 /// Chunks kept for use again while events come.
@@ -209,6 +211,18 @@ impl Spool {
         options: &Options,
         listener: impl Fn() + Send + Sync + 'static,
     ) -> Result<(Self, Recovered), OpenError> {
+        Self::open_in_turn(options, None, listener)
+    }
+
+    /// The same, after the clients of this process that took their tickets earlier have asked for the directory.
+    ///
+    /// # Errors
+    /// As for [`Spool::open`].
+    pub fn open_in_turn(
+        options: &Options,
+        ticket: Option<Ticket>,
+        listener: impl Fn() + Send + Sync + 'static,
+    ) -> Result<(Self, Recovered), OpenError> {
         let shared = Arc::new(Shared {
             inner: Mutex::default(),
             work: Condvar::new(),
@@ -222,7 +236,7 @@ impl Spool {
                 (shared.listener)();
             }
         });
-        let dir = Dir::hold(&options.dir, ask, options.patience)?;
+        let dir = Dir::hold(&options.dir, ask, options.patience, ticket)?;
         let max_age = u64::try_from(options.max_age.as_millis()).unwrap_or(u64::MAX / 2);
         let segment_bytes = (options.max_bytes / 16).clamp(16 * 1024, 8 * 1024 * 1024);
         let found = Log::recover(dir, segment_bytes, max_age / 128)?;

@@ -410,7 +410,7 @@ fn switches() -> Option<BTreeMap<PathBuf, String>> {
 
 /// Opens a directory without a thread, and answers the live events and whether damage was told of.
 fn recovered(dir: &Path) -> (Vec<u64>, usize) {
-    let dir = Dir::hold(dir, Arc::new(|| ()), LONG).unwrap();
+    let dir = Dir::hold(dir, Arc::new(|| ()), LONG, None).unwrap();
     let mut found = Log::recover(dir, 1 << 20, 1).unwrap();
     let (mut numbers, mut bytes) = (Vec::new(), 0);
     for run in found.live.runs(&ALL) {

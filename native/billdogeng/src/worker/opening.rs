@@ -8,7 +8,7 @@
 //! ```
 
 use crate::client::Client;
-use crate::spool::{self, OpenError, Recovered, Spool};
+use crate::spool::{self, OpenError, Recovered, Spool, Ticket};
 use crate::threads;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -59,12 +59,20 @@ struct State {
 }
 
 impl Opening {
+    /// Takes the client's place among those of this process that want the same directory: as it starts, and not once its
+    /// threads run.
+    pub fn ticket(client: &Client) -> Option<Ticket> {
+        let options = client.config.spool.as_ref()?;
+        Some(Ticket::take(&options.dir))
+    }
+
     /// Begins to open the spool that a client is to have, if any.
-    pub fn begin(client: &Arc<Client>) -> Option<Self> {
+    pub fn begin(client: &Arc<Client>, ticket: Option<Ticket>) -> Option<Self> {
         let options = client.config.spool.clone()?;
         let shared = Arc::new(Shared::default());
         let dir = options.dir.clone();
         let opener = Opener {
+            ticket,
             shared: Arc::clone(&shared),
             client: Arc::clone(client),
             options,
@@ -163,13 +171,15 @@ impl Shared {
 }
 
 struct Opener {
+    /// For the first attempt.
+    ticket: Option<Ticket>,
     shared: Arc<Shared>,
     client: Arc<Client>,
     options: spool::Options,
 }
 
 impl Opener {
-    fn run(self) {
+    fn run(mut self) {
         for failures in 0.. {
             let opened = catch_unwind(AssertUnwindSafe(|| self.open()));
             let mut state = self.shared.lock();
@@ -202,9 +212,10 @@ impl Opener {
         }
     }
 
-    fn open(&self) -> Result<Opened, OpenError> {
+    fn open(&mut self) -> Result<Opened, OpenError> {
         let wake = Arc::clone(&self.client.wake);
-        let (spool, recovered) = Spool::open(&self.options, move || wake.notify_one())?;
+        let (spool, recovered) =
+            Spool::open_in_turn(&self.options, self.ticket.take(), move || wake.notify_one())?;
         let config = &self.client.config;
         // Where that can't be known or noted, nothing is said of it.
         let replaced =
