@@ -152,7 +152,7 @@ defmodule BilldogEng.TelemetryHandlerTest do
       Context.put(distinct_id: nil)
 
       assert told.(event, view.(ShopWeb.ListLive)) =~
-               "in ShopWeb.ListLive: the visitor is anonymous. BilldogEng.Visitor"
+               "in ShopWeb.ListLive: the visitor is anonymous: no current_scope.user"
 
       Context.clear()
       hook = "BilldogEng.LiveView did not run. Add it to the on_mount of the view's live_session"
@@ -162,7 +162,20 @@ defmodule BilldogEng.TelemetryHandlerTest do
       assert told.(event, request.(anonymous)) =~ "in ShopWeb.PageController: the visitor is anonymous"
 
       assert told.(event, %{conn: %{private: %{}}, plug: ShopWeb.PageController}) =~
-               "in ShopWeb.PageController: BilldogEng.Plug did not run. The request failed before it"
+               "in ShopWeb.PageController: BilldogEng.Plug did not run. Add it to the pipeline of the route"
+
+      failed = %{
+        conn: %{private: %{}},
+        plug: ShopWeb.FailingController,
+        kind: :error,
+        reason: %RuntimeError{}
+      }
+
+      assert told.(event, failed) =~
+               "in ShopWeb.FailingController: BilldogEng.Plug did not run. The request failed before it"
+
+      unknown = %{failed | reason: %{__struct__: Phoenix.Router.NoRouteError}}
+      assert told.(other, unknown) == ""
 
       channel = %{socket: %{channel: ShopWeb.RoomChannel, assigns: %{}}}
       assert told.(event, channel) =~ "in ShopWeb.RoomChannel: the socket has no user. Assign current_scope"

@@ -84,7 +84,7 @@ defmodule BilldogEng.Diagnosis do
 
       key when key in [401, 403] ->
         {said,
-         "the key is not one of a project there: compare :api_key with the project's, blanks and quotes included, and :host with the ingest that it is for"}
+         "the key is not one of a project there: compare :api_key with the project's, quotes included, and :host with the ingest that it is for"}
 
       429 ->
         {said, "the ingest is asked too often; try again later. If it stays so, look at the project's quota"}

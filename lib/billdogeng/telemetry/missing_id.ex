@@ -8,6 +8,10 @@ defmodule BilldogEng.Telemetry.MissingId do
   require Logger
 
   @doc false
+  # An unknown route has no pipeline, and so no user: every browser asks for some.
+  def report(handler, event, metadata, source)
+  def report(_handler, _event, %{reason: %{__struct__: Phoenix.Router.NoRouteError}}, _source), do: :ok
+
   # `source` is `:option` where the handler has a :distinct_id of its own, else the context that was found.
   def report(handler, event, metadata, source) do
     subject = subject(metadata)
@@ -54,11 +58,15 @@ defmodule BilldogEng.Telemetry.MissingId do
   end
 
   defp why(nil, %{socket: %{view: _}}) do
-    "BilldogEng.LiveView did not run. Add it to the on_mount of the view's live_session, or of the view"
+    "BilldogEng.LiveView did not run. Add it to the on_mount of the view's live_session, after what finds the user"
+  end
+
+  defp why(nil, %{conn: _, kind: _}) do
+    "BilldogEng.Plug did not run. The request failed before it, or the pipeline of the route lacks it"
   end
 
   defp why(nil, %{conn: _}) do
-    "BilldogEng.Plug did not run. The request failed before it, or the pipeline of the route lacks it"
+    "BilldogEng.Plug did not run. Add it to the pipeline of the route, after what finds the user"
   end
 
   defp why(nil, _metadata) do
@@ -67,7 +75,7 @@ defmodule BilldogEng.Telemetry.MissingId do
   end
 
   defp why(_context, _metadata) do
-    "the visitor is anonymous. BilldogEng.Visitor, or the :distinct_id of BilldogEng.Plug and BilldogEng.LiveView, " <>
-      "gives one to visitors without an account"
+    "the visitor is anonymous: no current_scope.user or current_user was assigned before BilldogEng.Plug or " <>
+      "BilldogEng.LiveView. BilldogEng.Visitor, or their :distinct_id, gives an ID to visitors without an account"
   end
 end
