@@ -238,7 +238,8 @@ defmodule BilldogEng.OwnerTest do
     assert Analytics.flush(living) == :ok
     GenServer.stop(living)
     drained()
-    names = names(collector)
+    # A purge kills a connection of the collector that decodes just then, whose request then comes twice.
+    names = collector |> names() |> Enum.uniq()
     assert for("living" <> n <- names, do: String.to_integer(n)) == Enum.to_list(1..100)
     assert length(names) == 200
   end
