@@ -309,7 +309,7 @@ defmodule Storm do
 
   defp ended do
     receive do
-      {:billdogeng_ended, :event, _stopped, stats} -> stats
+      {:billdogeng_ended, :event, _stopped, stats, _untold} -> stats
     after
       30_000 -> raise "a client has not ended"
     end
