@@ -159,7 +159,7 @@ defmodule BilldogEng.OutageTest do
       client = start_client(collector, max_retries: 2, sleep_fn: fn _ -> :ok end)
       Collector.respond(collector, [{:status, 503}, :reset, :ok])
       Analytics.capture(client, "u", "e")
-      assert capture_log(fn -> assert Analytics.flush(client) == :ok end) == ""
+      refute capture_log(fn -> assert Analytics.flush(client) == :ok end) =~ "flushes to"
       assert Collector.request_count(collector) == 3
     end
 
@@ -177,7 +177,7 @@ defmodule BilldogEng.OutageTest do
           assert {:error, %Error{status: 403}} = Analytics.flush(client)
         end)
 
-      assert log == ""
+      refute log =~ "flushes to"
       Collector.respond(collector, :ok)
 
       assert capture_log(fn -> assert Analytics.flush(client) == :ok end) =~
