@@ -198,7 +198,7 @@ struct Fetch {
 }
 
 impl Spool {
-    /// Holds a directory, reads what is in it, and starts the thread. Waits up to 1 s for another client
+    /// Holds a directory, reads what is in it, and starts the thread. Waits up to `patience` for another client
     /// of this process to close, and reads about 1 GB/s: nothing for a scheduler.
     ///
     /// `listener` is called, on the spool's thread or on that of a later `open`, whenever there are
