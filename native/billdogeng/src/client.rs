@@ -1,14 +1,14 @@
 //! The handle that callers hold: captures go into the queue, commands to the flush thread.
 
 use crate::config::Config;
-use crate::news::{Listener, News, Notice, Tidings};
-use crate::place::Place;
+use crate::event::place::Place;
+use crate::flush::worker::{Command, Worker};
+use crate::queue::state::{Accepted, Reason, State, Stats};
+use crate::queue::store::FIRST;
+use crate::report::status::Status;
+use crate::report::updates::{Listener, News, Notice, Tidings};
 use crate::spool::{Recovered, Spool};
-use crate::state::{Accepted, Reason, State, Stats};
-use crate::status::Status;
-use crate::store::FIRST;
 use crate::sync::{self, Mutex, MutexGuard, Notify, Receiver, Sender};
-use crate::worker::{Command, Worker};
 use std::borrow::Cow;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

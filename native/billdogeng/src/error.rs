@@ -1,6 +1,6 @@
 //! The one error of a request or a flush.
 
-use crate::redact::redact;
+use crate::http::redact::redact;
 use serde_json::Value;
 use std::fmt;
 

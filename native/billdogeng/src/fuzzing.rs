@@ -3,13 +3,13 @@
 //!
 //! `bin/fuzz` looks for inputs with libFuzzer, `cargo test` tries random ones.
 
-use crate::answer;
-use crate::json;
-use crate::parts::{Accepted, Parts, Seen, Standing};
-use crate::place::Place;
-use crate::policy;
-use crate::queue::{Batch, Queue};
-use crate::transport;
+use crate::event::json;
+use crate::event::place::Place;
+use crate::flush::split::{Accepted, Parts, Seen, Standing};
+use crate::http::policy;
+use crate::http::request;
+use crate::http::response;
+use crate::queue::events::{Batch, Queue};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::time::SystemTime;
@@ -22,7 +22,7 @@ pub fn answer(bytes: &[u8]) {
     let status = u16::from_le_bytes([*low, *high]) % 1000;
     let (content_type, body) = rest.split_at(rest.len().min(usize::from(*length)));
     let content_type = String::from_utf8_lossy(content_type);
-    match answer::read(status, &content_type, body) {
+    match response::read(status, &content_type, body) {
         Ok(_) => assert!((200..300).contains(&status)),
         Err(failure) => {
             assert_eq!(failure.error.status, status);
@@ -45,7 +45,7 @@ pub fn retry_after(bytes: &[u8]) {
 pub fn header(bytes: &[u8]) {
     let colon = bytes.iter().position(|byte| *byte == b':');
     let (name, value) = bytes.split_at(colon.unwrap_or(bytes.len()));
-    if let Ok((name, value)) = transport::header(name, value) {
+    if let Ok((name, value)) = request::header(name, value) {
         assert!(!name.as_str().contains(['\r', '\n', ' ', ':']));
         assert!(!value.as_bytes().iter().any(|byte| b"\r\n\0".contains(byte)));
         assert!(value.is_sensitive());

@@ -4,62 +4,46 @@
 //! Client::capture ──▶ Queue ──▶ Batch ──▶ Payload (gzip) ──▶ Http ──▶ answer
 //!   (any thread)        ▲                                             │
 //!                       └──────────── back to the front ◀─────────────┘ failed
-//!                    flush thread (worker.rs), one a client ──▶ News ──▶ Listener
+//!                    flush thread (flush/), one a client ──▶ Updates ──▶ Listener
 //! ```
 //!
 //! Nothing here knows the BEAM: the crate is built, tested and fuzzed by `cargo test` alone.
 
-mod answer;
-mod check;
-mod chunks;
 mod client;
 mod clock;
 mod config;
 mod draining;
 mod error;
-mod flush_report;
+mod event;
+mod flush;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod http;
-pub mod json;
-mod news;
-mod parts;
-mod payload;
-mod place;
-mod policy;
-mod profiles;
 mod queue;
-mod redact;
-mod reports;
-mod resolver;
-mod roots;
+mod report;
 pub mod spool;
-mod state;
-mod status;
-mod store;
 mod sync;
 mod threads;
-pub mod transport;
-mod waiters;
-mod worker;
 
-pub use answer::{Answer, Failure};
-pub use check::{check, Unusable};
 pub use client::{Capture, Client};
 pub use clock::nearest;
 pub use config::{Config, Endpoint, HttpConfig, Proxy};
 pub use draining::Draining;
 pub use error::Error;
-pub use flush_report::{Outcome, Report, Span, Trigger};
-pub use http::has_roots;
-pub use news::{LastWords, Listener, Notice, Reply, Tidings};
-pub use place::Place;
-pub use policy::SUSPENSION;
-pub use profiles::{PersonProfiles, PROPERTY as PROCESS_PERSON_PROFILE};
-pub use redact::redact;
-pub use reports::{Reports, Told};
-pub use roots::{named_roots, NamedRoots};
-pub use state::{Reason, Stats};
-pub use status::{LastError, Phase, Status};
+pub use event::json;
+pub use event::place::Place;
+pub use event::profiles::{PersonProfiles, PROPERTY as PROCESS_PERSON_PROFILE};
+pub use flush::worker::Command;
+pub use http::check::{check, Unusable};
+pub use http::client::has_roots;
+pub use http::policy::SUSPENSION;
+pub use http::redact::redact;
+pub use http::request;
+pub use http::response::{Answer, Failure};
+pub use http::roots::{named_roots, NamedRoots};
+pub use queue::state::{Reason, Stats};
+pub use report::flush_report::{Outcome, Report, Span, Trigger};
+pub use report::reports::{Reports, Told};
+pub use report::status::{LastError, Phase, Status};
+pub use report::updates::{LastWords, Listener, Notice, Reply, Tidings};
 pub use threads::keep_mapped;
-pub use worker::Command;

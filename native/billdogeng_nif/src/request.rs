@@ -3,7 +3,7 @@
 use crate::client::HttpOptions;
 use crate::encode::{Encoder, Scratch, Stop};
 use crate::value;
-use billdogeng::transport::{self, Request};
+use billdogeng::request::{self, Request};
 use billdogeng::{Answer, Failure};
 use rustler::env::OwnedEnv;
 use rustler::{Binary, Encoder as _, Env, LocalPid, Term};
@@ -29,7 +29,7 @@ fn request<'a>(
     };
     let headers = headers
         .iter()
-        .map(|(name, value)| transport::header(name, value))
+        .map(|(name, value)| request::header(name, value))
         .collect();
     let headers = match headers {
         Ok(headers) => headers,
@@ -37,7 +37,7 @@ fn request<'a>(
     };
     let caller = env.pid();
     let answer = Box::new(move |result| reply(caller, id, result));
-    match transport::send(Request {
+    match request::send(Request {
         http: http.into(),
         path,
         headers,

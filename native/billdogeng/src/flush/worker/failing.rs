@@ -2,8 +2,8 @@
 //! [`policy::may_be_an_events_fault`]. It is then split as one that is refused, so that it holds up no others.
 
 use super::Worker;
-use crate::parts::Parts;
-use crate::policy::{self, MOST_FAILED_FLUSHES};
+use crate::flush::split::Parts;
+use crate::http::policy::{self, MOST_FAILED_FLUSHES};
 use crate::spool::note;
 use std::fmt;
 use std::ops::Range;

@@ -4,10 +4,10 @@
 //! neither memory nor the flush thread's time. Replies are bounded by the calls that wait for them.
 
 use crate::error::Error;
-use crate::flush_report::Report;
-use crate::place::Place;
+use crate::event::place::Place;
+use crate::queue::state::{Reason, Stats};
+use crate::report::flush_report::Report;
 use crate::spool::{OpenError, Problem};
-use crate::state::{Reason, Stats};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::Arc;

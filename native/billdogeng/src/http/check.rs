@@ -1,8 +1,8 @@
 //! Whether requests can be made with a client's options, found out by those who will make them.
 
 use crate::config::HttpConfig;
-use crate::http::Http;
-use crate::transport;
+use crate::http::client::Http;
+use crate::http::request;
 use reqwest::Url;
 
 /// An option that can't be used.
@@ -28,7 +28,7 @@ pub fn check(http: &HttpConfig, api_key: &str) -> Result<(), (Unusable, String)>
     if !url.has_host() {
         return Err((Unusable::Host, "it has no host".into()));
     }
-    transport::header(b"x-api-key", api_key.as_bytes()).map_err(refused(Unusable::ApiKey))?;
+    request::header(b"x-api-key", api_key.as_bytes()).map_err(refused(Unusable::ApiKey))?;
     Http::proxy(http).map_err(refused(Unusable::Proxy))?;
     Http::tls(http).map_err(refused(Unusable::CaCertFile))?;
     Ok(())

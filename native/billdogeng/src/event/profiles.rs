@@ -1,6 +1,6 @@
 //! `:person_profiles`: whose events make a profile of their person, said in `$process_person_profile`.
 
-use crate::json;
+use crate::event::json;
 
 /// The property.
 pub const PROPERTY: &str = "$process_person_profile";

@@ -9,7 +9,7 @@
 //! Each event ends in a comma, so that a run of events is the inside of a JSON array but for its last
 //! byte, and no event spans two chunks. Taking a batch hands over slices; nothing is copied.
 
-use crate::chunks::{self, CHUNK};
+use crate::queue::chunks::{self, CHUNK};
 use bytes::{Buf, Bytes, BytesMut};
 use std::borrow::Cow;
 use std::collections::VecDeque;

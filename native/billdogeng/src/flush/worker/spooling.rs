@@ -2,11 +2,11 @@
 
 use super::opening::Opening;
 use super::Worker;
-use crate::answer::{Failure, Kind};
 use crate::error::Error;
-use crate::news::{Notice, Reply};
+use crate::http::response::{Failure, Kind};
+use crate::queue::state::Reason;
+use crate::report::updates::{Notice, Reply};
 use crate::spool::{Excess, Fetched, OpenError, Spool, PATIENCE};
-use crate::state::Reason;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;

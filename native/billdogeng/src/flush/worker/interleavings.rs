@@ -6,11 +6,11 @@
 //! Run by `bin/interleavings`.
 
 use super::{Attempt, Command, Worker};
-use crate::answer::{Answer, Failure, Kind};
 use crate::client::{Capture, Client};
 use crate::config::{Config, Endpoint, HttpConfig, Proxy};
 use crate::error::Error;
-use crate::news::{LastWords, Listener, Reply};
+use crate::http::response::{Answer, Failure, Kind};
+use crate::report::updates::{LastWords, Listener, Reply};
 use crate::sync::{Mutex, Notify};
 use shuttle::rand::{thread_rng, Rng};
 use shuttle::thread;

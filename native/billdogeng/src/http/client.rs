@@ -1,10 +1,10 @@
 //! One HTTP client on the current tokio runtime: no redirects, no environment unless asked for, answers up to
 //! 1 MiB, decoded where they are gzip'd.
 
-use crate::answer::{self, Answer, Failure, Unreachable};
 use crate::config::{HttpConfig, Proxy};
-use crate::policy;
-use crate::resolver::{is_no_such_host, SystemResolver};
+use crate::http::policy;
+use crate::http::resolver::{is_no_such_host, SystemResolver};
+use crate::http::response::{self, Answer, Failure, Unreachable};
 use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use reqwest::dns::Resolve;
@@ -158,15 +158,15 @@ async fn read(mut response: Response) -> Result<Answer, Failure> {
         .is_some_and(|value| is_gzip(value.as_bytes()));
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| failure_of(&error))? {
-        let room = answer::LONGEST_BODY - body.len();
+        let room = response::LONGEST_BODY - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if chunk.len() >= room {
             break;
         }
     }
     let answer = match gzipped {
-        true => answer::read(status, &content_type, &decoded(&body)),
-        false => answer::read(status, &content_type, &body),
+        true => response::read(status, &content_type, &decoded(&body)),
+        false => response::read(status, &content_type, &body),
     };
     answer.map_err(|failure| Failure {
         retry_after,
@@ -184,7 +184,7 @@ fn is_gzip(encoding: &[u8]) -> bool {
 fn decoded(body: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::new();
     let _ = MultiGzDecoder::new(body)
-        .take(answer::LONGEST_BODY as u64)
+        .take(response::LONGEST_BODY as u64)
         .read_to_end(&mut decoded);
     decoded
 }

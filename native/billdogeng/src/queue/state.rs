@@ -1,9 +1,9 @@
 //! What callers and the flush thread share: what is queued, its bounds and the accounts, under one lock.
 
 use crate::config::Config;
-use crate::queue::Batch;
+use crate::queue::events::Batch;
+use crate::queue::store::{Next, Store};
 use crate::spool::{Page, Recovered, Spool};
-use crate::store::{Next, Store};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Calls that wait for a flush: what is left of their patience, and their answers.
 
 use crate::error::Error;
-use crate::news::Reply;
-use crate::queue::Batch;
+use crate::queue::events::Batch;
+use crate::report::updates::Reply;
 use std::sync::Arc;
 
 /// One `flush` or `shutdown`: it waits for events up to a number.

@@ -2,16 +2,16 @@
 //! next part, the next wait, or the end of the flush.
 
 use super::{Attempt, Wait, Worker};
-use crate::answer::{Answer, Failure, Kind, Unreachable};
 use crate::config::Endpoint;
 use crate::error::Error;
-use crate::http::Http;
-use crate::news::Notice;
-use crate::parts::{Accepted, Parts, Standing};
-use crate::payload::Payload;
-use crate::policy;
-use crate::queue::Batch;
-use crate::state::Reason;
+use crate::flush::split::{Accepted, Parts, Standing};
+use crate::http::client::Http;
+use crate::http::payload::Payload;
+use crate::http::policy;
+use crate::http::response::{Answer, Failure, Kind, Unreachable};
+use crate::queue::events::Batch;
+use crate::queue::state::Reason;
+use crate::report::updates::Notice;
 use reqwest::Method;
 use std::sync::Arc;
 use std::time::Duration;

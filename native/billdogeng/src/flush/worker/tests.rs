@@ -1,15 +1,15 @@
 //! The flush thread against real sockets, and against itself.
 
-use crate::answer::{Failure, Unreachable};
 use crate::client::{Capture, Client};
 use crate::config::{Config, Endpoint, HttpConfig, Proxy};
 use crate::error::Error;
-use crate::flush_report::{Report, Trigger};
-use crate::http::Http;
-use crate::news::{LastWords, Listener, Notice, Reply};
+use crate::flush::worker::{Attempt, Command, Worker};
+use crate::http::client::Http;
+use crate::http::response::{Failure, Unreachable};
+use crate::queue::state::Reason;
+use crate::report::flush_report::{Report, Trigger};
+use crate::report::updates::{LastWords, Listener, Notice, Reply};
 use crate::spool;
-use crate::state::Reason;
-use crate::worker::{Attempt, Command, Worker};
 use dns_lookup::LookupError;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::io::{BufRead, BufReader, Read, Write};

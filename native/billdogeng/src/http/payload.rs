@@ -1,8 +1,8 @@
 //! A body as it goes on the wire.
 
 use crate::config::{Config, Endpoint};
-use crate::json;
-use crate::queue::Batch;
+use crate::event::json;
+use crate::queue::events::Batch;
 use bytes::Bytes;
 use libdeflater::{CompressionLvl, Compressor};
 use reqwest::header::{HeaderMap, HeaderValue, CONTENT_ENCODING, CONTENT_TYPE};

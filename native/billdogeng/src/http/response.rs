@@ -1,7 +1,7 @@
 //! What an answer means: success, or which error.
 
 use crate::error::Error;
-use crate::policy;
+use crate::http::policy;
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! Single requests, for any caller.
 
-use crate::answer::{Answer, Failure};
 use crate::config::HttpConfig;
-use crate::http::Http;
-use crate::payload::Payload;
+use crate::http::client::Http;
+use crate::http::payload::Payload;
+use crate::http::response::{Answer, Failure};
 use crate::threads;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::Method;

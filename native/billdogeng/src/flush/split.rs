@@ -9,8 +9,8 @@
 //! reason than an event. After too many refusals in a row single events are tried at random, first of the batch and
 //! then of those behind it: a run of bad events does not look like such an ingest, wherever it stands.
 
-use crate::policy;
-use crate::queue::Batch;
+use crate::http::policy;
+use crate::queue::events::Batch;
 use std::cmp::Reverse;
 use std::ops::Range;
 
@@ -261,7 +261,7 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::Queue;
+    use crate::queue::events::Queue;
 
     /// What became of the events of a flush, where `answer` has the numbers of each part.
     #[derive(Debug, Default, PartialEq)]

@@ -13,20 +13,20 @@
 //!
 //! Whatever the state, [`Command::Drain`] makes everything go at once and ends the thread.
 
-use crate::answer::{Answer, Failure};
 use crate::client::Client;
 use crate::error::Error;
-use crate::flush_report::{FlushReport, Report, Trigger};
-use crate::http::Http;
-use crate::news::{LastWords, Listener, Notice, Reply};
-use crate::parts::{Parts, Seen};
-use crate::payload::Payload;
-use crate::queue::Batch;
-use crate::status::Phase;
-use crate::store::Next;
+use crate::flush::split::{Parts, Seen};
+use crate::flush::waiters::Waiters;
+use crate::http::client::Http;
+use crate::http::payload::Payload;
+use crate::http::request;
+use crate::http::response::{Answer, Failure};
+use crate::queue::events::Batch;
+use crate::queue::store::Next;
+use crate::report::flush_report::{FlushReport, Report, Trigger};
+use crate::report::status::Phase;
+use crate::report::updates::{LastWords, Listener, Notice, Reply};
 use crate::threads;
-use crate::transport;
-use crate::waiters::Waiters;
 use failing::Failing;
 use opening::Opening;
 use reqwest::header::HeaderMap;
@@ -161,7 +161,7 @@ impl Worker {
         ]
         .into_iter()
         .flatten()
-        .map(|(name, value)| transport::header(name.as_bytes(), value))
+        .map(|(name, value)| request::header(name.as_bytes(), value))
         .collect();
         let host = client.config.http.host.trim_end_matches('/');
         let url = format!("{host}{}", client.config.endpoint.path());

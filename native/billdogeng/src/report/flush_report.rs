@@ -3,11 +3,11 @@
 //! A flush that finds nothing to send is none. The worker says what happens in one line each; the sums are
 //! made here, and what comes of them goes to [`Listener::report`].
 
-use crate::answer::{Answer, Failure, Kind};
 use crate::error::Error;
-use crate::news::Listener;
-use crate::queue::Batch;
-use crate::state::Reason;
+use crate::http::response::{Answer, Failure, Kind};
+use crate::queue::events::Batch;
+use crate::queue::state::Reason;
+use crate::report::updates::Listener;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -169,9 +169,9 @@ fn without_body(error: &Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::answer::Unreachable;
-    use crate::news::LastWords;
-    use crate::queue::Queue;
+    use crate::http::response::Unreachable;
+    use crate::queue::events::Queue;
+    use crate::report::updates::LastWords;
     use serde_json::Value;
     use std::sync::mpsc::{channel, Receiver, Sender};
 

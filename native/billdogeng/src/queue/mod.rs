@@ -1,0 +1,6 @@
+//! Queued events as bytes: their order, their bounds, and the counters of one client.
+
+pub mod chunks;
+pub mod events;
+pub mod state;
+pub mod store;
