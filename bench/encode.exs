@@ -9,7 +9,8 @@ Code.require_file("support.ex", __DIR__)
 
 defmodule Bench.Encode do
   alias Bench.{Collector, Numbers, Serde}
-  alias BilldogEng.{Analytics, Native}
+  alias BilldogEng.Analytics
+  alias BilldogEng.Client.Native
 
   def main(argv) do
     {opts, []} = OptionParser.parse!(argv, strict: [rounds: :integer, tweet: :string, document: :string])
@@ -170,7 +171,7 @@ defmodule Bench.Encode do
   defp given(nil), do: nil
 
   defp given(path) do
-    {:ok, document} = BilldogEng.Native.json_decode(File.read!(path))
+    {:ok, document} = BilldogEng.Client.Native.json_decode(File.read!(path))
     if is_map(document), do: document, else: %{"document" => document}
   end
 

@@ -246,7 +246,7 @@ end
 
 defmodule Demo.Lines do
   # A line of the file to the arguments of capture/6, or what is wrong with it.
-  alias BilldogEng.Native
+  alias BilldogEng.Client.Native
 
   def parse(line) do
     with {:ok, event} <- decode(line),

@@ -8,7 +8,8 @@
 # One storm in memory, then one with a spool. Writers pause while an owner is killed, so that each capture reaches a
 # client that counts it, and the sums below can be exact.
 defmodule Storm do
-  alias BilldogEng.{Analytics, Collector, Native}
+  alias BilldogEng.{Analytics, Collector}
+  alias BilldogEng.Client.Native
 
   @writers 8
   @flushers 50

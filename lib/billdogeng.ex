@@ -36,7 +36,8 @@ defmodule BilldogEng do
   a pid or a name.
   """
 
-  alias BilldogEng.{Analytics, Error, Options, Owner, Transport}
+  alias BilldogEng.{Analytics, Error, Transport}
+  alias BilldogEng.Client.{Options, Owner}
 
   @enforce_keys [:api_key, :transport, :analytics]
   defstruct [:api_key, :transport, :analytics, flags: nil]
@@ -105,7 +106,7 @@ defmodule BilldogEng do
   @doc false
   defmacro __using__(opts) do
     quote do
-      use BilldogEng.Using, unquote(opts)
+      use BilldogEng.Client.Using, unquote(opts)
     end
   end
 
@@ -249,7 +250,7 @@ defmodule BilldogEng do
     import Inspect.Algebra
 
     def inspect(client, opts) do
-      host = BilldogEng.Address.shown(client.transport.host)
+      host = BilldogEng.Client.Address.shown(client.transport.host)
       concat(["#BilldogEng<", to_doc(client.analytics, opts), " ", host, ">"])
     end
   end

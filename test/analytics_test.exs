@@ -538,9 +538,9 @@ defmodule BilldogEng.AnalyticsTest do
       end
 
       # Past the checks of options, too.
-      {:ok, options} = BilldogEng.Options.parse(api_key: secret, host: nobody())
+      {:ok, options} = BilldogEng.Client.Options.parse(api_key: secret, host: nobody())
       options = put_in(options.native.http.cacertfile, 1)
-      assert {:error, reason} = GenServer.start(BilldogEng.Owner, {{:ok, options}, nil})
+      assert {:error, reason} = GenServer.start(BilldogEng.Client.Owner, {{:ok, options}, nil})
       assert %Error{code: "NOT_STARTED"} = reason
       refute inspect(reason) =~ secret
 

@@ -3,9 +3,10 @@ defmodule BilldogEng.BudgetTest do
   use BilldogEng.ClientCase, async: true
 
   import ExUnit.CaptureLog
-  alias BilldogEng.{Budget, Context, Transport}
+  alias BilldogEng.{Context, Transport}
+  alias BilldogEng.Terms.Budget
 
-  alias BilldogEng.Budget.{Encodable, Named, Quoting, Selfish, Showy, Tree}
+  alias BilldogEng.Terms.Budget.{Encodable, Named, Quoting, Selfish, Showy, Tree}
 
   defp shared(levels), do: Enum.reduce(1..levels, [1, 2, 3], fn _, below -> [below, below] end)
   defp wide(levels), do: Enum.reduce(1..levels, 1, fn _, below -> List.duplicate(below, 8) end)
@@ -49,8 +50,8 @@ defmodule BilldogEng.BudgetTest do
       end
 
       assert [
-               "#Truncated<BilldogEng.Budget.Tree>",
-               "#Truncated<BilldogEng.Budget.Showy>",
+               "#Truncated<BilldogEng.Terms.Budget.Tree>",
+               "#Truncated<BilldogEng.Terms.Budget.Showy>",
                "#Truncated<NoSuchModule>"
              ] = for(event <- events(client, collector), do: event["properties"]["v"])
     end
@@ -153,7 +154,7 @@ defmodule BilldogEng.BudgetTest do
     test "a shared term of #{levels} levels is in no message to a process, and in no table" do
       server = spawn_link(fn -> Process.sleep(:infinity) end)
 
-      :persistent_term.erase({BilldogEng.Warning, :large_message})
+      :persistent_term.erase({BilldogEng.Log.Warning, :large_message})
 
       assert capture_log(fn ->
                bounded(fn -> Analytics.capture(server, "u", "e", %{v: shared(unquote(levels) + 10)}) end)
@@ -189,7 +190,9 @@ defmodule BilldogEng.BudgetTest do
   test "a plain tree of 8⁶ leaves in a struct is replaced by a cut text" do
     {client, collector} = client_with_events()
     bounded(fn -> Analytics.capture(client, "u", "e", %{v: %Tree{of: wide(6)}}) end)
-    assert [%{"properties" => %{"v" => "#Truncated<BilldogEng.Budget.Tree>"}}] = events(client, collector)
+
+    assert [%{"properties" => %{"v" => "#Truncated<BilldogEng.Terms.Budget.Tree>"}}] =
+             events(client, collector)
   end
 
   test "many structs, each within its bound, have one budget" do

@@ -15,7 +15,7 @@ defmodule BilldogEng.CollectorTest do
   end
 
   defp code({_status, _headers, body}) do
-    {:ok, %{"success" => false, "error" => %{"code" => code}}} = BilldogEng.Native.json_decode(body)
+    {:ok, %{"success" => false, "error" => %{"code" => code}}} = BilldogEng.Client.Native.json_decode(body)
     code
   end
 

@@ -422,7 +422,7 @@ defmodule BilldogEng.DeliveryTest do
     for {collector, rest} <- Enum.zip(collectors, 0..3) do
       seen =
         for request <- Collector.requests(collector) do
-          {:ok, body} = BilldogEng.Native.json_decode(request.body)
+          {:ok, body} = BilldogEng.Client.Native.json_decode(request.body)
           assert [%{"user_id" => "u" <> n}, _, _] = body["events"]
           assert body["api_key"] == "key-" <> n
           assert Map.new(request.headers)["x-api-key"] == "key-" <> n

@@ -479,7 +479,7 @@ defmodule BilldogEng.EmitterTest do
       :ok = BilldogEng.Analytics.flush(client)
       :ok = BilldogEng.Telemetry.measure(client)
       nil = Process.whereis(BilldogEng.Telemetry.Emitter)
-      {[], [], []} = BilldogEng.Native.take_reports()
+      {[], [], []} = BilldogEng.Client.Native.take_reports()
       """
 
       args = ["-pa", Path.join(dir, "billdogeng/ebin"), "-e", script]

@@ -9,7 +9,7 @@ defmodule BilldogEng.EndingTest do
 
   import ExUnit.CaptureLog
 
-  alias BilldogEng.Native
+  alias BilldogEng.Client.Native
 
   @moduletag :tmp_dir
 

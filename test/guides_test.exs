@@ -4,7 +4,7 @@ defmodule BilldogEng.GuidesTest do
   @pages ["README.md" | Path.wildcard("guides/*.md")]
 
   # Application environments that snippets configure, and what may be configured there.
-  defp options, do: [:in_app | Keyword.keys(BilldogEng.Options.defaults())]
+  defp options, do: [:in_app | Keyword.keys(BilldogEng.Client.Options.defaults())]
 
   defp blocks(page) do
     for [_, block] <- Regex.scan(~r/^```elixir\n(.*?)^```$/ms, File.read!(page)), do: block
@@ -53,7 +53,7 @@ defmodule BilldogEng.GuidesTest do
   test "the lines of the log that a guide quotes are the library's own" do
     sources =
       Enum.map_join(
-        ~w(owner reporter outage diagnosis missing options telemetry/missing_id),
+        ~w(client/owner client/reporter client/missing client/options log/outage log/diagnosis telemetry/missing_id),
         &File.read!("lib/billdogeng/#{&1}.ex")
       )
 

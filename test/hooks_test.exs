@@ -2,7 +2,7 @@ defmodule BilldogEng.HooksTest do
   use BilldogEng.ClientCase, async: true
 
   import ExUnit.CaptureLog
-  alias BilldogEng.{Hooks, Native}
+  alias BilldogEng.Client.{Hooks, Native}
 
   def tag(event, tag), do: put_in(event["properties"]["tag"], tag)
   def globals(app), do: %{app: app}

@@ -7,7 +7,7 @@ defmodule BilldogEng.OutageTest do
 
   import ExUnit.CaptureLog
 
-  alias BilldogEng.{Diagnosis, Outage}
+  alias BilldogEng.Log.{Diagnosis, Outage}
 
   @route %{host: "https://api.example/v1", proxy: nil, variable: nil}
   @native %{spool: nil, max_queue_size: 1_000}

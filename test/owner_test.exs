@@ -4,7 +4,7 @@ defmodule BilldogEng.OwnerTest do
 
   import ExUnit.CaptureLog
 
-  alias BilldogEng.Native
+  alias BilldogEng.Client.Native
 
   defp spawn_client(to, opts) do
     opts =

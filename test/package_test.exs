@@ -21,7 +21,7 @@ defmodule BilldogEng.PackageTest do
     files = for path <- tree(package), do: Path.relative_to(path, package)
 
     kept =
-      ~w(Cargo.lock Cargo.toml .cargo/config.toml mix.exs .formatter.exs README.md CHANGELOG.md LICENSE) ++
+      ~w(Cargo.lock Cargo.toml .cargo/config.toml mix.exs mix/nif_compiler.exs .formatter.exs README.md CHANGELOG.md LICENSE) ++
         ~w(ARCHITECTURE.md SECURITY.md native/billdogeng_nif/build.rs)
 
     assert kept -- files == []
@@ -32,7 +32,7 @@ defmodule BilldogEng.PackageTest do
 
     for path <- files -- kept do
       assert path =~
-               ~r{^(lib/.+\.ex|guides/\w+\.md|native/billdogeng(_nif)?/(Cargo\.toml|src/.+\.rs)|THIRD-PARTY-LICENSES)$},
+               ~r{^(lib/.+\.ex|mix/.+\.exs|guides/\w+\.md|native/billdogeng(_nif)?/(Cargo\.toml|src/.+\.rs)|THIRD-PARTY-LICENSES)$},
              path
     end
   end

@@ -4,7 +4,7 @@ defmodule BilldogEng.PersonUpdatesTest do
 
   import ExUnit.CaptureLog
 
-  alias BilldogEng.Native
+  alias BilldogEng.Client.Native
 
   # Bodies of the updates that arrived, in their order.
   defp updates(collector) do

@@ -22,7 +22,7 @@ defmodule BilldogEng.ReadmeTest do
         {String.to_atom(option), default}
       end
 
-    for {option, default} <- BilldogEng.Options.defaults() do
+    for {option, default} <- BilldogEng.Client.Options.defaults() do
       case option do
         :api_key -> assert rows.api_key == "none"
         :name -> assert rows.name == "none"
@@ -30,7 +30,7 @@ defmodule BilldogEng.ReadmeTest do
       end
     end
 
-    assert map_size(rows) == length(BilldogEng.Options.defaults())
+    assert map_size(rows) == length(BilldogEng.Client.Options.defaults())
   end
 
   test "it names this version" do

@@ -105,7 +105,7 @@ defmodule BilldogEng.SecurityTest do
 
     code = """
     for _ <- 1..2, do: BilldogEng.Analytics.start_link(api_key: "key", host: "https://h.invalid", shutdown_timeout: 0)
-    IO.puts("roots: " <> BilldogEng.Roots.describe("https://h.invalid", nil))
+    IO.puts("roots: " <> BilldogEng.Client.Roots.describe("https://h.invalid", nil))
     """
 
     empty = "SSL_CERT_FILE names \"/nowhere.pem\", where there is no certificate that can be read"

@@ -9,7 +9,8 @@ defmodule BilldogEng.SendTestEventTest do
   # Mix's shell and the applications' environment are everybody's.
   use BilldogEng.ClientCase, async: false
 
-  alias BilldogEng.{TestEvent, TlsIngest}
+  alias BilldogEng.TlsIngest
+  alias BilldogEng.Client.TestEvent
   alias Mix.Tasks.Billdogeng.SendTestEvent
 
   @key "s3cret-key"

@@ -63,8 +63,8 @@ defmodule BilldogEng.SetModeTest do
         # Its answer comes after all notices of before.
         assert Analytics.flush(client) == :ok
         GenServer.stop(client)
-        eventually(fn -> BilldogEng.Native.draining() == 0 end)
-        :sys.get_state(BilldogEng.Reporter)
+        eventually(fn -> BilldogEng.Client.Native.draining() == 0 end)
+        :sys.get_state(BilldogEng.Client.Reporter)
       end)
 
     refute log =~ "event(s), disabled"

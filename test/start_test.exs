@@ -3,7 +3,7 @@ defmodule BilldogEng.StartTest do
   # its time.
   use BilldogEng.ClientCase, async: true
 
-  alias BilldogEng.{Options, Owner}
+  alias BilldogEng.Client.{Options, Owner}
 
   @moduletag :tmp_dir
   @moduletag :capture_log

@@ -7,7 +7,7 @@ defmodule BilldogEng.StatusTest do
 
   import ExUnit.CaptureLog
 
-  alias BilldogEng.Missing
+  alias BilldogEng.Client.Missing
 
   @moduletag :capture_log
 
@@ -106,12 +106,12 @@ defmodule BilldogEng.StatusTest do
         use BilldogEng, otp_app: :billdogeng_shop
       end
 
-      assert BilldogEng.TestEvent.running(inspect(Shop)) == []
-      assert BilldogEng.TestEvent.running("none, so config :billdogeng") == []
+      assert BilldogEng.Client.TestEvent.running(inspect(Shop)) == []
+      assert BilldogEng.Client.TestEvent.running("none, so config :billdogeng") == []
       start_supervised!({Shop, api_key: "key", host: nobody(), shutdown_timeout: 0})
       Shop.capture("u", "e")
       Shop.flush()
-      shown = Map.new(BilldogEng.TestEvent.running(inspect(Shop)))
+      shown = Map.new(BilldogEng.Client.TestEvent.running(inspect(Shop)))
       assert shown["state"] =~ ~r/^backing_off, next attempt in \d+ s$/
       assert shown["last error"] =~ ~r/refused.* \(NETWORK_ERROR\) at 20.*Z$/
       assert shown["delivered"] == "0 of 1 events, none yet"

@@ -54,7 +54,7 @@ defmodule BilldogEng.TransportTest do
 
     assert [%{method: "POST", body: json, headers: headers}] = Collector.requests(collector)
 
-    assert BilldogEng.Native.json_decode(json) ==
+    assert BilldogEng.Client.Native.json_decode(json) ==
              {:ok,
               %{
                 "api_key" => "key",

@@ -28,7 +28,7 @@ defmodule BilldogEng.UpgradeTest do
       )
 
     {:ok, modules} = :application.get_key(:billdogeng, :modules)
-    loaded = for module <- modules, module != BilldogEng.Native, :code.is_loaded(module) != false, do: {module, :code.which(module)}
+    loaded = for module <- modules, module != BilldogEng.Client.Native, :code.is_loaded(module) != false, do: {module, :code.which(module)}
 
     for _ <- 1..2, {module, path} <- loaded do
       # Other code each time: the same functions would be those of the new code, too.
@@ -207,7 +207,8 @@ defmodule BilldogEng.UpgradeTest do
 
   test "what is captured while the VM stops, to a client that has ended, is counted as stopped" do
     script = """
-    alias BilldogEng.{Analytics, Native}
+    alias BilldogEng.Analytics
+    alias BilldogEng.Client.Native
     {:ok, client} = Analytics.start_link(api_key: "key", host: "#{nobody()}", shutdown_timeout: 200)
     :ok = Analytics.capture(client, "u", "before")
     :ok = Analytics.set_person_properties(client, "u", set: %{a: 1})

@@ -162,7 +162,7 @@ defmodule BilldogEng.VMTest do
     # In a VM without a client: the VM itself keeps a library that has one.
     script = ~S"""
     mapped? = fn -> File.read!("/proc/self/maps") =~ "billdogeng_nif" end
-    alias BilldogEng.Native
+    alias BilldogEng.Client.Native
     {:module, Native} = Code.ensure_loaded(Native)
     nil = Native.load_error()
     for _ <- 1..2 do

@@ -35,20 +35,11 @@ defmodule BilldogEng.Analytics do
   counts these.
   """
 
-  alias BilldogEng.{
-    Budget,
-    Error,
-    ExceptionEvent,
-    Hooks,
-    Missing,
-    Native,
-    Normaliser,
-    Options,
-    Owner,
-    PersonUpdate,
-    Stats,
-    Warning
-  }
+  alias BilldogEng.Error
+  alias BilldogEng.Client.{Hooks, Missing, Native, Options, Owner, PersonUpdate, Stats}
+  alias BilldogEng.Exceptions
+  alias BilldogEng.Log.Warning
+  alias BilldogEng.Terms.{Budget, Normaliser}
 
   alias BilldogEng.Test.Store
 
@@ -392,7 +383,7 @@ defmodule BilldogEng.Analytics do
       server,
       distinct_id,
       "$exception",
-      ExceptionEvent.captured(exception, stacktrace, properties)
+      Exceptions.Event.captured(exception, stacktrace, properties)
     )
   catch
     kind, reason -> give_up(server, &Native.give_up(&1, reason(kind, reason)))

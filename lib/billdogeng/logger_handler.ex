@@ -50,7 +50,11 @@ defmodule BilldogEng.LoggerHandler do
   as is whatever is logged in the domain `[:billdogeng]`, or while a crash is being captured.
   """
 
-  alias BilldogEng.{Analytics, Context, Crash, ExceptionEvent, Hooks, Warning}
+  alias BilldogEng.{Analytics, Context}
+  alias BilldogEng.Client.Hooks
+  alias BilldogEng.Exceptions
+  alias BilldogEng.Exceptions.Crash
+  alias BilldogEng.Log.Warning
 
   @options [:client, :distinct_id, :messages, :in_app]
 
@@ -217,7 +221,7 @@ defmodule BilldogEng.LoggerHandler do
     Process.put(:"$billdogeng_capturing", true)
     {distinct_id, more} = distinct_id(config.distinct_id || context_id(meta), meta)
     opts = [handled: false, messages: config.messages, in_app: config.in_app]
-    properties = ended_with |> ExceptionEvent.properties(stacktrace, opts) |> Map.merge(more)
+    properties = ended_with |> Exceptions.Event.properties(stacktrace, opts) |> Map.merge(more)
 
     properties =
       case :atomics.exchange(config.counters, @untold, 0) do

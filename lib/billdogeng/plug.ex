@@ -28,7 +28,9 @@ defmodule BilldogEng.Plug do
 
   # Not `@behaviour Plug`, for it may be compiled before Plug is, or without it.
 
-  alias BilldogEng.{Context, Hooks, Visitor, Warning}
+  alias BilldogEng.{Context, Visitor}
+  alias BilldogEng.Client.Hooks
+  alias BilldogEng.Log.Warning
 
   @compile {:no_warn_undefined, Plug.Conn}
 

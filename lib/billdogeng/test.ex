@@ -37,7 +37,7 @@ defmodule BilldogEng.Test do
   the `dropped` of `stats/1`), and kept nowhere. A test's events are gone when it ends.
   """
 
-  alias BilldogEng.Native
+  alias BilldogEng.Client.Native
   alias BilldogEng.Test.{Refusal, Store}
 
   # Of ExUnit, which runs only where tests do.

@@ -8,7 +8,9 @@ defmodule BilldogEng.Transport do
   Clients use it for their options alone: their batches leave by the flush thread.
   """
 
-  alias BilldogEng.{Error, Native, Normaliser, Options}
+  alias BilldogEng.Error
+  alias BilldogEng.Client.{Native, Options}
+  alias BilldogEng.Terms.Normaliser
 
   @largest_body 16 * 1024 * 1024
 
@@ -96,7 +98,7 @@ defmodule BilldogEng.Transport do
       max_retries: limit(config[:max_retries], 0xFFFF_FFFF),
       proxy: if(is_binary(config[:proxy]), do: config[:proxy]),
       proxy_of_environment: config[:proxy] == :environment,
-      cacertfile: path(config[:cacertfile]) || BilldogEng.Roots.cacertfile(config[:host])
+      cacertfile: path(config[:cacertfile]) || BilldogEng.Client.Roots.cacertfile(config[:host])
     }
   end
 

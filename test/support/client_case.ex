@@ -5,7 +5,8 @@ defmodule BilldogEng.ClientCase do
 
   use ExUnit.CaseTemplate
 
-  alias BilldogEng.{Analytics, Collector, Native}
+  alias BilldogEng.{Analytics, Collector}
+  alias BilldogEng.Client.Native
 
   using do
     quote do
@@ -113,7 +114,7 @@ defmodule BilldogEng.ClientCase do
   def drained(client) do
     eventually(fn -> Native.stats(client) == :no_client end)
     eventually(fn -> Native.draining() == 0 end)
-    :sys.get_state(BilldogEng.Reporter)
+    :sys.get_state(BilldogEng.Client.Reporter)
   end
 
   @doc "`captured = delivered + dropped + queued`."

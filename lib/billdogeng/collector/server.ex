@@ -6,7 +6,8 @@ defmodule BilldogEng.Collector.Server do
 
   use GenServer
 
-  alias BilldogEng.{Error, Native}
+  alias BilldogEng.Error
+  alias BilldogEng.Client.Native
   alias BilldogEng.Collector.{Connection, Ingest, Printer}
 
   @impl true

@@ -9,7 +9,8 @@ defmodule BilldogEng.Telemetry.Emitter do
 
   use GenServer
 
-  alias BilldogEng.{Error, Native}
+  alias BilldogEng.Error
+  alias BilldogEng.Client.Native
 
   @compile {:no_warn_undefined, :telemetry}
 

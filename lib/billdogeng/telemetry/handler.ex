@@ -10,7 +10,9 @@ defmodule BilldogEng.Telemetry.Handler do
   # `:telemetry` copies a handler's config out of a table at each event. So the config is a key, and what it
   # stands for in a `:persistent_term`, which is read without a copy.
 
-  alias BilldogEng.{Analytics, Context, Hooks, Warning}
+  alias BilldogEng.{Analytics, Context}
+  alias BilldogEng.Client.Hooks
+  alias BilldogEng.Log.Warning
   alias BilldogEng.Context.Table
   alias BilldogEng.Telemetry.MissingId
 

@@ -11,7 +11,7 @@ defmodule BilldogEng.Test.Store do
 
   use GenServer
 
-  alias BilldogEng.Native
+  alias BilldogEng.Client.Native
 
   # {{:owner, pid}} · {{:allowed, client, pid}, owner} · {{:lazy, client, ref}, owner, fun} ·
   # {{:shared, client | :all}, owner} · {{:waiter, owner, ref}, pid} · {:unowned, count}

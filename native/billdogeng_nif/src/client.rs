@@ -34,7 +34,7 @@ rustler::atoms! {
     captured, delivered, queued, queued_bytes, in_flight, retries, replaced,
 }
 
-/// How requests are made, as `BilldogEng.Options` hands it over.
+/// How requests are made, as `BilldogEng.Client.Options` hands it over.
 #[derive(NifMap)]
 pub struct HttpOptions {
     host: String,

@@ -43,4 +43,4 @@ fn load(_env: rustler::Env, _info: rustler::Term) -> bool {
     }
 }
 
-rustler::init!("Elixir.BilldogEng.Native", load = load);
+rustler::init!("Elixir.BilldogEng.Client.Native", load = load);

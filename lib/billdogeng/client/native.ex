@@ -1,0 +1,88 @@
+defmodule BilldogEng.Client.Native do
+  @moduledoc false
+  # The functions of the native library, one line each; their documentation is beside their Rust.
+  # A client is named by its owner's pid.
+
+  @on_load :load
+
+  def load do
+    case load(:code.priv_dir(:billdogeng)) do
+      :ok -> :ok
+      {:error, {:reload, _}} -> :ok
+      # Over one that runs: that stays, and its clients with it, for a load that fails takes nothing away.
+      {:error, {:upgrade, reason}} -> {:error, to_string(reason)}
+      # Captures must stay harmless and starts must return the cause, so the module is loaded all the same.
+      {:error, {_, reason}} -> :persistent_term.put({__MODULE__, :reason}, to_string(reason))
+    end
+  end
+
+  defp load(priv) when is_list(priv) or is_binary(priv),
+    do: :erlang.load_nif(:filename.join(priv, ~c"native/billdogeng_nif"), 0)
+
+  defp load(_unknown) do
+    {:error,
+     {:load_failed, "the application has no priv directory: its ebin is not in a folder named billdogeng"}}
+  end
+
+  @doc false
+  def load_error, do: :persistent_term.get({__MODULE__, :reason}, nil)
+
+  @doc false
+  def load_remedy do
+    "build it anew with mix deps.compile billdogeng --force; in an escript there is no place for it: " <>
+      "use a release, or mode: :disabled"
+  end
+
+  # ── captures: `:ok | :no_client | :dirty | :normalise | :hooks`, of a test's client `{:event, event}` ──
+  # Without the library there are but disabled clients: their events go nowhere.
+  def capture(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: without_library(:ok)
+  def capture_dirty(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: no_library()
+  def disown(_owner), do: no_library()
+  def give_up(_owner, _reason), do: no_library()
+  def is_first_failure(_owner, _kind), do: no_library()
+  def now_ms, do: no_library()
+  def hooks(_owner), do: no_library()
+  def max_event_bytes(_owner), do: no_library()
+
+  # ── person updates: as captures, of a test's client `{:update, update}`; `:no_thread` ──
+  def update_person(_owner, _update, _marker), do: without_library(:ok)
+  def update_person_dirty(_owner, _update, _marker), do: no_library()
+  def give_up_person_update(_owner, _reason), do: no_library()
+  def person_tidings(_owner), do: no_library()
+  def person_tidings_dirty(_owner), do: no_library()
+
+  # ── the owner ──
+  def start(_options, _hooks, _label), do: no_library()
+  def command(_owner, _name, _id), do: no_library()
+  def set_mode(_owner, _mode), do: no_library()
+  def tidings(_owner), do: no_library()
+  def tidings_dirty(_owner), do: no_library()
+  def stats(_owner), do: without_library(:no_client)
+  def told_drops(_owner, _kind, _reason, _count), do: no_library()
+
+  # ── the reporter ──
+  def report_to_me, do: no_library()
+  def drain_all, do: no_library()
+  def draining, do: no_library()
+
+  # ── telemetry ──
+  def report_flushes_to_me, do: no_library()
+  def take_reports, do: no_library()
+
+  # ── requests ──
+  def check(_http, _api_key), do: no_library()
+  def redact(_text, _api_key), do: no_library()
+  def has_roots, do: no_library()
+  def named_roots, do: no_library()
+  def request(_http, _path, _headers, _body, _marker, _id), do: no_library()
+
+  # ── JSON ──
+  def json_decode(_json), do: no_library()
+
+  # Dialyzer takes the value of a stub for all that the NIF returns, unless it cannot see it.
+  defp without_library(value), do: :persistent_term.get({__MODULE__, :none}, value)
+
+  defp no_library do
+    :erlang.nif_error({:billdogeng_not_loaded, load_error()})
+  end
+end

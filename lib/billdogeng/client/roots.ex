@@ -1,0 +1,70 @@
+defmodule BilldogEng.Client.Roots do
+  @moduledoc false
+  # Which authorities TLS trusts where no `:cacertfile` is given: those that `SSL_CERT_FILE` and `SSL_CERT_DIR`
+  # name, else the system's, else those of CAStore, if the app has it.
+
+  alias BilldogEng.Client.Native
+  alias BilldogEng.Log.Warning
+
+  @doc false
+  # The file for the native side, nil where the system's will do.
+  def cacertfile(host) do
+    if https?(host) and Native.load_error() == nil do
+      found? = Native.has_roots()
+      for {variable, path, 0} <- Native.named_roots(), do: warn_of_named(variable, path, found?)
+      unless found?, do: castore()
+    end
+  end
+
+  @doc false
+  # The same for people.
+  def describe(host, given) do
+    cond do
+      not https?(host) -> "not needed, the host is http"
+      given -> "those of :cacertfile, #{given}"
+      Native.has_roots() -> describe_named(Native.named_roots())
+      path = cacertfile(host) -> "CAStore's, #{path}"
+      true -> Enum.join(["none" | for({_, _, 0} = empty <- Native.named_roots(), do: has_none(empty))], "; ")
+    end
+  end
+
+  @doc false
+  def describe_named([]), do: "the system's"
+
+  def describe_named(named) do
+    {empty, full} = Enum.split_with(named, &match?({_, _, 0}, &1))
+
+    (for({variable, path, _} <- full, do: "those of #{variable}, #{path}") ++ Enum.map(empty, &has_none/1))
+    |> Enum.join("; ")
+  end
+
+  defp has_none({variable, path, 0}), do: "#{variable}, #{path}, has none"
+
+  defp https?(host), do: is_binary(host) and host |> String.downcase() |> String.starts_with?("https:")
+
+  # Logged at the start: at the first flush nobody looks any more.
+  defp warn_of_named(variable, path, found?) do
+    Warning.once(
+      {:named_roots, variable},
+      "#{variable} names #{inspect(path)}, where there is no certificate that can be read: correct it, or unset it " <>
+        "for this system's authorities to be used" <>
+        if(found?, do: "", else: ", or give :cacertfile; until then no https ingest can be trusted")
+    )
+  end
+
+  defp castore do
+    if Code.ensure_loaded?(CAStore) do
+      apply(CAStore, :file_path, [])
+    else
+      if Native.named_roots() == [] do
+        Warning.once(
+          :no_roots,
+          "this system knows no certificate authorities, so no https ingest can be trusted: " <>
+            "apt-get install ca-certificates, or give :cacertfile, or set SSL_CERT_FILE"
+        )
+      end
+
+      nil
+    end
+  end
+end

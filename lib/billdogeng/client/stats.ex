@@ -1,0 +1,48 @@
+defmodule BilldogEng.Client.Stats do
+  @moduledoc false
+  # The counters of a client as people and programs read them: times as `DateTime`.
+
+  alias BilldogEng.Log.Diagnosis
+
+  @doc false
+  def from_native(%{person_updates: updates} = stats), do: read(%{stats | person_updates: read(updates)})
+
+  defp read(stats) do
+    %{stats | last_error: error(stats.last_error), last_success: time(stats.last_success)}
+  end
+
+  defp error(nil), do: nil
+
+  defp error({message, status, code, ms}),
+    do: %{message: message, status: status, code: code, time: time(ms)}
+
+  defp time(nil), do: nil
+  defp time(ms), do: DateTime.from_unix!(ms, :millisecond)
+
+  @doc false
+  # Why nothing leaves, as `{label, text}`: for people.
+  def explained(stats) do
+    [
+      {"state", state(stats)},
+      {"last error", last_error(stats.last_error)},
+      {"delivered", "#{stats.delivered} of #{stats.captured} events, #{last_success(stats.last_success)}"}
+    ]
+  end
+
+  @doc false
+  def state(%{next_attempt_in: nil} = stats), do: "#{stats.state}"
+  def state(stats), do: "#{stats.state}, next attempt in #{div(stats.next_attempt_in + 999, 1000)} s"
+
+  @doc false
+  def last_error(nil), do: "none"
+
+  def last_error(error) do
+    code = if error.code, do: " (#{error.code})", else: ""
+    "#{Diagnosis.shown(error.message)}#{code} at #{shown(error.time)}"
+  end
+
+  defp last_success(nil), do: "none yet"
+  defp last_success(time), do: "the last at #{shown(time)}"
+
+  defp shown(time), do: time |> DateTime.truncate(:second) |> DateTime.to_iso8601()
+end
