@@ -229,4 +229,26 @@ defmodule BilldogEng.UpgradeTest do
     assert {output, 0} = run(script)
     assert output =~ "counted"
   end
+
+  test "a person update while the VM stops is counted as stopped, also the first one of a client" do
+    script = """
+    alias BilldogEng.{Analytics, Native}
+    {:ok, client} = Analytics.start_link(api_key: "key", host: "#{nobody()}", shutdown_timeout: 0)
+    Native.drain_all()
+    wait = fn wait -> if Native.draining() > 0, do: (Process.sleep(10); wait.(wait)) end
+    wait.(wait)
+    %{person_updates: %{captured: 0}} = Analytics.stats(client)
+    :ok = Analytics.set_person_properties(client, "u", set: %{a: 1})
+    :ok = Analytics.set_person_properties(client, "u", set: %{a: self()})
+    :ok = Analytics.set_person_properties(client, "u", set: %{a: String.duplicate("a", 2_000_000)})
+    %{captured: 0, person_updates: updates} = Analytics.stats(client)
+    %{captured: 3, queued: 0, dropped: %{stopped: 2, too_large: 1}, state: :idle} = updates
+    0 = Native.draining()
+    IO.puts("counted")
+    System.halt(0)
+    """
+
+    assert {output, 0} = run(script)
+    assert output =~ "counted"
+  end
 end

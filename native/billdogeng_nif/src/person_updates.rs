@@ -22,7 +22,8 @@ enum State {
     #[default]
     Unopened,
     Open(Arc<Client>),
-    /// The owner has ended, or the VM stops. The client that there was counts what is late.
+    /// The owner has ended, or the VM stops. The client counts late updates; there is none until the first of them,
+    /// or until the owner's end.
     Closed(Option<Arc<Client>>),
 }
 
@@ -31,19 +32,28 @@ impl Lane {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lane's client, started where there is none; none after the owner's end.
+    /// Returns the lane's client. The first update starts it; after the owner's end the first late one makes a client
+    /// that counts it.
     fn open(
         &self,
         start: impl FnOnce() -> io::Result<Arc<Client>>,
-    ) -> io::Result<Option<Arc<Client>>> {
+        ended: impl FnOnce() -> Arc<Client>,
+    ) -> io::Result<Arc<Client>> {
         let mut state = self.state();
-        if matches!(*state, State::Unopened) {
-            *state = State::Open(start()?);
-        }
-        Ok(match &*state {
-            State::Open(client) | State::Closed(Some(client)) => Some(Arc::clone(client)),
-            State::Unopened | State::Closed(None) => None,
-        })
+        let client = match &*state {
+            State::Open(client) | State::Closed(Some(client)) => return Ok(Arc::clone(client)),
+            State::Unopened => {
+                let client = start()?;
+                *state = State::Open(Arc::clone(&client));
+                client
+            }
+            State::Closed(None) => {
+                let client = ended();
+                *state = State::Closed(Some(Arc::clone(&client)));
+                client
+            }
+        };
+        Ok(client)
     }
 
     /// The lane's client, if there is one.
@@ -93,14 +103,18 @@ fn update_person_dirty<'a>(owner: Term<'a>, update: Term<'a>, marker: Term<'a>) 
 
 fn take<'a>(owner: Term<'a>, update: Term<'a>, marker: Term<'a>, normal: bool) -> Term<'a> {
     let env = owner.get_env();
-    registry::with(owner, |entry| {
-        match entry.lane.open(|| start_lane(owner, entry)) {
-            Ok(Some(client)) => update_by(&client, entry, update, marker, normal),
-            Ok(None) => no_client().encode(env),
-            Err(_) => no_thread().encode(env),
-        }
+    registry::with(owner, |entry| match lane_of(owner, entry) {
+        Ok(client) => update_by(&client, entry, update, marker, normal),
+        Err(_) => no_thread().encode(env),
     })
     .unwrap_or_else(|| no_client().encode(env))
+}
+
+fn lane_of(owner: Term, entry: &Entry) -> io::Result<Arc<Client>> {
+    entry.lane.open(
+        || start_lane(owner, entry),
+        || Client::ended(entry.client.config_for_person_updates()),
+    )
 }
 
 fn update_by<'a>(
@@ -146,11 +160,7 @@ fn give_up_person_update<'a>(owner: Term<'a>, reason: Atom) -> Atom {
     let reason = atom_to_reason(reason).unwrap_or(Reason::Failed);
     answer(
         registry::with(owner, |entry| {
-            let lane = entry
-                .lane
-                .open(|| start_lane(owner, entry))
-                .ok()
-                .flatten()?;
+            let lane = lane_of(owner, entry).ok()?;
             Some(lane.give_up(reason))
         })
         .flatten(),
