@@ -252,7 +252,7 @@ defmodule BilldogEng.LoggerHandler do
   # Of the process that crashed: no other's is asked for.
   defp context_id(meta) do
     if meta.pid == self(),
-      do: guarded(fn -> Context.distinct_id() || BilldogEng.Plug.failed(meta[:request_id]) end)
+      do: guarded(fn -> Context.distinct_id() || BilldogEng.Context.Request.failed(meta[:request_id]) end)
   end
 
   # One that fails costs the id, not the event.

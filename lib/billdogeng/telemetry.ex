@@ -111,15 +111,14 @@ defmodule BilldogEng.Telemetry do
   """
   @spec attach(Analytics.server(), event() | [event(), ...], keyword()) :: :ok | {:error, :already_exists}
   def attach(client, event_or_events, opts \\ []) do
-    {name, opts} = Keyword.pop(opts, :event)
+    {name, opts} = opts |> with_id(client, event_or_events) |> Keyword.pop(:event)
+    Handler.attach(client, Custom.events(event_or_events), {Custom, Custom.options(name)}, opts)
+  end
 
-    Handler.attach(
-      client,
-      event_or_events,
-      Custom.events(event_or_events),
-      {Custom, Custom.options(name)},
-      opts
-    )
+  defp with_id(opts, client, handler) do
+    if Keyword.keyword?(opts),
+      do: Keyword.put_new(opts, :id, {__MODULE__, Handler.unwrap(client), handler}),
+      else: raise(ArgumentError, "expected the options of a handler as a keyword list")
   end
 
   @doc """
@@ -158,7 +157,7 @@ defmodule BilldogEng.Telemetry do
       :ok
   """
   @spec attach_phoenix(Analytics.server(), keyword()) :: :ok | {:error, :already_exists}
-  def attach_phoenix(client, opts \\ []), do: Phoenix.attach(client, opts)
+  def attach_phoenix(client, opts \\ []), do: Phoenix.attach(client, with_id(opts, client, :phoenix))
 
   @doc """
   Captures the queries of an Ecto repo that take longer than `:slower_than` ms, from the queue for a connection to
@@ -180,7 +179,7 @@ defmodule BilldogEng.Telemetry do
       :ok
   """
   @spec attach_ecto(Analytics.server(), module(), keyword()) :: :ok | {:error, :already_exists}
-  def attach_ecto(client, repo, opts), do: Ecto.attach(client, repo, opts)
+  def attach_ecto(client, repo, opts), do: Ecto.attach(client, repo, with_id(opts, client, {:ecto, repo}))
 
   @doc """
   Captures Oban's jobs: `job_completed` for each that has succeeded, `job_failed` for each attempt that has failed.
@@ -203,7 +202,7 @@ defmodule BilldogEng.Telemetry do
       :ok
   """
   @spec attach_oban(Analytics.server(), keyword()) :: :ok | {:error, :already_exists}
-  def attach_oban(client, opts \\ []), do: Oban.attach(client, opts)
+  def attach_oban(client, opts \\ []), do: Oban.attach(client, with_id(opts, client, :oban))
 
   @doc """
   Detaches the handler of that id; `{:error, :not_found}` where this module has attached none.

@@ -12,9 +12,10 @@ defmodule BilldogEng.Telemetry.Handler do
 
   alias BilldogEng.{Analytics, Context}
   alias BilldogEng.Client.Hooks
+  alias BilldogEng.Context.{Request, Table}
   alias BilldogEng.Log.Warning
-  alias BilldogEng.Context.Table
   alias BilldogEng.Telemetry.MissingId
+  alias BilldogEng.Terms.ModuleName
 
   @compile {:no_warn_undefined, :telemetry}
 
@@ -34,8 +35,7 @@ defmodule BilldogEng.Telemetry.Handler do
   # ── attaching ──
 
   @doc false
-  # `what` is part of the default id.
-  def attach(client, what, events, {source, options}, opts) do
+  def attach(client, events, {source, options}, opts) do
     unless Code.ensure_loaded?(:telemetry) do
       raise ArgumentError,
             ~s(handlers need :telemetry, and the app has none: add {:telemetry, "~> 1.0"} to its deps)
@@ -43,7 +43,7 @@ defmodule BilldogEng.Telemetry.Handler do
 
     check(opts)
     client = unwrap(client)
-    id = Keyword.get(opts, :id, {BilldogEng.Telemetry, client, what})
+    id = Keyword.fetch!(opts, :id)
     key = {__MODULE__, System.unique_integer([:positive])}
 
     # First here, for nothing that was put would be taken away again without a price for all processes.
@@ -102,16 +102,14 @@ defmodule BilldogEng.Telemetry.Handler do
       else: []
   end
 
-  # A struct holds the key.
-  defp unwrap(%BilldogEng{analytics: pid}), do: pid
-  defp unwrap(client), do: client
+  @doc false
+  # A struct holds the API key, which handlers and their IDs must not.
+  def unwrap(%{__struct__: BilldogEng, analytics: pid}), do: pid
+  def unwrap(client), do: client
 
   # ── options ──
 
   defp check(opts) do
-    unless Keyword.keyword?(opts),
-      do: raise(ArgumentError, "expected the options of a handler as a keyword list")
-
     case Keyword.keys(opts) -- @common do
       [] ->
         Enum.each(opts, &check_one/1)
@@ -232,7 +230,7 @@ defmodule BilldogEng.Telemetry.Handler do
 
   # Of a request its own alone: its process may have served another one before.
   defp context(%{conn: %{private: %{billdogeng_context: context}}}), do: context
-  defp context(%{conn: %{private: _}}), do: BilldogEng.Plug.unanswered()
+  defp context(%{conn: %{private: _}}), do: Request.unanswered()
 
   # A LiveView within another has what that one has.
   defp context(%{socket: %{parent_pid: parent, root_pid: root}}) when is_pid(root) do
@@ -241,7 +239,7 @@ defmodule BilldogEng.Telemetry.Handler do
 
   # A channel has the user of its socket, unless join/3 has put a context.
   defp context(%{socket: %{channel: _, assigns: assigns}}) do
-    Context.get() || channel_context(BilldogEng.Plug.channel_user_id(assigns))
+    Context.get() || channel_context(Request.channel_user_id(assigns))
   end
 
   defp context(_metadata), do: Context.get()
@@ -273,22 +271,13 @@ defmodule BilldogEng.Telemetry.Handler do
   def call(function, event, measurements, metadata), do: function.(event, measurements, metadata)
 
   @doc false
-  # A module's name as `inspect/1` has it, which takes longer than the capture.
-  def name_of(module) when is_atom(module) do
-    case Atom.to_string(module) do
-      "Elixir." <> name -> name
-      name -> ":" <> name
-    end
-  end
-
-  @doc false
   # Native time units as ms, to the microsecond.
   def ms(native), do: System.convert_time_unit(native, :native, :microsecond) / 1000
 
   @doc false
   # What a span ended by: of an exception its module alone, for what it says may quote anything.
   def error(%{kind: :error, reason: reason} = metadata) do
-    name_of(Exception.normalize(:error, reason, metadata[:stacktrace] || []).__struct__)
+    ModuleName.shown(Exception.normalize(:error, reason, metadata[:stacktrace] || []).__struct__)
   end
 
   def error(%{kind: kind}), do: to_string(kind)

@@ -4,7 +4,7 @@ defmodule BilldogEng.Telemetry.MissingId do
   # (or controller, or channel) and reason: an anonymous visitor must not use up the line that names a live_session
   # without the hook.
 
-  alias BilldogEng.Telemetry.Handler
+  alias BilldogEng.Terms.ModuleName
   require Logger
 
   @doc false
@@ -48,7 +48,7 @@ defmodule BilldogEng.Telemetry.MissingId do
   defp subject(_metadata), do: nil
 
   defp within(nil), do: ""
-  defp within(module), do: " in #{Handler.name_of(module)}"
+  defp within(module), do: " in #{ModuleName.shown(module)}"
 
   defp why(:option, _metadata), do: "its :distinct_id returned none"
 
