@@ -38,7 +38,7 @@ defmodule BilldogEng.Analytics do
   alias BilldogEng.Error
   alias BilldogEng.Client.{Hooks, Missing, Native, Options, Owner, PersonUpdate, Stats}
   alias BilldogEng.Exceptions
-  alias BilldogEng.Log.Warning
+  alias BilldogEng.Log.Writer
   alias BilldogEng.Terms.{Budget, Normaliser}
 
   alias BilldogEng.Test.Store
@@ -326,10 +326,7 @@ defmodule BilldogEng.Analytics do
     _, _ ->
       node = node_of(remote)
 
-      Warning.once(
-        {:remote_person, node},
-        "a client on #{node} takes no person properties; they are left out there"
-      )
+      Writer.once({:remote_person, node}, {:remote_person, node})
   end
 
   @doc """
@@ -416,7 +413,8 @@ defmodule BilldogEng.Analytics do
     call(server, :flush, timeout!(opts))
   catch
     :exit, {:timeout, {GenServer, :call, _}} ->
-      {:error, Error.new("the flush did not end within #{opts[:timeout]} ms; it goes on", 0, "TIMEOUT")}
+      {:error,
+       Error.new("the flush did not end within :timeout (#{opts[:timeout]} ms); it continues", 0, "TIMEOUT")}
   end
 
   @doc """
@@ -582,7 +580,7 @@ defmodule BilldogEng.Analytics do
 
       remote ->
         if timestamp,
-          do: Warning.once(:remote_timestamp, "a client on another node takes no :timestamp; it is left out")
+          do: Writer.once(:remote_timestamp, :remote_timestamp)
 
         message(remote, distinct_id, event, properties, groups, kind)
     end
@@ -623,12 +621,7 @@ defmodule BilldogEng.Analytics do
     if Budget.walk_copied(term, Budget.most()) >= 0 do
       true
     else
-      Warning.once(
-        :large_message,
-        "an event or a person update for a client that is reached by messages was dropped: it has more than " <>
-          "#{Budget.most()} terms, and so will be others"
-      )
-
+      Writer.once(:large_message, {:message_too_large, Budget.most()})
       false
     end
   end
@@ -717,11 +710,7 @@ defmodule BilldogEng.Analytics do
         properties |> Map.new() |> Map.put("$set_once", value)
 
       _ ->
-        Warning.once(
-          :identify,
-          "identify/4 takes the option :set_once, and no other; the others were left out"
-        )
-
+        Writer.once(:identify, :identify_options)
         properties
     end
   end
@@ -742,11 +731,7 @@ defmodule BilldogEng.Analytics do
 
   # The event counts for more than its time.
   defp no_timestamp(other) do
-    Warning.once(
-      :timestamp,
-      ":timestamp takes a DateTime, a NaiveDateTime or integer ms; now was taken for #{kind_of(other)}"
-    )
-
+    Writer.once(:timestamp, {:timestamp_invalid, kind_of(other)})
     nil
   end
 
@@ -780,7 +765,7 @@ defmodule BilldogEng.Analytics do
 
       other ->
         raise ArgumentError,
-              "the option :timeout takes milliseconds or :infinity; it was #{Budget.inspect(other)}"
+              "invalid value for :timeout: expected milliseconds as an integer from 0, or :infinity, got: #{Budget.inspect(other)}"
     end
   end
 

@@ -1,6 +1,6 @@
 defmodule BilldogEng.Log.Warning do
   @moduledoc false
-  # Warnings that are logged whatever `:enable_logging` says.
+  # Warnings of `BilldogEng.Client.Options`, until it passes notices to `BilldogEng.Log.Writer` itself.
 
   require Logger
 
@@ -8,7 +8,6 @@ defmodule BilldogEng.Log.Warning do
   def log(message), do: Logger.warning("[BilldogEng:analytics] " <> message)
 
   @doc false
-  # Once in the life of the VM for each `key`.
   def once(key, message) do
     unless :persistent_term.get({__MODULE__, key}, false) do
       :persistent_term.put({__MODULE__, key}, true)
