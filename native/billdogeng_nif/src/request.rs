@@ -1,7 +1,7 @@
 //! The NIF of `Transport.request/2`: one attempt, answered by a message.
 
-use crate::client::HttpOptions;
 use crate::encode::{Encoder, Scratch, Stop};
+use crate::options::HttpOptions;
 use crate::value;
 use billdogeng::request::{self, Request};
 use billdogeng::{Answer, Failure};
