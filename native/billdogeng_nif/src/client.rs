@@ -4,7 +4,7 @@
 //! resource type, and a handle of the old one would be refused. The handle's one job is to notice the
 //! owner's end.
 
-use crate::options::{ClientOptions, Mode};
+use crate::options::{Mode, Options};
 use crate::person_updates::Lane;
 use crate::registry::{self, Entry, Hooks};
 use crate::reports::Label;
@@ -147,9 +147,12 @@ impl Listener for Messages {
 /// is told here, for a client may have something to send at once. From here on captures reach the client. One with
 /// a spool opens it by itself, and then sends the process `:billdogeng_open`.
 #[rustler::nif]
-fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<'a>) -> Term<'a> {
+fn start<'a>(env: Env<'a>, options: Options<'a>, hooks: Term<'a>, label: Term<'a>) -> Term<'a> {
     let owner = env.pid();
-    let (mode, config, events) = options.split();
+    let (mode, config, events) = match options.split() {
+        Ok(split) => split,
+        Err(unreadable) => return (error(), unreadable.to_string()).encode(env),
+    };
     let hooks = (nil() != hooks).then(|| Hooks::new(hooks));
     let client = match mode {
         Mode::Live => {
