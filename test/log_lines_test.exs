@@ -164,7 +164,13 @@ defmodule BilldogEng.LogLinesTest do
   end
 
   describe "notices" do
-    @native %{max_queue_size: 10, max_queue_bytes: 20, max_event_bytes: 30, spool: nil}
+    @native %{
+      max_queue_size: 10,
+      max_queue_bytes: 20,
+      max_event_bytes: 30,
+      spool_dir: nil,
+      max_spool_bytes: 5
+    }
 
     defp notices(debug \\ true, native \\ @native),
       do: Notices.new(%{host: "http://me:pa55@x", proxy: nil}, native, debug)
@@ -265,13 +271,11 @@ defmodule BilldogEng.LogLinesTest do
     end
 
     test "say where the events of a failed flush are" do
-      spool = %{dir: "/x", max_bytes: 5, max_age: 6}
-
       for {lane, native, kept} <- [
             {:event, @native, {:max_queue_size, 10}},
             {:event, %{@native | max_queue_size: nil}, {:max_queue_bytes, 20}},
-            {:event, %{@native | spool: spool}, {:max_spool_bytes, 5}},
-            {:person_update, %{@native | spool: spool}, :person_updates}
+            {:event, %{@native | spool_dir: "/x"}, {:max_spool_bytes, 5}},
+            {:person_update, %{@native | spool_dir: "/x"}, :person_updates}
           ] do
         {_, actions} = handle(notices(false, native), [{:flush_failed, 2, {"no", 400, nil, nil}}], lane)
         assert [{:flushes_fail, ^lane, "http://x", _, _, {2, ^kept}, _}] = written(actions)

@@ -4,6 +4,7 @@ defmodule BilldogEng.LogExamples do
   order in which guides/log-lines.md lists them.
   """
 
+  alias BilldogEng.Client.Options.{Schema, Type}
   alias BilldogEng.Error
   alias BilldogEng.Log.{Diagnosis, Lines}
 
@@ -11,10 +12,12 @@ defmodule BilldogEng.LogExamples do
     max_queue_size: 1_000,
     max_queue_bytes: 67_108_864,
     max_event_bytes: 1_048_576,
-    spool: nil
+    spool_dir: nil,
+    max_spool_bytes: 268_435_456,
+    max_spool_age: 604_800_000
   }
 
-  @spool %{@limits | spool: %{max_bytes: 268_435_456, max_age: 604_800_000}}
+  @spool %{@limits | spool_dir: "/data/spool"}
 
   @host "https://api.billdog.io/v1"
   @route %{host: @host, proxy: nil, variable: nil}
@@ -79,7 +82,7 @@ defmodule BilldogEng.LogExamples do
   defp spool do
     [
       {{:spool_unavailable, "/data/spool is held by another process"}, @client},
-      {{:spool_dir_invalid, "~/spool", "could not find the user home"}, nil},
+      {{:spool_dir_invalid, "~/spool", "could not find the user home"}, @client},
       {{:spool_opened, 12}, @client},
       {{:spool_adopted, 12}, @client},
       {{:spool_failed, "…"}, @client},
@@ -124,10 +127,9 @@ defmodule BilldogEng.LogExamples do
 
   defp start do
     [
-      {:no_key, nil},
-      {{:options_unknown, ":hots (did you mean :host?)"}, nil},
-      {{:option_effect, :flush_at, "a number of events or :infinity", ~s("50"),
-        ":infinity: no number of events makes a flush due"}, nil},
+      {:no_key, @client},
+      {{:options_unknown, ":hots (did you mean :host?)"}, @client},
+      {Type.effect(:flush_at, Schema.type(:flush_at), "50"), @client},
       {{:plain_http, "api.example"}, nil},
       {{:roots_unreadable, "SSL_CERT_FILE", "/etc/ca.pem", true}, nil},
       {{:roots_unreadable, "SSL_CERT_FILE", "/etc/ca.pem", false}, nil},

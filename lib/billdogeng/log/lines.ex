@@ -235,10 +235,7 @@ defmodule BilldogEng.Log.Lines do
 
   defp text({:options_unknown, listed}), do: {:warning, "unknown options are ignored: #{listed}"}
 
-  defp text({:option_effect, option, expected, got, effect}) do
-    {:warning,
-     "invalid value for #{inspect(option)}: expected #{expected}, got: #{got}; it has the effect of #{effect}"}
-  end
+  defp text({:option_effect, error, effect}), do: {:warning, "#{error}; it has the effect of #{effect}"}
 
   defp text({:plain_http, host}) do
     {:warning, "the key and all events are sent to #{host} unencrypted: use https://"}
@@ -306,11 +303,11 @@ defmodule BilldogEng.Log.Lines do
     do:
       ": larger than max_event_bytes (#{details.max_event_bytes}), or than the ingest accepts (413); send less"
 
-  defp because(:spool_full, _lane, %{spool: %{max_bytes: bytes}}),
+  defp because(:spool_full, _lane, %{max_spool_bytes: bytes}),
     do:
       ": the spool is at max_spool_bytes (#{bytes}); raise it, or look at why the ingest does not accept events"
 
-  defp because(:expired, _lane, %{spool: %{max_age: ms}}),
+  defp because(:expired, _lane, %{max_spool_age: ms}),
     do:
       ": on disk for longer than max_spool_age (#{ms} ms); raise it, or look at why the ingest does not accept events"
 
@@ -336,7 +333,7 @@ defmodule BilldogEng.Log.Lines do
   defp full(%{max_queue_size: size, max_queue_bytes: bytes}),
     do: "max_queue_size (#{size}) or max_queue_bytes (#{bytes})"
 
-  defp or_spool(%{spool: nil}), do: ", or set :spool_dir to keep events on disk"
+  defp or_spool(%{spool_dir: nil}), do: ", or set :spool_dir to keep events on disk"
   defp or_spool(_details), do: ", and look at why the spool does not take events"
 
   defp failure(:wrong_event),

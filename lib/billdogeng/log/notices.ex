@@ -20,14 +20,12 @@ defmodule BilldogEng.Log.Notices do
     drops: %{}
   ]
 
-  @limits [:max_queue_size, :max_queue_bytes, :max_event_bytes]
+  @limits [:max_queue_size, :max_queue_bytes, :max_event_bytes, :spool_dir, :max_spool_bytes, :max_spool_age]
 
   @doc false
   # Of a client's options; `debug` is its `:enable_logging`.
   def new(transport, native, debug) do
-    limits = Map.take(native, @limits)
-    limits = Map.put(limits, :spool, native.spool && Map.take(native.spool, [:max_bytes, :max_age]))
-    %__MODULE__{route: Diagnosis.route(transport), limits: limits, debug: debug}
+    %__MODULE__{route: Diagnosis.route(transport), limits: Map.take(native, @limits), debug: debug}
   end
 
   @doc false
@@ -128,7 +126,7 @@ defmodule BilldogEng.Log.Notices do
 
   # Where events of a failed flush are, and the limit there.
   defp kept(:person_update, _limits), do: :person_updates
-  defp kept(:event, %{spool: %{max_bytes: bytes}}), do: {:max_spool_bytes, bytes}
+  defp kept(:event, %{spool_dir: dir, max_spool_bytes: bytes}) when dir != nil, do: {:max_spool_bytes, bytes}
   defp kept(:event, %{max_queue_size: nil, max_queue_bytes: bytes}), do: {:max_queue_bytes, bytes}
   defp kept(:event, %{max_queue_size: size}), do: {:max_queue_size, size}
 end
