@@ -611,7 +611,7 @@ defmodule BilldogEng.AnalyticsTest do
           assert %{dropped: %{queue_full: 8}} = Analytics.stats(client)
         end)
 
-      assert [["dropped 1 event(s), queue_full"]] = Regex.scan(~r/dropped \d+ event\(s\), queue_full/, log)
+      assert [["dropped 1 event (queue_full)"]] = Regex.scan(~r/dropped \d+ events? \(queue_full\)/, log)
       refute log =~ "[debug] [BilldogEng"
     end
   end

@@ -80,7 +80,7 @@ defmodule BilldogEng.EndingTest do
       assert [line] = for(line <- String.split(log, "\n"), line =~ "BilldogEng", do: line)
 
       assert line =~
-               "dropped 25 event(s) (stopped); captured 35, delivered 10, dropped in all: 25 stopped"
+               "dropped 25 events (stopped) after the client's process had ended: captured 35, delivered 10, dropped 25 (stopped)"
     end
 
     test "#{how}, in the middle of a flush/1: the same", %{collector: collector} do
@@ -115,7 +115,7 @@ defmodule BilldogEng.EndingTest do
         end)
 
       assert names(collector) == for(n <- 1..10, do: "e#{n}")
-      assert log =~ "left 25 event(s) in its spool"
+      assert log =~ "left 25 events in the spool"
       refute log =~ ~r|dropped .*captured 35,|
 
       Collector.respond(collector, :ok)

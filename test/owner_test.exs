@@ -105,7 +105,7 @@ defmodule BilldogEng.OwnerTest do
         end)
 
       assert [line] = Regex.scan(~r/.*\[warning\].*/, log)
-      assert to_string(line) =~ "dropped 3 event(s) (stopped)"
+      assert to_string(line) =~ "dropped 3 events (stopped)"
       assert Collector.request_count(collector) == 1
     end
 
@@ -115,13 +115,13 @@ defmodule BilldogEng.OwnerTest do
       log =
         capture_log(fn ->
           Analytics.capture(client, "u", "e", %{text: String.duplicate("x", 200)})
-          eventually(fn -> :sys.get_state(client).drops != %{} end)
+          eventually(fn -> :sys.get_state(client).notices.drops != %{} end)
           Process.exit(client, :kill)
           drained(client)
         end)
 
-      assert log =~ "dropped 1 event(s), too_large"
-      refute log =~ "a client whose process had ended"
+      assert log =~ "dropped 1 event (too_large)"
+      refute log =~ "after the client's process had ended"
     end
 
     test "at once where the connection is refused or the name unknown" do

@@ -195,7 +195,7 @@ defmodule BilldogEng.PersonUpdatesTest do
       assert Analytics.flush(client) == :ok
       assert keys(collector) == ["a", "bad", "b"]
       assert %{captured: 3, delivered: 2, dropped: %{rejected: 1}} = accounts(client)
-      assert log =~ "dropped 1 person update(s), rejected"
+      assert log =~ "dropped 1 person update (rejected)"
     end
 
     test "keeps what an ingest does not take for now, within its bounds" do
@@ -259,7 +259,8 @@ defmodule BilldogEng.PersonUpdatesTest do
       assert capture_log(fn ->
                GenServer.stop(client)
                drained(client)
-             end) =~ "dropped 2 person update(s) (stopped); captured 2, delivered 0"
+             end) =~
+               "dropped 2 person updates (stopped) after the client's process had ended: captured 2, delivered 0"
     end
 
     test "an update that comes before the client is up, by message, is sent" do

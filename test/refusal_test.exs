@@ -35,7 +35,7 @@ defmodule BilldogEng.RefusalTest do
         assert names(collector) == for(n <- 1..20, n != 7, do: "e#{n}")
         assert %{queued: 0, delivered: 19, dropped: %{rejected: 1}} = stats = Analytics.stats(client)
         assert balanced?(stats)
-        assert log =~ "dropped 1 event(s), rejected"
+        assert log =~ "dropped 1 event (rejected)"
         capture(client, [21])
         assert Analytics.flush(client) == :ok
       end
@@ -190,7 +190,7 @@ defmodule BilldogEng.RefusalTest do
         log = capture_log(fn -> assert {:error, %Error{status: ^status}} = Analytics.flush(client) end)
         assert %{queued: 0, delivered: 199, dropped: %{rejected: 1}} = stats = Analytics.stats(client)
         assert balanced?(stats)
-        assert log =~ "dropped 1 event(s), rejected: the ingest answered HTTP #{status} to them alone"
+        assert log =~ "dropped 1 event (rejected): the ingest answered HTTP #{status} to them alone"
         capture(client, 201..210)
         assert Analytics.flush(client) == :ok
       end

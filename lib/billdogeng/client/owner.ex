@@ -46,6 +46,7 @@ defmodule BilldogEng.Client.Owner do
          :ok <- Reporter.ensure_started(),
          :ok <- if(options.mode == :test, do: Store.ensure_started(), else: :ok),
          {:ok, handle} <- start(options),
+         :ok <- Reporter.keep_name(if(options.mode == :live, do: name)),
          :ok <- register(name) do
       await_spool(options)
       Missing.found(name)

@@ -12,8 +12,8 @@ use crate::status::put_status;
 use crate::value;
 use billdogeng::spool::Problem;
 use billdogeng::{
-    Client, Command, Draining, Error, LastWords, Listener, Notice, Reason, Reply, Report, Stats,
-    Tidings,
+    Client, Command, Draining, Error, LastWords, Limit, Listener, Notice, Reason, Reply, Report,
+    Stats, Tidings,
 };
 use rustler::env::OwnedEnv;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
@@ -26,7 +26,7 @@ rustler::atoms! {
     billdogeng_news, billdogeng_open, billdogeng_ended,
     flush, settle, shutdown, slept, tick, purge,
     dirty, flushed, flush_failed, dropped, refused_with, replaced_at, too_large_at, suspended, resumed, no_spool, spool_failed,
-    spool_resumed, spool_opened, spool_of_another, panicked, settled,
+    queue_full_by, max_queue_size, max_queue_bytes, spool_resumed, spool_opened, spool_of_another, panicked, settled,
     queue_full, too_large, rejected, quota, before_send, in_hook, failed, stopped, spool_full, expired, spool_lost, purged,
     disabled, unowned, nil, mode,
     event, person_update, person_updates,
@@ -135,7 +135,14 @@ impl Listener for Messages {
                     };
                     let stats = stats_to_term(env, &last.stats);
                     let untold = dropped_to_term(env, last.untold);
-                    (billdogeng_ended(), kind, last.stopped, stats, untold)
+                    (
+                        billdogeng_ended(),
+                        self.owner,
+                        kind,
+                        last.stopped,
+                        stats,
+                        untold,
+                    )
                 });
             }
         });
@@ -353,6 +360,13 @@ fn notice_to_term<'a>(env: Env<'a>, notice: &Notice) -> Term<'a> {
             (flush_failed(), count, error).encode(env)
         }
         Notice::Dropped(reason, count) => (dropped(), reason_to_atom(*reason), count).encode(env),
+        Notice::QueueFullBy(limit) => {
+            let limit = match limit {
+                Limit::Events => max_queue_size(),
+                Limit::Bytes => max_queue_bytes(),
+            };
+            (queue_full_by(), limit).encode(env)
+        }
         Notice::RefusedWith(status) => (refused_with(), status).encode(env),
         Notice::Replaced(place) => (replaced_at(), &place.event, &place.path).encode(env),
         Notice::TooLarge(place) => (too_large_at(), &place.event, &place.path).encode(env),
