@@ -99,7 +99,7 @@ defmodule BilldogEng.EndingTest do
       # Who waited is told, as of any GenServer that ends.
       assert_receive {:DOWN, ^ref, :process, _, {_reason, {GenServer, :call, _}}}, 5_000
       assert names(collector) == for(n <- 1..10, do: "e#{n}")
-      assert log =~ "captured 35, delivered 10, dropped in all: 25 stopped"
+      assert log =~ "captured 35, delivered 10, dropped 25 (stopped)"
     end
 
     test "#{how}, with a spool: what is left is sent by the next start", context do

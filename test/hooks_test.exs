@@ -192,7 +192,7 @@ defmodule BilldogEng.HooksTest do
         end)
 
       assert log =~
-               ~s(the event "order" is larger than max_event_bytes (500), which was reached at properties.text)
+               ~s[the event "order" is larger than max_event_bytes (500), which was reached at properties.text]
     end
   end
 

@@ -109,6 +109,23 @@ defmodule BilldogEng.OwnerTest do
       assert Collector.request_count(collector) == 1
     end
 
+    test "its name, and all reasons, are in that line" do
+      name = :"#{__MODULE__}.named"
+      {_, client} = spawn_client(nobody(), name: name, max_queue_size: 2, shutdown_timeout: 0)
+
+      log =
+        capture_log(fn ->
+          for n <- 1..3, do: Analytics.capture(client, "u", "e#{n}")
+          eventually(fn -> match?(%{dropped: %{queue_full: 1}}, Analytics.stats(client)) end)
+          Process.exit(client, :kill)
+          drained(client)
+        end)
+
+      assert log =~
+               "[warning] [BilldogEng:analytics] #{inspect(name)}: dropped 2 events (stopped) after the client's " <>
+                 "process had ended: captured 3, delivered 0, dropped 1 (queue_full), 2 (stopped); raise"
+    end
+
     test "nothing where its drops were logged before, and nothing is left" do
       {_, client} = spawn_client(nobody(), max_event_bytes: 100)
 

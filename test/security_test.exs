@@ -115,8 +115,8 @@ defmodule BilldogEng.SecurityTest do
           {"/nowhere.pem", nil, "none; SSL_CERT_FILE, /nowhere.pem, has none", [empty, untrusted], "apt-get"},
           {"/nowhere.pem", directory,
            "those of SSL_CERT_DIR, #{directory}; SSL_CERT_FILE, /nowhere.pem, has none", [empty], untrusted},
-          {nil, "/nowhere", "none; SSL_CERT_DIR, /nowhere, has none", ["SSL_CERT_DIR (\"/nowhere\") has no certificate"],
-           "SSL_CERT_FILE"},
+          {nil, "/nowhere", "none; SSL_CERT_DIR, /nowhere, has none",
+           ["SSL_CERT_DIR (\"/nowhere\") has no certificate"], "SSL_CERT_FILE"},
           {cacertfile, nil, "those of SSL_CERT_FILE, #{cacertfile}", [], "[warning]"}
         ] do
       ebin = Application.app_dir(:billdogeng, "ebin")

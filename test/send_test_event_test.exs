@@ -142,6 +142,15 @@ defmodule BilldogEng.SendTestEventTest do
       assert failed =~ "403: no project has [api_key]"
     end
 
+    test "a key that the ingest quotes where the message is cut, without a part of it" do
+      collector = start_collector()
+      message = String.duplicate("x", 296) <> @key
+      Collector.respond(collector, {:json, 403, ~s({"error":{"message":"#{message}"}})})
+      assert {_, failed} = run_with(host: Collector.url(collector))
+      assert failed =~ "xxx[api…"
+      refute failed =~ "xs3c"
+    end
+
     test "a key that can't be sent" do
       configure(api_key: @key <> "\n1", host: nobody())
       assert {_, failed} = run(~w(--client #{inspect(Shop)}))
@@ -255,7 +264,10 @@ defmodule BilldogEng.SendTestEventTest do
     collector = start_collector(api_key: @key)
     url = Collector.url(collector)
 
-    for {key, status, said} <- [{@key, 0, "The ingest has accepted"}, {"wrong", 1, "What to do: compare :api_key"}] do
+    for {key, status, said} <- [
+          {@key, 0, "The ingest has accepted"},
+          {"wrong", 1, "What to do: compare :api_key"}
+        ] do
       command = ~w(billdogeng.send_test_event --host #{url} --api-key #{key})
 
       assert {output, ^status} =

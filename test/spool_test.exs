@@ -234,7 +234,7 @@ defmodule BilldogEng.SpoolTest do
           eventually(fn -> sized(dir) <= 200_000 end)
         end)
 
-      assert log =~ "spool_full: the spool is at :max_spool_bytes"
+      assert log =~ "(spool_full): the spool is at max_spool_bytes (200000)"
     end
 
     test "of age give up what is too old (expired)", %{dir: dir} do
@@ -616,10 +616,12 @@ defmodule BilldogEng.SpoolTest do
         drained(client)
       end)
 
-    [left] = Regex.run(~r/left (\d+) event\(s\) in its spool/, log, capture: :all_but_first)
+    [left] = Regex.run(~r/left (\d+) events in the spool/, log, capture: :all_but_first)
 
     [stopped] =
-      Regex.run(~r/dropped (\d+) event\(s\) \(stopped\); captured 3000/, log, capture: :all_but_first)
+      Regex.run(~r/dropped (\d+) events \(stopped\) after the client's process had ended: captured 3000/, log,
+        capture: :all_but_first
+      )
 
     [left, stopped] = Enum.map([left, stopped], &String.to_integer/1)
     assert left > 0 and 300 + left + stopped == 3_000
