@@ -496,7 +496,7 @@ defmodule BilldogEng.SpoolTest do
           drained(client)
         end)
 
-      assert [_] = Regex.scan(~r/no :spool_dir, events are kept in memory alone/, log)
+      assert [_] = Regex.scan(~r/no :spool_dir, events are kept in memory alone: #{Regex.escape(dir)}/, log)
       assert log =~ "the spool: it is open now"
       collector = start_collector()
       assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
