@@ -1,10 +1,11 @@
-//! Why a spool can't be had, and what goes wrong with one that is.
+//! Why a spool can't be opened, and problems of one that is open.
 
+use super::format::VERSION;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a directory can't be a spool. The client goes on in memory.
+/// Why a spool can't be opened. The client keeps events in memory and tries again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
     /// A spool does not run on this operating system (its name).
@@ -17,7 +18,7 @@ pub enum OpenError {
     Exposed(PathBuf),
     /// It belongs to another user (the second is this process's): that one could do as much.
     Foreign(PathBuf, u32, u32),
-    /// A segment was written by another version of this library.
+    /// A file has another version of the format. The directory is left alone.
     Version(PathBuf, u32),
     /// The system refused something: what, where, and its reason.
     Io(&'static str, PathBuf, io::ErrorKind, String),
@@ -48,11 +49,19 @@ impl fmt::Display for OpenError {
                 "{} belongs to user {owner}; it must be this VM's user's ({user}) or root's",
                 path.display()
             ),
-            Self::Version(path, version) => write!(
-                f,
-                "{} is of version {version}, which this release does not know",
-                path.display()
-            ),
+            Self::Version(path, version) => {
+                let age = if *version < VERSION {
+                    "an older"
+                } else {
+                    "a newer"
+                };
+                write!(
+                    f,
+                    "{} was written by {age} release (format {version}, this one has {VERSION}) and is left alone; \
+                     to send its events, run that release with this :spool_dir",
+                    path.display()
+                )
+            }
             Self::Io(what, path, _, reason) => {
                 write!(f, "can't {what} {}: {reason}", path.display())
             }
@@ -106,11 +115,13 @@ impl fmt::Display for Undeleted {
 /// Something about the disk that is worth a line in a log. Each is told once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// A segment was not whole; so many bytes are given up, and nothing else of it.
+    /// So many bytes of a segment are corrupted.
     Damaged(PathBuf, u64),
-    /// So many events are not in the segments, and nothing says that they were removed.
+    /// So many events can't be found in the segments, and the ledger does not say that they were removed.
     Missing(u64),
-    /// What has a segment's name is none: a directory, a link, a pipe.
+    /// The ledger is missing or corrupted, though there are segments.
+    NoLedger(PathBuf),
+    /// Something that is no file has a segment's name: a directory, a link, a pipe.
     Skipped(PathBuf),
     /// Nothing can be written, for this reason. Events are in memory alone until [`Problem::Resumed`].
     Failed(String),
@@ -136,12 +147,17 @@ impl fmt::Display for Problem {
             }
             Self::Damaged(path, bytes) => write!(
                 f,
-                "{} was damaged, {bytes} bytes of it are given up",
+                "{} was damaged, {bytes} bytes of it are skipped",
                 path.display()
             ),
             Self::Missing(events) => write!(
                 f,
                 "{events} event(s) are lost, for a file was damaged or deleted"
+            ),
+            Self::NoLedger(path) => write!(
+                f,
+                "{} is damaged or missing, events that were delivered or dropped may be sent again",
+                path.display()
             ),
             Self::Skipped(path) => write!(
                 f,

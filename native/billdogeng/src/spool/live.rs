@@ -1,5 +1,6 @@
-//! Which events are alive: appended, and neither delivered nor given up. Pure sums over numbers.
+//! Which events are alive: appended, and neither delivered nor dropped. Pure sums over numbers.
 
+use super::ledger::{Removed, MOST_RANGES};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -8,7 +9,7 @@ use std::ops::Range;
 pub struct Ranges(BTreeMap<u64, u64>);
 
 impl Ranges {
-    /// Adds a range, and answers how many of its numbers are new.
+    /// Adds a range, and returns how many of its numbers are new.
     pub fn insert(&mut self, range: Range<u64>) -> u64 {
         if range.is_empty() {
             return 0;
@@ -27,12 +28,12 @@ impl Ranges {
         new
     }
 
-    /// How many numbers of the range are in the set.
+    /// Returns how many numbers of the range are in the set.
     pub fn overlap(&self, range: &Range<u64>) -> u64 {
         self.within(range).map(|part| part.end - part.start).sum()
     }
 
-    /// The parts of the range that are in the set, in order.
+    /// Returns the parts of the range that are in the set, in order.
     pub fn within<'a>(&'a self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + 'a {
         let (start, end) = (range.start, range.end);
         let before = self.0.range(..start).next_back();
@@ -70,29 +71,58 @@ pub struct Live {
 }
 
 impl Live {
-    /// The number of the oldest live event, or that of the next one.
+    /// Begins with what a ledger says. No event is alive before it is appended.
+    pub fn with_removed(removed: Removed) -> Self {
+        let mut gone = Ranges::default();
+        for range in removed.ranges {
+            gone.insert(range);
+        }
+        Self {
+            floor: removed.floor,
+            next: removed.floor,
+            gone,
+        }
+    }
+
+    /// Returns which events are removed, for the ledger. Ranges that `skip` returns true for are left out: no file has
+    /// their events. If there are too many, the shortest are left out.
+    pub fn removed(&self, skip: impl Fn(&Range<u64>) -> bool) -> Removed {
+        let gone = self.gone.0.iter().map(|(start, end)| *start..*end);
+        let mut ranges: Vec<_> = gone.filter(|range| !skip(range)).collect();
+        if ranges.len() > MOST_RANGES {
+            ranges.sort_by_key(|range| range.start.abs_diff(range.end));
+            ranges.drain(..ranges.len() - MOST_RANGES);
+            ranges.sort_by_key(|range| range.start);
+        }
+        Removed {
+            floor: self.floor,
+            ranges,
+        }
+    }
+
+    /// Returns the number of the oldest live event, or that of the next one.
     pub fn floor(&self) -> u64 {
         self.floor
     }
 
-    /// The number after the newest event.
+    /// Returns the number after the newest event.
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// Whether no event is alive.
+    /// Returns whether no event is alive.
     pub fn is_empty(&self) -> bool {
         self.floor == self.next
     }
 
-    /// Takes in consecutive events. Numbers that were left out never come alive.
+    /// Adds consecutive events. Numbers that are left out never come alive.
     pub fn append(&mut self, range: Range<u64>) {
         let gap = self.next..range.start.max(self.next);
         self.next = self.next.max(range.end);
         self.remove(gap);
     }
 
-    /// Ends what is alive of a range, and answers how many events that was.
+    /// Removes the live events of a range, and returns how many there were.
     pub fn remove(&mut self, range: Range<u64>) -> u64 {
         let range = range.start.max(self.floor)..range.end.min(self.next);
         if range.is_empty() {
@@ -114,7 +144,7 @@ impl Live {
         ended
     }
 
-    /// How many events of a range are alive.
+    /// Returns how many events of a range are alive.
     pub fn count(&self, range: &Range<u64>) -> u64 {
         let range = range.start.max(self.floor)..range.end.min(self.next);
         if range.is_empty() {
@@ -123,20 +153,7 @@ impl Live {
         range.end - range.start - self.gone.overlap(&range)
     }
 
-    /// The runs of events within a range that are not alive, in order.
-    pub fn gone(&self, range: Range<u64>) -> Vec<Range<u64>> {
-        let mut start = range.start;
-        let mut gone = Vec::new();
-        for run in self.runs(&range) {
-            gone.push(start..run.start);
-            start = run.end;
-        }
-        gone.push(start..range.end);
-        gone.retain(|gone| !gone.is_empty());
-        gone
-    }
-
-    /// The runs of live events within a range, in order.
+    /// Returns the runs of live events within a range, in order.
     pub fn runs(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let end = range.end.min(self.next);
         let mut start = range.start.max(self.floor);
@@ -160,7 +177,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn what_is_alive_is_what_a_plain_set_says() {
+    fn it_behaves_like_a_plain_set() {
         for seed in 0..300 {
             let mut random = fastrand::Rng::with_seed(seed);
             let (mut live, mut model, mut next) = (Live::default(), BTreeSet::new(), 0u64);
@@ -190,11 +207,10 @@ mod tests {
                 );
                 assert_eq!(live.is_empty(), model.is_empty(), "seed {seed}");
                 assert_eq!(live.floor(), model.first().copied().unwrap_or(next));
-                let gone: Vec<u64> = live.gone(3..next).into_iter().flatten().collect();
-                assert_eq!(
-                    gone,
-                    (3..next).filter(|n| !model.contains(n)).collect::<Vec<_>>()
-                );
+                let removed = live.removed(|_| false);
+                let gone = (0..removed.floor).chain(removed.ranges.into_iter().flatten());
+                let expected = (0..next).filter(|n| !model.contains(n));
+                assert_eq!(gone.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
                 let runs: Vec<u64> = live.runs(&(3..next)).into_iter().flatten().collect();
                 assert_eq!(
                     runs,
@@ -202,5 +218,36 @@ mod tests {
                 );
             }
         }
+    }
+    #[test]
+    fn events_come_alive_unless_the_ledger_says_that_they_are_removed() {
+        let removed = Removed {
+            floor: 10,
+            ranges: vec![12..14, 16..30],
+        };
+        let mut live = Live::with_removed(removed.clone());
+        assert!(live.is_empty());
+        for numbers in [5..11, 12..20, 20..25] {
+            live.append(numbers);
+        }
+        live.append(removed.end()..removed.end());
+        assert_eq!(live.runs(&(0..100)), [10..11, 14..16]);
+        assert_eq!((live.floor(), live.next()), (10, 30));
+    }
+
+    #[test]
+    fn the_ledger_has_the_longest_ranges_and_none_that_is_skipped() {
+        let mut live = Live::default();
+        live.append(0..10_000);
+        live.remove(0..5);
+        live.remove(8_000..8_100);
+        for n in 0..MOST_RANGES as u64 {
+            live.remove(10 + 4 * n..12 + 4 * n);
+        }
+        live.remove(9_000..9_001);
+        let removed = live.removed(|range| range.start == 10);
+        assert_eq!((removed.floor, removed.ranges.len()), (5, MOST_RANGES));
+        assert_eq!(removed.ranges.first(), Some(&(14..16)));
+        assert_eq!(removed.ranges.last(), Some(&(8_000..8_100)));
     }
 }

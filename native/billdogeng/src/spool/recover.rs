@@ -1,0 +1,220 @@
+//! Reads a directory at a start: the ledger, then each segment from the first to the last.
+//!
+//! A corrupted payload loses the events of its record, a corrupted header the rest of its segment. The loss is logged once:
+//! the ledger says that the first are removed, and the segment is cut off at the second. Nothing is changed before all
+//! files have been read, so a file that can't be read for now costs nothing.
+
+use super::ages::Ages;
+use super::dir::Dir;
+use super::error::{OpenError, Problem};
+use super::files;
+use super::ledger::{Entry, Ledger};
+use super::live::{Live, Ranges};
+use super::log::{Log, Segment};
+use super::platform::MetadataExt;
+use super::segment::{self, Opening, Records, SEGMENT_HEADER};
+use std::collections::VecDeque;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// The content of a directory.
+pub struct Found {
+    pub log: Log,
+    pub live: Live,
+    pub problems: Vec<Problem>,
+    /// Bytes of the live events.
+    pub bytes: u64,
+}
+
+struct Recovery {
+    live: Live,
+    segments: VecDeque<Segment>,
+    ages: Ages,
+    problems: Vec<Problem>,
+    bytes: u64,
+    /// The number after the event that was written last, as far as is known.
+    written: Option<u64>,
+    /// Events that were written, and can't be read.
+    lost: Ranges,
+    /// Segments, and how many bytes of them to keep.
+    cuts: Vec<(PathBuf, u64)>,
+}
+
+/// Reads the content of a directory.
+pub fn recover(dir: Dir, segment_bytes: u64, age_step: u64) -> Result<Found, OpenError> {
+    let mut problems = Vec::new();
+    let ids = segment_ids(dir.path(), &mut problems)?;
+    let (ledger, entry) = Ledger::read(dir.path())?;
+    let any = !ids.readable.is_empty();
+    if entry.is_none() && any {
+        problems.push(Problem::NoLedger(ledger.path().to_owned()));
+    }
+    // Without a ledger nobody knows whether the times can be trusted.
+    let in_doubt = entry.as_ref().map_or(any, |entry| entry.in_doubt);
+    let removed = entry.unwrap_or_default().removed;
+    let end = removed.end();
+    let mut found = Recovery {
+        live: Live::with_removed(removed),
+        segments: VecDeque::new(),
+        ages: Ages::new(age_step, in_doubt),
+        problems,
+        bytes: 0,
+        written: None,
+        lost: Ranges::default(),
+        cuts: Vec::new(),
+    };
+    for id in ids.readable {
+        found.segment(dir.path(), id)?;
+    }
+    // No number is used twice, not even that of an event that is lost.
+    let next = found.written.unwrap_or(0).max(found.live.next()).max(end);
+    found.live.append(next..next);
+    found.remove_lost();
+    let entry = Entry {
+        removed: found.live.removed(|_| false),
+        in_doubt,
+    };
+    let numbers = (ids.next, next);
+    let mut log = Log::new(
+        dir,
+        found.segments,
+        (ledger, entry),
+        numbers,
+        found.ages,
+        segment_bytes,
+    );
+    // If this fails, the thread tries again.
+    let _ = log
+        .delete_removed(u64::MAX)
+        .and_then(|()| log.write_ledger());
+    Ok(Found {
+        log,
+        live: found.live,
+        problems: found.problems,
+        bytes: found.bytes,
+    })
+}
+
+/// The segments' ids, in order, and the id of the next segment.
+struct Ids {
+    readable: Vec<u64>,
+    next: u64,
+}
+
+fn segment_ids(dir: &Path, problems: &mut Vec<Problem>) -> Result<Ids, OpenError> {
+    let failed = |error: io::Error| OpenError::io("read", dir, &error);
+    let (mut readable, mut next) = (Vec::new(), 0);
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let Some(id) = files::segment_id(&entry.file_name()) else {
+            continue;
+        };
+        next = next.max(id + 1);
+        if entry.file_type().map_err(failed)?.is_file() {
+            readable.push(id);
+        } else {
+            problems.push(Problem::Skipped(entry.path()));
+        }
+    }
+    readable.sort_unstable();
+    Ok(Ids { readable, next })
+}
+
+impl Recovery {
+    fn segment(&mut self, dir: &Path, id: u64) -> Result<(), OpenError> {
+        let path = dir.join(files::segment_name(id));
+        let failed = |error: io::Error| OpenError::io("read", &path, &error);
+        let file = files::open(&path, OpenOptions::new().read(true)).map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
+        let mut opening = Vec::new();
+        let mut header = (&file).take(SEGMENT_HEADER);
+        header.read_to_end(&mut opening).map_err(failed)?;
+        match segment::read_opening(&opening, id) {
+            Opening::Segment(next) => self.expect(next),
+            Opening::Foreign(version) => return Err(OpenError::Version(path, version)),
+            Opening::Corrupted => {
+                self.problems
+                    .push(Problem::Damaged(path.clone(), meta.len()));
+                self.cuts.push((path, 0));
+                return Ok(());
+            }
+        }
+        let mut records = Records::new(&file, id, SEGMENT_HEADER, meta.len()).map_err(failed)?;
+        let (mut end, mut corrupted) = (SEGMENT_HEADER, 0);
+        while let Some(record) = records.header().map_err(failed)? {
+            if record.numbers.start < self.written.unwrap_or(0) {
+                // Numbers ascend, so the header is not what was written.
+                break;
+            }
+            end = record.place.end;
+            let numbers = record.numbers.clone();
+            self.written = Some(numbers.end);
+            self.live.append(numbers.clone());
+            self.ages.written_at(record.time, numbers.end);
+            match records.payload(&record).map_err(failed)? {
+                Some(payload) => self.bytes += self.live_bytes(numbers, payload.lens()),
+                None if self.live.count(&numbers) > 0 => {
+                    corrupted += record.place.end - record.place.start;
+                    self.lost.insert(numbers);
+                }
+                None => {}
+            }
+        }
+        if end < meta.len() {
+            corrupted += meta.len() - end;
+            self.cuts.push((path.clone(), end));
+        }
+        if corrupted > 0 {
+            self.problems.push(Problem::Damaged(path, corrupted));
+        }
+        self.segments.push_back(Segment {
+            id,
+            size: end,
+            next: self.written.unwrap_or(0),
+            file: (meta.dev(), meta.ino()),
+        });
+        Ok(())
+    }
+
+    /// Events below this number were written before the segment that comes.
+    fn expect(&mut self, next: u64) {
+        let written = self.written.unwrap_or(next);
+        let gap = written..next.max(written);
+        self.written = Some(gap.end);
+        self.live.append(gap.clone());
+        self.lost.insert(gap);
+    }
+
+    fn live_bytes(&self, numbers: Range<u64>, lens: impl Iterator<Item = u32>) -> u64 {
+        let mut lens = lens.map(u64::from);
+        let mut next = numbers.start;
+        let mut bytes = 0;
+        for run in self.live.runs(&numbers) {
+            let run_lens = lens.by_ref().skip((run.start - next) as usize);
+            bytes += run_lens.take((run.end - run.start) as usize).sum::<u64>();
+            next = run.end;
+        }
+        bytes
+    }
+
+    /// Reports the events that are lost, and cuts off what can't be read of the segments.
+    fn remove_lost(&mut self) {
+        let mut count = 0;
+        for range in self.lost.within(&(0..u64::MAX)).collect::<Vec<_>>() {
+            count += self.live.remove(range);
+        }
+        if count > 0 {
+            self.problems.push(Problem::Missing(count));
+        }
+        for (path, keep) in self.cuts.drain(..) {
+            // If this fails, the next start reports it again.
+            let _ = match keep {
+                0 => fs::remove_file(&path),
+                _ => files::open(&path, OpenOptions::new().write(true))
+                    .and_then(|file| file.set_len(keep).and_then(|()| file.sync_all())),
+            };
+        }
+    }
+}
