@@ -9,12 +9,11 @@ use std::ops::Range;
 pub struct Ranges(BTreeMap<u64, u64>);
 
 impl Ranges {
-    /// Adds a range, and returns how many of its numbers are new.
-    pub fn insert(&mut self, range: Range<u64>) -> u64 {
+    /// Adds a range.
+    pub fn insert(&mut self, range: Range<u64>) {
         if range.is_empty() {
-            return 0;
+            return;
         }
-        let new = (range.end - range.start) - self.overlap(&range);
         let (mut start, mut end) = (range.start, range.end);
         while let Some((&from, &to)) = self.0.range(..=end).next_back() {
             if to < start {
@@ -25,7 +24,21 @@ impl Ranges {
             self.0.remove(&from);
         }
         self.0.insert(start, end);
-        new
+    }
+
+    /// Removes a range, and returns how many of its numbers were in the set.
+    pub fn remove(&mut self, range: &Range<u64>) -> u64 {
+        let parts: Vec<_> = self.within(range).collect();
+        for part in &parts {
+            let whole = self.0.range(..=part.start).next_back();
+            let Some((from, to)) = whole.map(|(from, to)| (*from, *to)) else {
+                continue;
+            };
+            self.0.remove(&from);
+            self.insert(from..part.start);
+            self.insert(part.end..to);
+        }
+        parts.iter().map(|part| part.end - part.start).sum()
     }
 
     /// Returns how many numbers of the range are in the set.
@@ -43,66 +56,19 @@ impl Ranges {
             .map(move |(&from, &to)| from.max(start)..to.min(end))
             .filter(|part| part.start < part.end)
     }
-
-    /// Forgets all numbers below.
-    pub fn forget_below(&mut self, number: u64) {
-        while let Some(first) = self.0.first_entry() {
-            if *first.key() >= number {
-                break;
-            }
-            let end = first.remove();
-            if end > number {
-                self.0.insert(number, end);
-            }
-        }
-    }
-
-    fn starting_at(&self, number: u64) -> Option<u64> {
-        self.0.get(&number).copied()
-    }
 }
 
-/// The events between the oldest that is alive and the newest.
+/// The live events, and the number of the next one.
 #[derive(Clone, Debug, Default)]
 pub struct Live {
-    floor: u64,
+    live: Ranges,
     next: u64,
-    gone: Ranges,
 }
 
 impl Live {
-    /// Begins with what a ledger says. No event is alive before it is appended.
-    pub fn with_removed(removed: Removed) -> Self {
-        let mut gone = Ranges::default();
-        for range in removed.ranges {
-            gone.insert(range);
-        }
-        Self {
-            floor: removed.floor,
-            next: removed.floor,
-            gone,
-        }
-    }
-
-    /// Returns which events are removed, for the ledger. Ranges that `skip` returns true for are left out: no file has
-    /// their events. If there are too many, the shortest are left out.
-    pub fn removed(&self, skip: impl Fn(&Range<u64>) -> bool) -> Removed {
-        let gone = self.gone.0.iter().map(|(start, end)| *start..*end);
-        let mut ranges: Vec<_> = gone.filter(|range| !skip(range)).collect();
-        if ranges.len() > MOST_RANGES {
-            ranges.sort_by_key(|range| range.start.abs_diff(range.end));
-            ranges.drain(..ranges.len() - MOST_RANGES);
-            ranges.sort_by_key(|range| range.start);
-        }
-        Removed {
-            floor: self.floor,
-            ranges,
-        }
-    }
-
     /// Returns the number of the oldest live event, or that of the next one.
     pub fn floor(&self) -> u64 {
-        self.floor
+        self.live.0.keys().next().copied().unwrap_or(self.next)
     }
 
     /// Returns the number after the newest event.
@@ -112,62 +78,46 @@ impl Live {
 
     /// Returns whether no event is alive.
     pub fn is_empty(&self) -> bool {
-        self.floor == self.next
+        self.live.0.is_empty()
     }
 
     /// Adds consecutive events. Numbers that are left out never come alive.
     pub fn append(&mut self, range: Range<u64>) {
-        let gap = self.next..range.start.max(self.next);
         self.next = self.next.max(range.end);
-        self.remove(gap);
+        self.live.insert(range);
     }
 
     /// Removes the live events of a range, and returns how many there were.
-    pub fn remove(&mut self, range: Range<u64>) -> u64 {
-        let range = range.start.max(self.floor)..range.end.min(self.next);
-        if range.is_empty() {
-            return 0;
-        }
-        let ended = if range.start == self.floor {
-            // By far the most frequent: delivery is from the front.
-            let ended = self.count(&range);
-            self.floor = range.end;
-            self.gone.forget_below(self.floor);
-            ended
-        } else {
-            self.gone.insert(range)
-        };
-        while let Some(end) = self.gone.starting_at(self.floor) {
-            self.floor = end;
-            self.gone.forget_below(end);
-        }
-        ended
+    pub fn remove(&mut self, range: &Range<u64>) -> u64 {
+        self.live.remove(&range)
     }
 
     /// Returns how many events of a range are alive.
     pub fn count(&self, range: &Range<u64>) -> u64 {
-        let range = range.start.max(self.floor)..range.end.min(self.next);
-        if range.is_empty() {
-            return 0;
-        }
-        range.end - range.start - self.gone.overlap(&range)
+        self.live.overlap(range)
     }
 
     /// Returns the runs of live events within a range, in order.
-    pub fn runs(&self, range: &Range<u64>) -> Vec<Range<u64>> {
-        let end = range.end.min(self.next);
-        let mut start = range.start.max(self.floor);
-        let mut runs = Vec::new();
-        for gone in self.gone.within(&(start..end)) {
-            if gone.start > start {
-                runs.push(start..gone.start);
-            }
-            start = gone.end;
+    pub fn runs(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.live.within(range)
+    }
+
+    /// Returns which events are removed, for the ledger. Ranges that `skip` returns true for are left out: no file has
+    /// their events. If there are too many, the shortest are left out.
+    pub fn removed(&self, skip: impl Fn(&Range<u64>) -> bool) -> Removed {
+        let ends = self.live.0.values().copied();
+        let starts = self.live.0.keys().skip(1).copied().chain([self.next]);
+        let gaps = ends.zip(starts).map(|(end, start)| end..start);
+        let mut ranges: Vec<_> = gaps.filter(|gap| !gap.is_empty() && !skip(gap)).collect();
+        if ranges.len() > MOST_RANGES {
+            ranges.sort_by_key(|range| range.start.abs_diff(range.end));
+            ranges.drain(..ranges.len() - MOST_RANGES);
+            ranges.sort_by_key(|range| range.start);
         }
-        if start < end {
-            runs.push(start..end);
+        Removed {
+            floor: self.floor(),
+            ranges,
         }
-        runs
     }
 }
 
@@ -193,11 +143,11 @@ mod tests {
                     }
                     2 => {
                         let ended = (0..range.end).filter(|n| model.remove(n)).count() as u64;
-                        assert_eq!(live.remove(0..range.end), ended, "seed {seed}");
+                        assert_eq!(live.remove(&(0..range.end)), ended, "seed {seed}");
                     }
                     _ => {
                         let ended = range.clone().filter(|n| model.remove(n)).count() as u64;
-                        assert_eq!(live.remove(range), ended, "seed {seed}");
+                        assert_eq!(live.remove(&range), ended, "seed {seed}");
                     }
                 }
                 assert_eq!(
@@ -211,7 +161,7 @@ mod tests {
                 let gone = (0..removed.floor).chain(removed.ranges.into_iter().flatten());
                 let expected = (0..next).filter(|n| !model.contains(n));
                 assert_eq!(gone.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
-                let runs: Vec<u64> = live.runs(&(3..next)).into_iter().flatten().collect();
+                let runs: Vec<u64> = live.runs(&(3..next)).flatten().collect();
                 assert_eq!(
                     runs,
                     model.range(3.min(next)..).copied().collect::<Vec<_>>()
@@ -220,31 +170,15 @@ mod tests {
         }
     }
     #[test]
-    fn events_come_alive_unless_the_ledger_says_that_they_are_removed() {
-        let removed = Removed {
-            floor: 10,
-            ranges: vec![12..14, 16..30],
-        };
-        let mut live = Live::with_removed(removed.clone());
-        assert!(live.is_empty());
-        for numbers in [5..11, 12..20, 20..25] {
-            live.append(numbers);
-        }
-        live.append(removed.end()..removed.end());
-        assert_eq!(live.runs(&(0..100)), [10..11, 14..16]);
-        assert_eq!((live.floor(), live.next()), (10, 30));
-    }
-
-    #[test]
     fn the_ledger_has_the_longest_ranges_and_none_that_is_skipped() {
         let mut live = Live::default();
         live.append(0..10_000);
-        live.remove(0..5);
-        live.remove(8_000..8_100);
+        live.remove(&(0..5));
+        live.remove(&(8_000..8_100));
         for n in 0..MOST_RANGES as u64 {
-            live.remove(10 + 4 * n..12 + 4 * n);
+            live.remove(&(10 + 4 * n..12 + 4 * n));
         }
-        live.remove(9_000..9_001);
+        live.remove(&(9_000..9_001));
         let removed = live.removed(|range| range.start == 10);
         assert_eq!((removed.floor, removed.ranges.len()), (5, MOST_RANGES));
         assert_eq!(removed.ranges.first(), Some(&(14..16)));

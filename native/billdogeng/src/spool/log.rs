@@ -9,7 +9,7 @@
 //! No record is ever overwritten, and a segment of an earlier run is never appended to, so a crash can tear only the end of
 //! the last segment.
 
-use super::ages::{self, Ages};
+use super::clock::{self, Clock};
 use super::dir::Dir;
 use super::error::{Fate, Undeleted};
 use super::files;
@@ -21,12 +21,9 @@ use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// Between attempts to delete segments behind live ones.
-const AGAIN: Duration = Duration::from_secs(1);
+use std::time::Duration;
 
 /// A segment's file.
 pub struct Segment {
@@ -36,13 +33,8 @@ pub struct Segment {
     pub next: u64,
     /// Its device and inode.
     pub file: (u64, u64),
-}
-
-/// Where the last read ended: the record there has events from `number` on.
-struct Cursor {
-    id: u64,
-    offset: u64,
-    number: u64,
+    /// When the first and the newest of its events were written, by the [`Clock`].
+    pub times: (u64, u64),
 }
 
 /// How much a read may return.
@@ -77,10 +69,9 @@ pub struct Log {
     unsynced: Unsynced,
     segment_bytes: u64,
     front: Vec<u8>,
-    cursor: Option<Cursor>,
-    ages: Ages,
-    /// Segments behind live ones could not be deleted: not tried again before.
-    behind_again: Option<Instant>,
+    clock: Clock,
+    /// How much time the events of one segment cover, in ms: they expire together.
+    segment_age: u64,
 }
 
 /// What a sync has to bring to the disk. It takes as long as the disk does, and needs no lock.
@@ -112,8 +103,8 @@ impl Log {
         segments: VecDeque<Segment>,
         (ledger, entry): (Ledger, Entry),
         (next_id, next): (u64, u64),
-        ages: Ages,
-        segment_bytes: u64,
+        clock: Clock,
+        (segment_bytes, segment_age): (u64, u64),
     ) -> Self {
         Self {
             dir,
@@ -126,9 +117,8 @@ impl Log {
             unsynced: Unsynced::default(),
             segment_bytes,
             front: Vec::new(),
-            cursor: None,
-            ages,
-            behind_again: None,
+            clock,
+            segment_age,
         }
     }
 
@@ -147,7 +137,7 @@ impl Log {
 
     /// Writes the ledger, if it doesn't say what it is to say. Without events in segments there is nothing to be said.
     pub fn write_ledger(&mut self) -> io::Result<()> {
-        self.entry.in_doubt |= self.ages.is_in_doubt();
+        self.entry.in_doubt |= self.clock.is_in_doubt();
         if self.is_behind() {
             self.write_entry()?;
         }
@@ -175,15 +165,15 @@ impl Log {
     pub fn write_events(&mut self, first: u64, lens: &[u32], bytes: &[u8]) -> io::Result<()> {
         let id = self.writable()?;
         let mut front = std::mem::take(&mut self.front);
-        segment::front(&mut front, id, first, ages::wall(), lens, bytes);
+        segment::front(&mut front, id, first, clock::wall(), lens, bytes);
         let written = self.append(&front, bytes);
         self.front = front;
         written?;
         self.next = first + lens.len() as u64;
         if let Some(segment) = self.segments.back_mut() {
             segment.next = self.next;
+            segment.times.1 = self.clock.now();
         }
-        self.ages.written_now(self.next);
         Ok(())
     }
 
@@ -211,8 +201,9 @@ impl Log {
 
     /// Returns the id of the segment to write to: the last one while it has room, else a new one.
     fn writable(&mut self) -> io::Result<u64> {
+        let now = self.clock.now();
         if let (Some(_), Some(last)) = (&self.file, self.segments.back()) {
-            if last.size < self.segment_bytes {
+            if last.size < self.segment_bytes && now < last.times.0 + self.segment_age {
                 return Ok(last.id);
             }
             self.file = None;
@@ -244,6 +235,7 @@ impl Log {
             size: SEGMENT_HEADER,
             next: self.next,
             file: (meta.dev(), meta.ino()),
+            times: (now, now),
         });
         Ok(id)
     }
@@ -251,11 +243,6 @@ impl Log {
     /// Returns the number after the newest event that was written.
     pub fn next(&self) -> u64 {
         self.next
-    }
-
-    /// Returns the ages of the events.
-    pub fn ages(&self) -> &Ages {
-        &self.ages
     }
 
     /// Takes what is not known to be on the disk, for the thread that syncs it.
@@ -321,57 +308,29 @@ impl Log {
 
     // ── deleting ──
 
-    /// Deletes segments of which all events are removed: from the front, and behind live ones if the files have more than
-    /// `max_bytes`.
-    ///
-    /// # Errors
-    /// The ledger could not be written or synced. Nothing was deleted behind live segments then.
-    pub fn delete_removed(&mut self, max_bytes: u64) -> io::Result<()> {
-        let floor = self.entry.removed.floor;
-        while let Some(front) = self.segments.front() {
-            let last = self.segments.len() == 1 && self.file.is_some();
-            if floor < front.next || last || self.delete(front.id).is_err() {
-                break;
-            }
-            self.segments.pop_front();
-        }
-        self.ages.forget_below(floor);
-        if self.size() <= max_bytes || self.behind_again.is_some_and(|at| at > Instant::now()) {
-            return Ok(());
-        }
-        let written_to = usize::from(self.file.is_some());
+    /// Deletes segments of which all events are removed, except the one that is written to.
+    pub fn delete_removed(&mut self) {
+        let removed = &self.entry.removed;
+        // Behind a live segment a gap would look like lost events, unless the ledger explains it.
+        let ledger = !self.is_behind();
+        let writing = self
+            .file
+            .as_ref()
+            .and(self.segments.back())
+            .map(|last| last.id);
         let mut first = 0;
-        let mut removed = Vec::new();
-        for (at, segment) in self.segments.iter().enumerate() {
+        let mut segments = std::mem::take(&mut self.segments);
+        segments.retain(|segment| {
             let numbers = std::mem::replace(&mut first, segment.next)..segment.next;
-            let behind = at > 0 && at + written_to < self.segments.len();
-            if behind && self.entry.removed.covers(&numbers) {
-                removed.push(segment.id);
-            }
-        }
-        if removed.is_empty() {
-            return Ok(());
-        }
-        // Else the gap would look like lost events after a power cut.
-        self.write_ledger()?;
-        self.ledger.file().map_or(Ok(()), |file| file.sync_data())?;
-        for id in removed {
-            if self.delete(id).is_ok() {
-                self.segments.retain(|segment| segment.id != id);
-            } else {
-                self.behind_again = Some(Instant::now() + AGAIN);
-            }
-        }
-        Ok(())
+            let dead = numbers.end <= removed.floor || (ledger && removed.covers(&numbers));
+            !dead || writing == Some(segment.id) || self.delete(segment.id).is_err()
+        });
+        self.segments = segments;
     }
 
     /// Deletes all segments, of which all events are removed. A segment that can't be deleted is emptied.
     pub fn wipe(&mut self) -> Option<Undeleted> {
         self.file = None;
-        self.cursor = None;
-        self.ages.forget_below(self.next);
-        // A sync of them could bring them back after a power cut.
-        self.unsynced.files.clear();
         if !self.segments.is_empty() {
             self.unsynced.dir = Some(self.dir.handle());
         }
@@ -389,6 +348,7 @@ impl Log {
         }
         let Some((path, reason)) = refused else {
             self.entry.in_doubt = false;
+            self.unsynced.files.clear();
             return None;
         };
         let fate = match (self.write_ledger(), emptied) {
@@ -415,11 +375,25 @@ impl Log {
         }
     }
 
-    // ── the bound in bytes ──
+    // ── bounds ──
 
     /// Returns the bytes of all segments.
     pub fn size(&self) -> u64 {
         self.segments.iter().map(|segment| segment.size).sum()
+    }
+
+    /// Returns the number below which all events are at least `max_age` ms old.
+    pub fn expired(&self, max_age: u64) -> Option<u64> {
+        let limit = self.clock.now().saturating_sub(max_age);
+        let old = self.segments.iter().take_while(|s| s.times.1 <= limit);
+        old.last().map(|segment| segment.next)
+    }
+
+    /// Returns how long it takes until the oldest events from `number` on are `max_age` ms old.
+    pub fn next_expiry(&self, number: u64, max_age: u64) -> Option<Duration> {
+        let segment = self.segments.iter().find(|s| s.next > number)?;
+        let at = segment.times.1.checked_add(max_age)?;
+        Some(Duration::from_millis(at.saturating_sub(self.clock.now())))
     }
 
     /// Returns the number below which events have to go for the files to keep to `max` bytes, except those in flight. Ends
@@ -454,78 +428,59 @@ impl Log {
     // ── reading ──
 
     /// Reads events of a run of live ones, from its start on: at least one, unless it can't be read.
-    pub fn read(&mut self, run: Range<u64>, limits: Limits) -> Result<Page, Unread> {
+    pub fn read(&self, run: Range<u64>, limits: Limits) -> Result<Page, Unread> {
         let Some(segment) = self.segments.iter().find(|s| s.next > run.start) else {
             return Err(Unread::Lost(run));
         };
-        let mut lost = run.start..run.end.min(segment.next);
-        let (id, size) = (segment.id, segment.size);
-        let offset = match &self.cursor {
-            Some(cursor) if cursor.id == id && cursor.number <= run.start => cursor.offset,
-            _ => SEGMENT_HEADER,
-        };
-        let path = self.path(id);
-        let file = match files::open(&path, OpenOptions::new().read(true)) {
-            Ok(file) => file,
-            Err(error) if files::is_gone(&error) || files::is_irregular(&error) => {
-                return Err(Unread::Lost(lost));
-            }
-            Err(error) => return Err(Unread::Failed(path, error)),
-        };
+        let lost = |end: u64| Err(Unread::Lost(run.start..end.min(run.end).min(segment.next)));
+        let path = self.path(segment.id);
         let mut page = Page {
             first: run.start,
             ..Page::default()
         };
-        match self.read_records(&file, (id, offset, size), &run, limits, &mut page) {
+        match read_segment(&path, segment, run.end, limits, &mut page) {
             // The events that were read before an error are whole.
             _ if !page.lens.is_empty() => Ok(page),
-            Ok(next) => {
-                lost.end = next.unwrap_or(lost.end).min(lost.end);
-                Err(Unread::Lost(lost))
-            }
+            Ok(next) => lost(next),
+            Err(error) if files::is_gone(&error) || files::is_irregular(&error) => lost(u64::MAX),
             Err(error) => Err(Unread::Failed(path, error)),
         }
-    }
-
-    /// Reads events of a segment into a page. Returns the number of the first event behind those that are lost, if there
-    /// is one.
-    fn read_records(
-        &mut self,
-        file: &File,
-        (id, offset, size): (u64, u64, u64),
-        run: &Range<u64>,
-        limits: Limits,
-        page: &mut Page,
-    ) -> io::Result<Option<u64>> {
-        let mut records = Records::new(file, id, offset, size)?;
-        while page.next() < run.end {
-            let Some(record) = records.header()? else {
-                return Ok(None);
-            };
-            if record.numbers.end <= page.next() {
-                continue;
-            }
-            if record.numbers.start > page.next() {
-                return Ok(Some(record.numbers.start));
-            }
-            self.cursor = Some(Cursor {
-                id,
-                offset: record.place.start,
-                number: record.numbers.start,
-            });
-            let Some(payload) = records.payload(&record)? else {
-                return Ok(Some(record.numbers.end));
-            };
-            if take(page, record.numbers, run.end, &payload, limits) {
-                break;
-            }
-        }
-        Ok(None)
     }
 
     fn path(&self, id: u64) -> PathBuf {
         self.dir.path().join(files::segment_name(id))
     }
+}
+
+/// Reads events below `end` of a segment into a page. If there are none, returns the number of the next event behind those
+/// that are lost.
+fn read_segment(
+    path: &Path,
+    segment: &Segment,
+    end: u64,
+    limits: Limits,
+    page: &mut Page,
+) -> io::Result<u64> {
+    let file = files::open(path, OpenOptions::new().read(true))?;
+    let mut records = Records::new(&file, segment.id, SEGMENT_HEADER, segment.size)?;
+    while page.next() < end {
+        let Some(record) = records.header()? else {
+            break;
+        };
+        if record.numbers.end <= page.next() {
+            continue;
+        }
+        if record.numbers.start > page.next() {
+            return Ok(record.numbers.start);
+        }
+        let Some(payload) = records.payload(&record)? else {
+            return Ok(record.numbers.end);
+        };
+        if take(page, record.numbers, end, &payload, limits) {
+            break;
+        }
+    }
+    Ok(u64::MAX)
 }
 
 /// Takes the events that are wanted from a record. Returns whether the page is full.

@@ -22,8 +22,8 @@
 //!   tried again after 1, 2, 4 … 60 s while events come. Events that were written before stay on disk if they are still
 //!   there.
 
-mod ages;
 pub mod client;
+mod clock;
 mod dir;
 mod error;
 mod files;
@@ -76,14 +76,10 @@ pub struct Options {
 /// What an earlier run has left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// The number of the oldest event.
-    pub first: u64,
     /// The number that the client's first event must have.
     pub next: u64,
-    /// How many live events there are between the two.
+    /// How many live events there are below it.
     pub events: u64,
-    /// Their bytes, each with its comma.
-    pub bytes: u64,
 }
 
 /// Why events must be removed.
@@ -152,19 +148,17 @@ impl Spool {
         let dir = Dir::hold(&options.dir, ask, options.patience, ticket)?;
         let max_age = u64::try_from(options.max_age.as_millis()).unwrap_or(u64::MAX / 2);
         let segment_bytes = (options.max_bytes / 16).clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1);
-        let found = recover::recover(dir, segment_bytes, max_age / 128)?;
-        let all = found.live.floor()..found.live.next();
+        let found = recover::recover(dir, (segment_bytes, (max_age / 128).max(1)))?;
+        let next = found.live.next();
         let recovered = Recovered {
-            first: all.start,
-            next: all.end,
-            events: found.live.count(&all),
-            bytes: found.bytes,
+            next,
+            events: found.live.count(&(0..next)),
         };
         {
             let mut inner = shared.lock();
-            inner.taken = all.end;
-            inner.written = all.end;
-            inner.stored = all.end;
+            inner.taken = next;
+            inner.written = next;
+            inner.stored = next;
             inner.live = found.live;
             inner.tidings.problems = found.problems;
         }

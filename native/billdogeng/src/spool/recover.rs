@@ -4,11 +4,11 @@
 //! the ledger says that the first are removed, and the segment is cut off at the second. Nothing is changed before all
 //! files have been read, so a file that can't be read for now costs nothing.
 
-use super::ages::Ages;
+use super::clock::Clock;
 use super::dir::Dir;
 use super::error::{OpenError, Problem};
 use super::files;
-use super::ledger::{Entry, Ledger};
+use super::ledger::{Entry, Ledger, Removed};
 use super::live::{Live, Ranges};
 use super::log::{Log, Segment};
 use super::platform::MetadataExt;
@@ -16,7 +16,6 @@ use super::segment::{self, Opening, Records, SEGMENT_HEADER};
 use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The content of a directory.
@@ -24,16 +23,14 @@ pub struct Found {
     pub log: Log,
     pub live: Live,
     pub problems: Vec<Problem>,
-    /// Bytes of the live events.
-    pub bytes: u64,
 }
 
 struct Recovery {
     live: Live,
     segments: VecDeque<Segment>,
-    ages: Ages,
+    clock: Clock,
+    removed: Removed,
     problems: Vec<Problem>,
-    bytes: u64,
     /// The number after the event that was written last, as far as is known.
     written: Option<u64>,
     /// Events that were written, and can't be read.
@@ -42,8 +39,8 @@ struct Recovery {
     cuts: Vec<(PathBuf, u64)>,
 }
 
-/// Reads the content of a directory.
-pub fn recover(dir: Dir, segment_bytes: u64, age_step: u64) -> Result<Found, OpenError> {
+/// Reads the content of a directory. `bounds` are those of a segment: bytes, and ms that its events cover.
+pub fn recover(dir: Dir, bounds: (u64, u64)) -> Result<Found, OpenError> {
     let mut problems = Vec::new();
     let ids = segment_ids(dir.path(), &mut problems)?;
     let (ledger, entry) = Ledger::read(dir.path())?;
@@ -53,14 +50,12 @@ pub fn recover(dir: Dir, segment_bytes: u64, age_step: u64) -> Result<Found, Ope
     }
     // Without a ledger nobody knows whether the times can be trusted.
     let in_doubt = entry.as_ref().map_or(any, |entry| entry.in_doubt);
-    let removed = entry.unwrap_or_default().removed;
-    let end = removed.end();
     let mut found = Recovery {
-        live: Live::with_removed(removed),
+        live: Live::default(),
         segments: VecDeque::new(),
-        ages: Ages::new(age_step, in_doubt),
+        clock: Clock::new(in_doubt),
+        removed: entry.unwrap_or_default().removed,
         problems,
-        bytes: 0,
         written: None,
         lost: Ranges::default(),
         cuts: Vec::new(),
@@ -68,32 +63,26 @@ pub fn recover(dir: Dir, segment_bytes: u64, age_step: u64) -> Result<Found, Ope
     for id in ids.readable {
         found.segment(dir.path(), id)?;
     }
-    // No number is used twice, not even that of an event that is lost.
-    let next = found.written.unwrap_or(0).max(found.live.next()).max(end);
-    found.live.append(next..next);
-    found.remove_lost();
+    found.finish();
     let entry = Entry {
         removed: found.live.removed(|_| false),
         in_doubt,
     };
-    let numbers = (ids.next, next);
     let mut log = Log::new(
         dir,
         found.segments,
         (ledger, entry),
-        numbers,
-        found.ages,
-        segment_bytes,
+        (ids.next, found.live.next()),
+        found.clock,
+        bounds,
     );
     // If this fails, the thread tries again.
-    let _ = log
-        .delete_removed(u64::MAX)
-        .and_then(|()| log.write_ledger());
+    let _ = log.write_ledger();
+    log.delete_removed();
     Ok(Found {
         log,
         live: found.live,
         problems: found.problems,
-        bytes: found.bytes,
     })
 }
 
@@ -142,6 +131,8 @@ impl Recovery {
             }
         }
         let mut records = Records::new(&file, id, SEGMENT_HEADER, meta.len()).map_err(failed)?;
+        // Times need not ascend where the system's clock was set.
+        let mut newest = self.segments.back().map_or(0, |last| last.times.1);
         let (mut end, mut corrupted) = (SEGMENT_HEADER, 0);
         while let Some(record) = records.header().map_err(failed)? {
             if record.numbers.start < self.written.unwrap_or(0) {
@@ -152,14 +143,11 @@ impl Recovery {
             let numbers = record.numbers.clone();
             self.written = Some(numbers.end);
             self.live.append(numbers.clone());
-            self.ages.written_at(record.time, numbers.end);
-            match records.payload(&record).map_err(failed)? {
-                Some(payload) => self.bytes += self.live_bytes(numbers, payload.lens()),
-                None if self.live.count(&numbers) > 0 => {
-                    corrupted += record.place.end - record.place.start;
-                    self.lost.insert(numbers);
-                }
-                None => {}
+            newest = newest.max(self.clock.time_of(record.time));
+            let whole = records.payload(&record).map_err(failed)?.is_some();
+            if !whole && !self.removed.covers(&numbers) {
+                corrupted += record.place.end - record.place.start;
+                self.lost.insert(numbers);
             }
         }
         if end < meta.len() {
@@ -174,6 +162,7 @@ impl Recovery {
             size: end,
             next: self.written.unwrap_or(0),
             file: (meta.dev(), meta.ino()),
+            times: (newest, newest),
         });
         Ok(())
     }
@@ -187,24 +176,17 @@ impl Recovery {
         self.lost.insert(gap);
     }
 
-    fn live_bytes(&self, numbers: Range<u64>, lens: impl Iterator<Item = u32>) -> u64 {
-        let mut lens = lens.map(u64::from);
-        let mut next = numbers.start;
-        let mut bytes = 0;
-        for run in self.live.runs(&numbers) {
-            let run_lens = lens.by_ref().skip((run.start - next) as usize);
-            bytes += run_lens.take((run.end - run.start) as usize).sum::<u64>();
-            next = run.end;
+    /// Removes events, reports those that are lost, and cuts off what can't be read of the segments.
+    fn finish(&mut self) {
+        // No number is used twice, not even that of an event that is lost.
+        let next = self.written.unwrap_or(0).max(self.removed.end());
+        self.live.append(next..next);
+        self.live.remove(&(0..self.removed.floor));
+        for range in &self.removed.ranges {
+            self.live.remove(range);
         }
-        bytes
-    }
-
-    /// Reports the events that are lost, and cuts off what can't be read of the segments.
-    fn remove_lost(&mut self) {
-        let mut count = 0;
-        for range in self.lost.within(&(0..u64::MAX)).collect::<Vec<_>>() {
-            count += self.live.remove(range);
-        }
+        let lost = self.lost.within(&(0..next));
+        let count = lost.map(|range| self.live.remove(&range)).sum();
         if count > 0 {
             self.problems.push(Problem::Missing(count));
         }

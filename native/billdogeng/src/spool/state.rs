@@ -147,7 +147,7 @@ impl Inner {
 
     /// Removes events. Returns how many of them were alive.
     pub fn remove(&mut self, range: Range<u64>) -> u64 {
-        let removed = self.live.remove(range.clone());
+        let removed = self.live.remove(&range);
         if removed > 0 {
             self.forget_removed();
             self.any_removed |= range.start < self.taken;
@@ -173,7 +173,7 @@ impl Inner {
     pub fn leave(&mut self) -> Vec<Range<u64>> {
         // Events that are being written right now are removed once they are.
         self.leave_out(self.written..self.live.next());
-        let runs = self.live.runs(&(0..self.live.next())).into_iter();
+        let runs = self.live.runs(&(0..self.live.next()));
         let absent: Vec<_> = runs.flat_map(|run| self.absent.within(&run)).collect();
         for range in &absent {
             self.remove(range.clone());
@@ -204,8 +204,8 @@ impl Inner {
     /// Frees memory that only removed events need.
     pub fn forget_removed(&mut self) {
         let floor = self.live.floor();
-        self.holes.forget_below(floor);
-        self.absent.forget_below(floor);
+        self.holes.remove(&(0..floor));
+        self.absent.remove(&(0..floor));
         while self
             .pending
             .front()

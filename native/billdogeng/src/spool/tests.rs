@@ -72,7 +72,7 @@ impl Spooling {
 
     fn in_memory(&self) -> Vec<u64> {
         let inner = self.spool.shared.lock();
-        let runs = inner.live.runs(&ALL).into_iter();
+        let runs = inner.live.runs(&ALL);
         runs.flat_map(|run| inner.holes.within(&run).flatten().collect::<Vec<_>>())
             .collect()
     }
@@ -147,12 +147,9 @@ fn what_was_not_removed_comes_back_in_order_after_a_restart() {
     assert_eq!(first.spool.remove(0..1_200), 1_200);
     first.close();
     let second = open(dir.path());
-    let bytes = (1_200..5_000).map(|n| event(n).len() as u64 + 1).sum();
     let expected = Recovered {
-        first: 1_200,
         next: 5_000,
         events: 3_800,
-        bytes,
     };
     assert_eq!(second.recovered, expected);
     second.append(5_000..5_100);
@@ -161,8 +158,7 @@ fn what_was_not_removed_comes_back_in_order_after_a_restart() {
     second.sync();
     assert_eq!(segments(dir.path()), [] as [PathBuf; 0]);
     second.close();
-    let again = open(dir.path()).recovered;
-    assert_eq!((again.events, again.bytes), (0, 0));
+    assert_eq!(open(dir.path()).recovered.events, 0);
 }
 
 #[test]
@@ -417,22 +413,20 @@ fn switches() -> Option<BTreeMap<PathBuf, String>> {
 fn recovered(dir: &Path) -> (Vec<u64>, usize) {
     let ticket = Ticket::take(dir);
     let dir = Dir::hold(dir, Arc::new(|| ()), LONG, ticket).unwrap();
-    let mut found = recover::recover(dir, 1 << 20, 1).unwrap();
+    let found = recover::recover(dir, (1 << 20, 1)).unwrap();
     let limits = Limits {
         max_events: 64,
         max_bytes: usize::MAX,
     };
-    let (mut numbers, mut bytes) = (Vec::new(), 0);
+    let mut numbers = Vec::new();
     for run in found.live.runs(&ALL) {
         let mut at = run.start;
         while at < run.end {
             let page = found.log.read(at..run.end, limits).unwrap();
             numbers.extend(checked(&page));
-            bytes += page.bytes.len() as u64;
             at = page.next();
         }
     }
-    assert_eq!(bytes, found.bytes);
     (numbers, found.problems.len())
 }
 
@@ -573,6 +567,7 @@ fn random_damage_loses_events_of_its_segment_only() {
             1 => bytes.truncate(at),
             2 => bytes[at..at + len].fill(0),
             3 => drop(bytes.splice(at..at, garbage())),
+            4 if seed % 16 < 8 => bytes.extend(vec![0; len]),
             4 => bytes.extend(garbage()),
             5 => bytes = garbage(),
             6 => drop(bytes.splice(at..at + len, [])),
@@ -641,18 +636,6 @@ fn numbers_near_the_last_are_not_taken() {
 }
 
 #[test]
-fn garbage_behind_the_last_record_loses_no_event() {
-    let sample = Sample::new();
-    for seed in 0..200 {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut more = sample.bytes.clone();
-        let zeroes = random.bool();
-        more.extend((0..random.usize(1..200)).map(|_| if zeroes { 0 } else { random.u8(..) }));
-        assert_eq!(sample.with(&more), (RECORDS.concat(), 1), "seed {seed}");
-    }
-}
-
-#[test]
 fn without_its_ledger_a_spool_sends_removed_events_again_and_reports_that_once() {
     let Sample { dir, ledger, .. } = Sample::new();
     let path = dir.path().join(files::LEDGER);
@@ -679,20 +662,6 @@ fn a_removal_from_the_middle_is_in_the_ledger_as_soon_as_it_is_synced() {
         let copy = copied(dir.path());
         assert_eq!(recovered(copy.path()), (left.collect(), 0));
     }
-}
-
-#[test]
-fn a_damaged_segment_loses_no_event_of_those_behind_it() {
-    let Sample {
-        dir, path, bytes, ..
-    } = Sample::new();
-    let again = open(dir.path());
-    again.append(12..20);
-    again.close();
-    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-    let expected = RECORDS[..2].concat().into_iter().chain(12..20);
-    // The damage, and the events that are missing.
-    assert_eq!(recovered(dir.path()), (expected.collect(), 2));
 }
 
 #[test]

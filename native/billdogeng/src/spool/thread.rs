@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 const GATHER: Duration = Duration::from_millis(25);
 /// Attempts to delete the files at a purge.
 const WIPES: usize = 3;
+/// Until files that could be neither deleted nor emptied, nor removed by the ledger, are tried again.
+const WIPE_AGAIN: Duration = Duration::from_secs(10);
 /// Backoff between attempts to write, doubled from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 const STACK: usize = 512 * 1024;
@@ -58,7 +60,6 @@ struct Thread {
     retry_at: Option<Instant>,
     /// When to try again to delete files that could not be deleted, emptied or marked.
     wipe_at: Option<Instant>,
-    wipes_failed: u32,
     /// Reading has failed, and that was reported.
     unreadable: bool,
     /// The files are over their bound, and the client has not yet removed the events that were proposed.
@@ -109,7 +110,6 @@ pub fn start(shared: Arc<Shared>, log: Log, bounds: Bounds) -> io::Result<()> {
         failures: 0,
         retry_at: None,
         wipe_at: None,
-        wipes_failed: 0,
         unreadable: false,
         over: false,
     };
@@ -247,7 +247,7 @@ impl Thread {
     /// Returns how long it takes until more events expire than are known to be expired.
     fn expiry(&self, inner: &Inner) -> Option<Duration> {
         let known = inner.live.floor().max(inner.expired_below);
-        self.log.ages().next_expiry(known, self.bounds.max_age)
+        self.log.next_expiry(known, self.bounds.max_age)
     }
 
     fn take(
@@ -266,7 +266,7 @@ impl Thread {
             }
             for (at, page) in pages.iter().enumerate() {
                 let live = inner.live.runs(&page.numbers());
-                runs.extend(live.into_iter().map(|run| (at, run)));
+                runs.extend(live.map(|run| (at, run)));
             }
         }
         // A sync that was asked for covers all that was appended before.
@@ -275,8 +275,8 @@ impl Thread {
             false => self.syncing.map_or(inner.syncs_done, |mark| mark.asked),
         };
         let fetch = inner.fetch.take().map(|(until, limits)| {
-            let live = inner.live.runs(&(0..until.min(inner.taken)));
-            (live.into_iter().next(), limits)
+            let mut live = inner.live.runs(&(0..until.min(inner.taken)));
+            (live.next(), limits)
         });
         Job {
             mark: Mark {
@@ -348,16 +348,9 @@ impl Thread {
                 undeleted = self.log.wipe();
             }
         }
-        if undeleted
-            .as_ref()
-            .is_some_and(|left| left.fate == Fate::Whole)
-        {
-            self.wipe_at = Some(Instant::now() + backoff(self.wipes_failed));
-            self.wipes_failed += 1;
-        } else {
-            self.wipes_failed = 0;
-            self.wipe_at = None;
-        }
+        let whole = |left: &Undeleted| left.fate == Fate::Whole;
+        let failed = undeleted.as_ref().is_some_and(whole);
+        self.wipe_at = failed.then(|| Instant::now() + WIPE_AGAIN);
         undeleted
     }
 

@@ -98,20 +98,16 @@ impl Thread {
                     notify = true;
                 }
             }
-            Err(error) => notify |= self.abandon(inner, &error),
+            Err(error) => {
+                notify |= self.failures == 0;
+                self.log.abandon();
+                // Whether the sync has brought anything to the disk is not known, so it is taken not to have.
+                for page in self.failed(inner, &error, 0) {
+                    inner.reuse(page);
+                }
+            }
         }
         notify
-    }
-
-    /// Gives up the open files after a failed sync. Whether it has brought anything to the disk is not known, so it is
-    /// taken not to have. Returns whether the listener must be called.
-    fn abandon(&mut self, inner: &mut Inner, error: &io::Error) -> bool {
-        let first = self.failures == 0;
-        self.log.abandon();
-        for page in self.failed(inner, error, 0) {
-            inner.reuse(page);
-        }
-        first
     }
 
     /// Stops writing for a while. Returns the events that wait: none from `written` on will be written.
@@ -143,15 +139,13 @@ impl Thread {
     pub(super) fn tidy(&mut self, mut notify: bool) {
         let shared = Arc::clone(&self.shared);
         let max_bytes = self.bounds.max_bytes;
-        if let Err(error) = self.log.delete_removed(max_bytes) {
-            notify |= self.abandon(&mut shared.lock(), &error);
-        }
+        self.log.delete_removed();
         let mut full = None;
         if self.log.size() > max_bytes {
             let in_flight = shared.lock().in_flight.clone();
             full = self.log.excess(max_bytes, &in_flight);
         }
-        let expired = self.log.ages().expired(self.bounds.max_age);
+        let expired = self.log.expired(self.bounds.max_age);
         let mut inner = shared.lock();
         let before = (inner.full_below, inner.expired_below);
         // Segments without a live event are deleted by now, so this is no longer proposed than needed.
