@@ -32,39 +32,38 @@ impl OpenError {
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = match self {
+            Self::Unavailable(_) => Path::new("").display(),
+            Self::Held(path) | Self::InUse(path) | Self::Exposed(path) => path.display(),
+            Self::Foreign(path, ..) | Self::Version(path, _) | Self::Io(_, path, ..) => {
+                path.display()
+            }
+        };
         match self {
             Self::Unavailable(system) => write!(
                 f,
                 "a spool is not available on {system}, only on Linux, macOS and other Unix systems"
             ),
-            Self::Held(path) => write!(f, "{} is held by another process", path.display()),
-            Self::InUse(path) => write!(f, "{} is held by another client", path.display()),
-            Self::Exposed(path) => write!(
+            Self::Held(_) => write!(f, "{path} is held by another process"),
+            Self::InUse(_) => write!(f, "{path} is held by another client"),
+            Self::Exposed(_) => write!(f, "{path} can be written by others than its owner"),
+            Self::Foreign(_, owner, user) => write!(
                 f,
-                "{} can be written by others than its owner",
-                path.display()
+                "{path} belongs to user {owner}; it must be this VM's user's ({user}) or root's"
             ),
-            Self::Foreign(path, owner, user) => write!(
-                f,
-                "{} belongs to user {owner}; it must be this VM's user's ({user}) or root's",
-                path.display()
-            ),
-            Self::Version(path, version) => {
-                let age = if *version < VERSION {
+            Self::Version(_, version) => {
+                let release = if *version < VERSION {
                     "an older"
                 } else {
                     "a newer"
                 };
                 write!(
                     f,
-                    "{} was written by {age} release (format {version}, this one has {VERSION}) and is left alone; \
-                     to send its events, run that release with this :spool_dir",
-                    path.display()
+                    "{path} was written by {release} release (format {version}, this one has {VERSION}) and is left \
+                     alone; to send its events, run that release with this :spool_dir"
                 )
             }
-            Self::Io(what, path, _, reason) => {
-                write!(f, "can't {what} {}: {reason}", path.display())
-            }
+            Self::Io(what, _, _, reason) => write!(f, "can't {what} {path}: {reason}"),
         }
     }
 }
@@ -137,49 +136,25 @@ pub enum Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = match self {
+            Self::Damaged(path, _) | Self::NoLedger(path) => path.display(),
+            Self::Skipped(path) | Self::Unreadable(path, _) => path.display(),
+            _ => Path::new("").display(),
+        };
         match self {
-            Self::Damaged(path, 0) => {
-                write!(
-                    f,
-                    "{} is empty, what it may have had is lost",
-                    path.display()
-                )
-            }
-            Self::Damaged(path, bytes) => write!(
+            Self::Damaged(_, 0) => write!(f, "{path} is empty, what it may have had is lost"),
+            Self::Damaged(_, n) => write!(f, "{path} was damaged, {n} bytes of it are skipped"),
+            Self::Missing(n) => write!(f, "{n} event(s) are lost, for a file was damaged or deleted"),
+            Self::NoLedger(_) => write!(
                 f,
-                "{} was damaged, {bytes} bytes of it are skipped",
-                path.display()
+                "{path} is damaged or missing, events that were delivered or dropped may be sent again"
             ),
-            Self::Missing(events) => write!(
-                f,
-                "{events} event(s) are lost, for a file was damaged or deleted"
-            ),
-            Self::NoLedger(path) => write!(
-                f,
-                "{} is damaged or missing, events that were delivered or dropped may be sent again",
-                path.display()
-            ),
-            Self::Skipped(path) => write!(
-                f,
-                "{} is not a regular file, it is left alone",
-                path.display()
-            ),
-            Self::Failed(reason) => {
-                write!(f, "can't write, events are in memory alone: {reason}")
-            }
+            Self::Skipped(_) => write!(f, "{path} is not a regular file, it is left alone"),
+            Self::Failed(reason) => write!(f, "can't write, events are in memory alone: {reason}"),
             Self::Resumed => write!(f, "events go to the disk again"),
-            Self::Unreadable(path, reason) => write!(
-                f,
-                "can't read {}, it is tried again: {reason}",
-                path.display()
-            ),
+            Self::Unreadable(_, why) => write!(f, "can't read {path}, it is tried again: {why}"),
             Self::Readable => write!(f, "events can be read from the disk again"),
-            Self::Slow(events) => {
-                write!(
-                    f,
-                    "the disk is too slow, {events} events are in memory alone"
-                )
-            }
+            Self::Slow(n) => write!(f, "the disk is too slow, {n} events are in memory alone"),
         }
     }
 }

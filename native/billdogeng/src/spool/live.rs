@@ -15,6 +15,13 @@ impl Ranges {
             return;
         }
         let (mut start, mut end) = (range.start, range.end);
+        if let Some(mut last) = self.0.last_entry() {
+            // By far the most frequent: the next event.
+            if *last.get() == start {
+                last.insert(end);
+                return;
+            }
+        }
         while let Some((&from, &to)) = self.0.range(..=end).next_back() {
             if to < start {
                 break;

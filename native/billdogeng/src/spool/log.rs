@@ -13,7 +13,7 @@ use super::clock::{self, Clock};
 use super::dir::Dir;
 use super::error::{Fate, Undeleted};
 use super::files;
-use super::ledger::{Entry, Ledger, Removed};
+use super::ledger::{Entry, Ledger};
 use super::page::Page;
 use super::platform::{FileExt, MetadataExt, OpenOptionsExt};
 use super::segment::{self, Payload, Records, SEGMENT_HEADER};
@@ -54,24 +54,34 @@ pub enum Unread {
     Failed(PathBuf, io::Error),
 }
 
+/// The bounds that the files keep to.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    /// Bytes of all segments.
+    pub max_bytes: u64,
+    /// Bytes of one segment.
+    pub segment_bytes: u64,
+    /// How long events are kept, in ms.
+    pub max_age: u64,
+}
+
 /// The files of a directory that is held.
 pub struct Log {
-    dir: Dir,
-    segments: VecDeque<Segment>,
+    pub(super) dir: Dir,
+    pub(super) segments: VecDeque<Segment>,
     ledger: Ledger,
     /// What the ledger is to say.
-    entry: Entry,
+    pub(super) entry: Entry,
     next_id: u64,
-    next: u64,
+    /// The number after the newest event that was written.
+    pub(super) next: u64,
+    pub(super) clock: Clock,
+    bounds: Bounds,
     /// The last segment, while it is being written; shared with a sync of it.
     file: Option<Arc<File>>,
     /// What was written, made or deleted since the last [`Log::unsynced`].
     unsynced: Unsynced,
-    segment_bytes: u64,
     front: Vec<u8>,
-    clock: Clock,
-    /// How much time the events of one segment cover, in ms: they expire together.
-    segment_age: u64,
 }
 
 /// What a sync has to bring to the disk. It takes as long as the disk does, and needs no lock.
@@ -97,37 +107,24 @@ impl Unsynced {
 }
 
 impl Log {
-    /// Takes the segments that a directory has, and what is known of them.
-    pub fn new(
-        dir: Dir,
-        segments: VecDeque<Segment>,
-        (ledger, entry): (Ledger, Entry),
-        (next_id, next): (u64, u64),
-        clock: Clock,
-        (segment_bytes, segment_age): (u64, u64),
-    ) -> Self {
+    /// Begins without segments.
+    pub fn new(dir: Dir, (ledger, entry): (Ledger, Entry), next_id: u64, bounds: Bounds) -> Self {
         Self {
             dir,
-            segments,
+            segments: VecDeque::new(),
             ledger,
+            clock: Clock::new(entry.in_doubt),
             entry,
             next_id,
-            next,
+            next: 0,
+            bounds,
             file: None,
             unsynced: Unsynced::default(),
-            segment_bytes,
             front: Vec::new(),
-            clock,
-            segment_age,
         }
     }
 
     // ── the ledger ──
-
-    /// Takes note of the events that are removed, for the next [`Log::write_ledger`].
-    pub fn set_removed(&mut self, removed: Removed) {
-        self.entry.removed = removed;
-    }
 
     /// Returns whether the ledger does not say what it is to say.
     pub fn is_behind(&self) -> bool {
@@ -152,10 +149,9 @@ impl Log {
             self.unsynced.dir = Some(self.dir.handle());
         }
         self.ledger.write(&self.entry)?;
-        self.ledger
-            .file()
-            .into_iter()
-            .for_each(|file| self.unsynced.note(file));
+        if let Some(file) = self.ledger.file() {
+            self.unsynced.note(file);
+        }
         Ok(())
     }
 
@@ -203,7 +199,9 @@ impl Log {
     fn writable(&mut self) -> io::Result<u64> {
         let now = self.clock.now();
         if let (Some(_), Some(last)) = (&self.file, self.segments.back()) {
-            if last.size < self.segment_bytes && now < last.times.0 + self.segment_age {
+            // The events of a segment expire together.
+            let is_young = now < last.times.0 + (self.bounds.max_age / 128).max(1);
+            if last.size < self.bounds.segment_bytes && is_young {
                 return Ok(last.id);
             }
             self.file = None;
@@ -238,11 +236,6 @@ impl Log {
             times: (now, now),
         });
         Ok(id)
-    }
-
-    /// Returns the number after the newest event that was written.
-    pub fn next(&self) -> u64 {
-        self.next
     }
 
     /// Takes what is not known to be on the disk, for the thread that syncs it.
@@ -281,10 +274,8 @@ impl Log {
     pub fn missing(&mut self) -> Vec<Range<u64>> {
         let mut missing = Vec::new();
         // An error that doesn't say so is no sign that a file is gone.
-        let held = self
-            .dir
-            .is_there()
-            .unwrap_or_else(|error| !files::is_gone(&error));
+        let there = self.dir.is_there();
+        let held = there.unwrap_or_else(|error| !files::is_gone(&error));
         let mut first = 0;
         for segment in std::mem::take(&mut self.segments) {
             let numbers = first..segment.next;
@@ -313,11 +304,8 @@ impl Log {
         let removed = &self.entry.removed;
         // Behind a live segment a gap would look like lost events, unless the ledger explains it.
         let ledger = !self.is_behind();
-        let writing = self
-            .file
-            .as_ref()
-            .and(self.segments.back())
-            .map(|last| last.id);
+        let last = self.segments.back().filter(|_| self.file.is_some());
+        let writing = last.map(|segment| segment.id);
         let mut first = 0;
         let mut segments = std::mem::take(&mut self.segments);
         segments.retain(|segment| {
@@ -377,28 +365,23 @@ impl Log {
 
     // ── bounds ──
 
-    /// Returns the bytes of all segments.
-    pub fn size(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.size).sum()
-    }
-
-    /// Returns the number below which all events are at least `max_age` ms old.
-    pub fn expired(&self, max_age: u64) -> Option<u64> {
-        let limit = self.clock.now().saturating_sub(max_age);
+    /// Returns the number below which all events are too old.
+    pub fn expired(&self) -> Option<u64> {
+        let limit = self.clock.now().saturating_sub(self.bounds.max_age);
         let old = self.segments.iter().take_while(|s| s.times.1 <= limit);
         old.last().map(|segment| segment.next)
     }
 
-    /// Returns how long it takes until the oldest events from `number` on are `max_age` ms old.
-    pub fn next_expiry(&self, number: u64, max_age: u64) -> Option<Duration> {
+    /// Returns how long it takes until the oldest events from `number` on are too old.
+    pub fn next_expiry(&self, number: u64) -> Option<Duration> {
         let segment = self.segments.iter().find(|s| s.next > number)?;
-        let at = segment.times.1.checked_add(max_age)?;
+        let at = segment.times.1.checked_add(self.bounds.max_age)?;
         Some(Duration::from_millis(at.saturating_sub(self.clock.now())))
     }
 
-    /// Returns the number below which events have to go for the files to keep to `max` bytes, except those in flight. Ends
+    /// Returns the number below which events have to go for the files to keep to their bound, except those in flight. Ends
     /// the last segment if it is among them.
-    pub fn excess(&mut self, max: u64, in_flight: &Range<u64>) -> Option<u64> {
+    pub fn excess(&mut self, in_flight: &Range<u64>) -> Option<u64> {
         let held = |first: u64, next: u64| first < in_flight.end && in_flight.start < next;
         let (mut first, mut size, mut held_bytes) = (0, 0, 0);
         for segment in &self.segments {
@@ -408,6 +391,7 @@ impl Log {
             }
         }
         // A batch that has as many bytes as the bound must not cost all other events.
+        let max = self.bounds.max_bytes;
         let max = max.saturating_sub(held_bytes).max(max / 2);
         let (mut first, mut below) = (0, None);
         for segment in &self.segments {
@@ -447,7 +431,7 @@ impl Log {
         }
     }
 
-    fn path(&self, id: u64) -> PathBuf {
+    pub fn path(&self, id: u64) -> PathBuf {
         self.dir.path().join(files::segment_name(id))
     }
 }

@@ -48,7 +48,7 @@ pub use state::{Fetched, Tidings};
 pub use turns::Ticket;
 
 use dir::Dir;
-use log::Limits;
+use log::{Bounds, Limits};
 use state::Shared;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -147,8 +147,12 @@ impl Spool {
         let ticket = ticket.unwrap_or_else(|| Ticket::take(&options.dir));
         let dir = Dir::hold(&options.dir, ask, options.patience, ticket)?;
         let max_age = u64::try_from(options.max_age.as_millis()).unwrap_or(u64::MAX / 2);
-        let segment_bytes = (options.max_bytes / 16).clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1);
-        let found = recover::recover(dir, (segment_bytes, (max_age / 128).max(1)))?;
+        let bounds = Bounds {
+            max_bytes: options.max_bytes,
+            segment_bytes: (options.max_bytes / 16).clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1),
+            max_age,
+        };
+        let found = recover::recover(dir, bounds)?;
         let next = found.live.next();
         let recovered = Recovered {
             next,
@@ -162,14 +166,13 @@ impl Spool {
             inner.live = found.live;
             inner.tidings.problems = found.problems;
         }
-        let bounds = thread::Bounds {
-            max_bytes: options.max_bytes,
-            max_age,
-            // Then the bound in bytes is checked again.
-            at_once: segment_bytes as usize,
-        };
-        thread::start(Arc::clone(&shared), found.log, bounds)
-            .map_err(|error| OpenError::io("start a thread for", &options.dir, &error))?;
+        // The bound in bytes is checked after each segment's worth of events.
+        thread::start(
+            Arc::clone(&shared),
+            found.log,
+            bounds.segment_bytes as usize,
+        )
+        .map_err(|error| OpenError::io("start a thread for", &options.dir, &error))?;
         Ok((Self { shared, offset: 0 }, recovered))
     }
 

@@ -4,33 +4,23 @@
 //! the ledger says that the first are removed, and the segment is cut off at the second. Nothing is changed before all
 //! files have been read, so a file that can't be read for now costs nothing.
 
-use super::clock::Clock;
 use super::dir::Dir;
 use super::error::{OpenError, Problem};
 use super::files;
-use super::ledger::{Entry, Ledger, Removed};
+use super::ledger::{Entry, Ledger};
 use super::live::{Live, Ranges};
-use super::log::{Log, Segment};
+use super::log::{Bounds, Log, Segment};
 use super::platform::MetadataExt;
 use super::segment::{self, Opening, Records, SEGMENT_HEADER};
-use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// The content of a directory.
-pub struct Found {
+pub struct Recovery {
     pub log: Log,
     pub live: Live,
     pub problems: Vec<Problem>,
-}
-
-struct Recovery {
-    live: Live,
-    segments: VecDeque<Segment>,
-    clock: Clock,
-    removed: Removed,
-    problems: Vec<Problem>,
     /// The number after the event that was written last, as far as is known.
     written: Option<u64>,
     /// Events that were written, and can't be read.
@@ -39,81 +29,55 @@ struct Recovery {
     cuts: Vec<(PathBuf, u64)>,
 }
 
-/// Reads the content of a directory. `bounds` are those of a segment: bytes, and ms that its events cover.
-pub fn recover(dir: Dir, bounds: (u64, u64)) -> Result<Found, OpenError> {
+/// Reads the content of a directory.
+pub fn recover(dir: Dir, bounds: Bounds) -> Result<Recovery, OpenError> {
     let mut problems = Vec::new();
-    let ids = segment_ids(dir.path(), &mut problems)?;
+    let (ids, next_id) = segment_ids(dir.path(), &mut problems)?;
     let (ledger, entry) = Ledger::read(dir.path())?;
-    let any = !ids.readable.is_empty();
-    if entry.is_none() && any {
+    if entry.is_none() && !ids.is_empty() {
         problems.push(Problem::NoLedger(ledger.path().to_owned()));
     }
-    // Without a ledger nobody knows whether the times can be trusted.
-    let in_doubt = entry.as_ref().map_or(any, |entry| entry.in_doubt);
+    // Without a ledger it is not known whether the times can be trusted.
+    let entry = entry.unwrap_or_else(|| Entry {
+        in_doubt: !ids.is_empty(),
+        ..Entry::default()
+    });
     let mut found = Recovery {
+        log: Log::new(dir, (ledger, entry), next_id, bounds),
         live: Live::default(),
-        segments: VecDeque::new(),
-        clock: Clock::new(in_doubt),
-        removed: entry.unwrap_or_default().removed,
         problems,
         written: None,
         lost: Ranges::default(),
         cuts: Vec::new(),
     };
-    for id in ids.readable {
-        found.segment(dir.path(), id)?;
+    for id in ids {
+        found.segment(id)?;
     }
     found.finish();
-    let entry = Entry {
-        removed: found.live.removed(|_| false),
-        in_doubt,
-    };
-    let mut log = Log::new(
-        dir,
-        found.segments,
-        (ledger, entry),
-        (ids.next, found.live.next()),
-        found.clock,
-        bounds,
-    );
-    // If this fails, the thread tries again.
-    let _ = log.write_ledger();
-    log.delete_removed();
-    Ok(Found {
-        log,
-        live: found.live,
-        problems: found.problems,
-    })
+    Ok(found)
 }
 
-/// The segments' ids, in order, and the id of the next segment.
-struct Ids {
-    readable: Vec<u64>,
-    next: u64,
-}
-
-fn segment_ids(dir: &Path, problems: &mut Vec<Problem>) -> Result<Ids, OpenError> {
+/// Returns the ids of the segments, in order, and the id of the next one.
+fn segment_ids(dir: &Path, problems: &mut Vec<Problem>) -> Result<(Vec<u64>, u64), OpenError> {
     let failed = |error: io::Error| OpenError::io("read", dir, &error);
-    let (mut readable, mut next) = (Vec::new(), 0);
+    let (mut ids, mut next) = (Vec::new(), 0);
     for entry in fs::read_dir(dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let Some(id) = files::segment_id(&entry.file_name()) else {
-            continue;
-        };
-        next = next.max(id + 1);
-        if entry.file_type().map_err(failed)?.is_file() {
-            readable.push(id);
-        } else {
-            problems.push(Problem::Skipped(entry.path()));
+        if let Some(id) = files::segment_id(&entry.file_name()) {
+            next = next.max(id + 1);
+            match entry.file_type().map_err(failed)?.is_file() {
+                true => ids.push(id),
+                false => problems.push(Problem::Skipped(entry.path())),
+            }
         }
     }
-    readable.sort_unstable();
-    Ok(Ids { readable, next })
+    ids.sort_unstable();
+    Ok((ids, next))
 }
 
 impl Recovery {
-    fn segment(&mut self, dir: &Path, id: u64) -> Result<(), OpenError> {
-        let path = dir.join(files::segment_name(id));
+    fn segment(&mut self, id: u64) -> Result<(), OpenError> {
+        let path = self.log.path(id);
         let failed = |error: io::Error| OpenError::io("read", &path, &error);
         let file = files::open(&path, OpenOptions::new().read(true)).map_err(failed)?;
         let meta = file.metadata().map_err(failed)?;
@@ -132,7 +96,7 @@ impl Recovery {
         }
         let mut records = Records::new(&file, id, SEGMENT_HEADER, meta.len()).map_err(failed)?;
         // Times need not ascend where the system's clock was set.
-        let mut newest = self.segments.back().map_or(0, |last| last.times.1);
+        let mut newest = self.log.segments.back().map_or(0, |last| last.times.1);
         let (mut end, mut corrupted) = (SEGMENT_HEADER, 0);
         while let Some(record) = records.header().map_err(failed)? {
             if record.numbers.start < self.written.unwrap_or(0) {
@@ -143,9 +107,9 @@ impl Recovery {
             let numbers = record.numbers.clone();
             self.written = Some(numbers.end);
             self.live.append(numbers.clone());
-            newest = newest.max(self.clock.time_of(record.time));
+            newest = newest.max(self.log.clock.time_of(record.time));
             let whole = records.payload(&record).map_err(failed)?.is_some();
-            if !whole && !self.removed.covers(&numbers) {
+            if !whole && !self.log.entry.removed.covers(&numbers) {
                 corrupted += record.place.end - record.place.start;
                 self.lost.insert(numbers);
             }
@@ -157,7 +121,7 @@ impl Recovery {
         if corrupted > 0 {
             self.problems.push(Problem::Damaged(path, corrupted));
         }
-        self.segments.push_back(Segment {
+        self.log.segments.push_back(Segment {
             id,
             size: end,
             next: self.written.unwrap_or(0),
@@ -178,11 +142,12 @@ impl Recovery {
 
     /// Removes events, reports those that are lost, and cuts off what can't be read of the segments.
     fn finish(&mut self) {
+        let removed = std::mem::take(&mut self.log.entry.removed);
         // No number is used twice, not even that of an event that is lost.
-        let next = self.written.unwrap_or(0).max(self.removed.end());
+        let next = self.written.unwrap_or(0).max(removed.end());
         self.live.append(next..next);
-        self.live.remove(&(0..self.removed.floor));
-        for range in &self.removed.ranges {
+        self.live.remove(&(0..removed.floor));
+        for range in &removed.ranges {
             self.live.remove(range);
         }
         let lost = self.lost.within(&(0..next));
@@ -198,5 +163,10 @@ impl Recovery {
                     .and_then(|file| file.set_len(keep).and_then(|()| file.sync_all())),
             };
         }
+        self.log.next = next;
+        self.log.entry.removed = self.live.removed(|_| false);
+        // If this fails, the thread tries again.
+        let _ = self.log.write_ledger();
+        self.log.delete_removed();
     }
 }

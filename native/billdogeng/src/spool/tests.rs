@@ -11,6 +11,11 @@ use tempfile::TempDir;
 
 const LONG: Duration = Duration::from_secs(20);
 const ALL: Range<u64> = 0..u64::MAX;
+const BOUNDS: Bounds = Bounds {
+    max_bytes: 16 << 20,
+    segment_bytes: 1 << 20,
+    max_age: u64::MAX,
+};
 
 /// A spool and what its listener was called for.
 struct Spooling {
@@ -413,7 +418,7 @@ fn switches() -> Option<BTreeMap<PathBuf, String>> {
 fn recovered(dir: &Path) -> (Vec<u64>, usize) {
     let ticket = Ticket::take(dir);
     let dir = Dir::hold(dir, Arc::new(|| ()), LONG, ticket).unwrap();
-    let found = recover::recover(dir, (1 << 20, 1)).unwrap();
+    let found = recover::recover(dir, BOUNDS).unwrap();
     let limits = Limits {
         max_events: 64,
         max_bytes: usize::MAX,

@@ -34,21 +34,11 @@ const WIPE_AGAIN: Duration = Duration::from_secs(10);
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 const STACK: usize = 512 * 1024;
 
-/// The bounds that the thread keeps to.
-#[derive(Clone, Copy)]
-pub struct Bounds {
-    /// Of all segments together.
-    pub max_bytes: u64,
-    /// In ms.
-    pub max_age: u64,
-    /// Bytes of events that are written in one go.
-    pub at_once: usize,
-}
-
 struct Thread {
     shared: Arc<Shared>,
     log: Log,
-    bounds: Bounds,
+    /// Bytes of events that are written in one go.
+    at_once: usize,
     /// When the first event that waits may have come.
     taken_at: Instant,
     syncs: Sender<Unsynced>,
@@ -96,13 +86,13 @@ struct Job {
 }
 
 /// Starts the spool's threads.
-pub fn start(shared: Arc<Shared>, log: Log, bounds: Bounds) -> io::Result<()> {
+pub fn start(shared: Arc<Shared>, log: Log, at_once: usize) -> io::Result<()> {
     let now = Instant::now();
     let (syncs, unsynced) = mpsc::channel::<Unsynced>();
     let mut thread = Thread {
         shared: Arc::clone(&shared),
         log,
-        bounds,
+        at_once,
         taken_at: now,
         syncs,
         syncing: None,
@@ -247,7 +237,7 @@ impl Thread {
     /// Returns how long it takes until more events expire than are known to be expired.
     fn expiry(&self, inner: &Inner) -> Option<Duration> {
         let known = inner.live.floor().max(inner.expired_below);
-        self.log.next_expiry(known, self.bounds.max_age)
+        self.log.next_expiry(known)
     }
 
     fn take(
@@ -301,7 +291,7 @@ impl Thread {
         let mut pages = VecDeque::new();
         let mut bytes = 0;
         while let Some(page) = inner.pending.pop_front() {
-            let fits = bytes + page.bytes.len() <= self.bounds.at_once;
+            let fits = bytes + page.bytes.len() <= self.at_once;
             if !pages.is_empty() && !fits && !inner.closing {
                 inner.pending.push_front(page);
                 break;
@@ -317,7 +307,7 @@ impl Thread {
 
     fn write(&mut self, job: &mut Job) -> io::Result<()> {
         if let Some(removed) = job.removed.take() {
-            self.log.set_removed(removed);
+            self.log.entry.removed = removed;
         }
         if job.empty || job.purge {
             let undeleted = self.wipe(job.purge);

@@ -46,7 +46,7 @@ impl Thread {
             let (removed, empty) = (inner.take_removed(), inner.live.is_empty());
             drop(inner);
             if let Some(removed) = removed {
-                self.log.set_removed(removed);
+                self.log.entry.removed = removed;
             }
             if tried > 0 {
                 std::thread::sleep(BETWEEN);

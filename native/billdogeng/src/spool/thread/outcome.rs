@@ -25,7 +25,7 @@ impl Thread {
             _ => self.log.missing(),
         };
         let mut inner = shared.lock();
-        inner.written = inner.written.max(self.log.next());
+        inner.written = inner.written.max(self.log.next);
         let mut notify = fetched.is_some();
         notify |= self.lost(&mut inner, missing);
         if fetched.is_some() {
@@ -40,7 +40,7 @@ impl Thread {
             notify |= self.failures == 0;
             job.mark.events = false;
             // Events that were written before the failure are with the system, and synced like any others.
-            let written = self.log.next();
+            let written = self.log.next;
             job.pages.extend(self.failed(&mut inner, &error, written));
         }
         if job.sync && self.syncing.is_none() {
@@ -126,7 +126,7 @@ impl Thread {
         inner.pending_bytes = 0;
         inner.taken = inner.live.next();
         inner.holes.insert(inner.stored.max(written)..inner.taken);
-        inner.leave_out(self.log.next()..inner.taken);
+        inner.leave_out(self.log.next..inner.taken);
         inner.written = inner.taken;
         if written == 0 {
             inner.stored = inner.taken;
@@ -138,14 +138,9 @@ impl Thread {
     /// there are new proposals.
     pub(super) fn tidy(&mut self, mut notify: bool) {
         let shared = Arc::clone(&self.shared);
-        let max_bytes = self.bounds.max_bytes;
         self.log.delete_removed();
-        let mut full = None;
-        if self.log.size() > max_bytes {
-            let in_flight = shared.lock().in_flight.clone();
-            full = self.log.excess(max_bytes, &in_flight);
-        }
-        let expired = self.log.expired(self.bounds.max_age);
+        let in_flight = shared.lock().in_flight.clone();
+        let (full, expired) = (self.log.excess(&in_flight), self.log.expired());
         let mut inner = shared.lock();
         let before = (inner.full_below, inner.expired_below);
         // Segments without a live event are deleted by now, so this is no longer proposed than needed.
