@@ -64,9 +64,6 @@ defmodule BilldogEng.Client.Options do
   # Of `config :billdogeng`, and no client's option.
   @library [:in_app]
 
-  # Ms that a spool's directory is waited for, where another client holds it.
-  @patience 5_000
-
   @largest 0xFFFF_FFFF_FFFF_FFFF
 
   @doc false
@@ -207,7 +204,8 @@ defmodule BilldogEng.Client.Options do
         dir: dir,
         max_bytes: get(given, :max_spool_bytes),
         max_age: get(given, :max_spool_age),
-        patience: @patience,
+        # The native default; tests set another one.
+        patience: nil,
         sync: get(given, :spool_sync) == :always
       }
     end

@@ -92,7 +92,7 @@ struct SpoolOptions {
     dir: String,
     max_bytes: u64,
     max_age: u64,
-    patience: u64,
+    patience: Option<u64>,
     sync: bool,
 }
 
@@ -234,7 +234,9 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<
             dir: spool.dir.into(),
             max_bytes: spool.max_bytes,
             max_age: Duration::from_millis(spool.max_age),
-            patience: Duration::from_millis(spool.patience),
+            patience: spool
+                .patience
+                .map_or(spool::PATIENCE, Duration::from_millis),
         }),
         external_sleep: options.external_sleep,
         endpoint: Endpoint::Events,
