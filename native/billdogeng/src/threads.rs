@@ -87,7 +87,9 @@ pub fn keep_mapped() -> Result<(), String> {
 /// time is up; the system may have them interrupt all the same. Its share of the processor's time stays what it is: sched(7), SCHED_BATCH.
 #[cfg(target_os = "linux")]
 fn stand_back() {
-    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the struct has only numbers, so all zeros are a value of it. Its fields can't be listed here: musl's has
+    // more of them than glibc's.
+    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
     // SAFETY: the parameters live as long as the call, and the thread named is the calling one. Where the system
     // doesn't allow it the thread stays what it was.
     unsafe { libc::pthread_setschedparam(libc::pthread_self(), libc::SCHED_BATCH, &parameters) };
