@@ -94,6 +94,37 @@ pub struct Config {
 }
 
 impl Config {
+    /// Returns options for tests: no limits, no retries, and nothing that is due by itself. A test states what differs.
+    #[cfg(test)]
+    pub(crate) fn unlimited(host: &str) -> Self {
+        const HOUR: Duration = Duration::from_secs(3600);
+        Self {
+            api_key: "key".into(),
+            http: HttpConfig {
+                host: host.into(),
+                request_timeout: HOUR,
+                gzip: false,
+                max_retries: 0,
+                proxy: Proxy::None,
+                cacertfile: None,
+            },
+            endpoint: Endpoint::Events,
+            geoip_resolution_level: None,
+            flush_at: usize::MAX,
+            flush_interval: HOUR,
+            max_queue_size: usize::MAX,
+            max_queue_bytes: usize::MAX,
+            max_batch_size: usize::MAX,
+            max_batch_bytes: usize::MAX,
+            max_event_bytes: usize::MAX,
+            shutdown_timeout: HOUR,
+            suspension: HOUR,
+            spool: None,
+            spool_sync: false,
+            external_sleep: false,
+        }
+    }
+
     /// The configuration of the lane of person updates beside the events' lane: nothing waits for a batch,
     /// and nothing is on disk.
     #[must_use]
