@@ -1,18 +1,13 @@
 //! The options of a client and of a single request, as `BilldogEng.Client.Options` passes them; and the NIFs that check
 //! them before anything is sent.
 
+use crate::atoms;
 use crate::encode::GroupIndex;
 use billdogeng::{
     check as core, spool, Config, Endpoint, HttpConfig, PersonProfiles, Proxy, Unusable,
 };
-use rustler::{Atom, Encoder, Env, NifMap, Term};
+use rustler::{Atom, Encoder, Env, NifMap, NifUnitEnum, Term};
 use std::time::Duration;
-
-rustler::atoms! {
-    ok, error, host, proxy, cacertfile, api_key,
-    live, test, disabled,
-    always, never, identified_only,
-}
 
 /// How requests are made.
 #[derive(NifMap)]
@@ -47,7 +42,7 @@ impl From<HttpOptions> for HttpConfig {
 /// All options of a client. A limit of nil means no limit.
 #[derive(NifMap)]
 pub struct ClientOptions {
-    mode: Atom,
+    mode: Mode,
     api_key: String,
     http: HttpOptions,
     flush_at: Option<u64>,
@@ -77,7 +72,7 @@ struct SpoolOptions {
 }
 
 /// What becomes of a client's events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, NifUnitEnum)]
 pub enum Mode {
     /// They are sent.
     Live,
@@ -85,25 +80,6 @@ pub enum Mode {
     Test,
     /// They are counted.
     Disabled,
-}
-
-impl Mode {
-    fn of(name: Atom) -> Self {
-        match name {
-            name if name == test() => Self::Test,
-            name if name == disabled() => Self::Disabled,
-            _ => Self::Live,
-        }
-    }
-
-    /// Returns its name in Elixir.
-    pub fn to_atom(self) -> Atom {
-        match self {
-            Self::Live => live(),
-            Self::Test => test(),
-            Self::Disabled => disabled(),
-        }
-    }
 }
 
 /// What an event gets besides its own terms.
@@ -148,15 +124,15 @@ impl ClientOptions {
             endpoint: Endpoint::Events,
             geoip_resolution_level: self.geoip_resolution_level,
         };
-        (Mode::of(self.mode), config, events)
+        (self.mode, config, events)
     }
 }
 
 fn person_profiles(name: Atom) -> Option<PersonProfiles> {
     match name {
-        name if name == always() => Some(PersonProfiles::Always),
-        name if name == never() => Some(PersonProfiles::Never),
-        name if name == identified_only() => Some(PersonProfiles::IdentifiedOnly),
+        name if name == atoms::always() => Some(PersonProfiles::Always),
+        name if name == atoms::never() => Some(PersonProfiles::Never),
+        name if name == atoms::identified_only() => Some(PersonProfiles::IdentifiedOnly),
         _ => None,
     }
 }
@@ -165,17 +141,17 @@ fn person_profiles(name: Atom) -> Option<PersonProfiles> {
 #[rustler::nif(schedule = "DirtyIo")]
 fn check<'a>(env: Env<'a>, http: HttpOptions, key: String) -> Term<'a> {
     match core(&http.into(), &key) {
-        Ok(()) => ok().encode(env),
-        Err((option, reason)) => (error(), option_to_atom(option), reason).encode(env),
+        Ok(()) => atoms::ok().encode(env),
+        Err((option, reason)) => (atoms::error(), option_to_atom(option), reason).encode(env),
     }
 }
 
 fn option_to_atom(option: Unusable) -> Atom {
     match option {
-        Unusable::Host => host(),
-        Unusable::Proxy => proxy(),
-        Unusable::CaCertFile => cacertfile(),
-        Unusable::ApiKey => api_key(),
+        Unusable::Host => atoms::host(),
+        Unusable::Proxy => atoms::proxy(),
+        Unusable::CaCertFile => atoms::cacertfile(),
+        Unusable::ApiKey => atoms::api_key(),
     }
 }
 
