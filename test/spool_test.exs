@@ -230,7 +230,13 @@ defmodule BilldogEng.SpoolTest do
           assert Analytics.flush(client) == :ok
           stats = Analytics.stats(client)
           given_up = stats.dropped.spool_full
-          assert names(collector) == expected((given_up + 1)..3_000)
+          # Where the disk is still behind, events go behind a batch in flight, which keeps its own.
+          assert ["e3000" | _] = newest_first = Enum.reverse(names(collector))
+          assert length(newest_first) == 3_000 - given_up
+
+          assert newest_first ==
+                   Enum.sort_by(newest_first, &(&1 |> String.trim("e") |> String.to_integer()), :desc)
+
           assert balanced?(stats) and stats.queued == 0
           eventually(fn -> sized(dir) <= 200_000 end)
         end)
