@@ -4,7 +4,7 @@ defmodule BilldogEng.GuidesTest do
   @pages ["README.md" | Path.wildcard("guides/*.md")]
 
   # Application environments that snippets configure, and what may be configured there.
-  defp options, do: [:in_app | Keyword.keys(BilldogEng.Client.Options.defaults())]
+  defp options, do: [:in_app | BilldogEng.Client.Options.Schema.names()]
 
   defp blocks(page) do
     for [_, block] <- Regex.scan(~r/^```elixir\n(.*?)^```$/ms, File.read!(page)), do: block

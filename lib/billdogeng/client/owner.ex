@@ -105,7 +105,7 @@ defmodule BilldogEng.Client.Owner do
 
   # Whoever starts a client finds in its accounts what the spool has, unless the disk takes longer than some seconds.
   # Captures don't wait for that.
-  defp await_spool(%Options{native: %{spool: nil}}), do: :ok
+  defp await_spool(%Options{native: %{spool_dir: nil}}), do: :ok
   defp await_spool(_options), do: receive(do: (:billdogeng_open -> :ok))
 
   # ── the original's messages ──

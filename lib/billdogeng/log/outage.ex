@@ -61,7 +61,7 @@ defmodule BilldogEng.Log.Outage do
     kept =
       cond do
         kind == :person_update -> "in memory, up to 1000 of them"
-        native.spool -> "on disk, up to :max_spool_bytes"
+        native.spool_dir -> "on disk, up to :max_spool_bytes"
         most = native.max_queue_size -> "in memory, up to :max_queue_size (#{most})"
         true -> "in memory, up to :max_queue_bytes"
       end
