@@ -174,14 +174,18 @@ defmodule Storm do
   end
 
   defp modes do
-    gzipped = :zlib.gzip(~s({"success":false,"error":{"code":"BUSY","message":"busy"}}))
+    gzip = [{"content-encoding", "gzip"}]
+    busy = :zlib.gzip(~s({"success":false,"error":{"code":"BUSY","message":"busy"}}))
+    quota = :zlib.gzip(~s({"success":true,"quota_limited":["events"]}))
 
-    [
+    often = [
       &if(&1.body =~ ~s("bad":true), do: {:status, 400}, else: :ok),
       {:status, 401},
       {:status, 500},
       {:status, 503},
-      {:status, 503, [{"content-encoding", "gzip"}], gzipped},
+      {:status, 503, gzip, busy},
+      # Nothing of the batch is stored: only the compressed body shows it.
+      {:status, 200, gzip, busy},
       {:status, 429, [{"retry-after", "1"}]},
       :hang,
       :reset,
@@ -190,6 +194,9 @@ defmodule Storm do
       # Later than the client waits: what was accepted arrives once more.
       {:delay, 1_500}
     ]
+
+    # The next client is the first that takes events again, so this is to be seldom.
+    Enum.concat(List.duplicate(often, 4)) ++ [{:status, 200, gzip, quota}]
   end
 
   defp count(table, arrivals) do

@@ -181,6 +181,7 @@ defmodule BilldogEng.SpoolTest do
   end
 
   describe "the bounds" do
+    @tag :slow
     test "of memory cost nothing that is on disk", %{dir: dir} do
       collector = start_collector()
       Collector.respond(collector, {:status, 503})
@@ -222,14 +223,20 @@ defmodule BilldogEng.SpoolTest do
           for n <- 1..3_000,
               do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
 
-          # All is on disk, and what had to go for it is gone.
+          # A batch in flight would keep the oldest, so all is on disk before the first.
+          eventually(fn -> match?(%{dropped: %{spool_full: n}} when n > 2_200, Analytics.stats(client)) end)
           assert {:error, _} = Analytics.flush(client)
-          assert Analytics.stats(client).dropped.spool_full > 1_000
           Collector.respond(collector, :ok)
           assert Analytics.flush(client) == :ok
           stats = Analytics.stats(client)
           given_up = stats.dropped.spool_full
-          assert names(collector) == expected((given_up + 1)..3_000)
+          # Where the disk is still behind, events go behind a batch in flight, which keeps its own.
+          assert ["e3000" | _] = newest_first = Enum.reverse(names(collector))
+          assert length(newest_first) == 3_000 - given_up
+
+          assert newest_first ==
+                   Enum.sort_by(newest_first, &(&1 |> String.trim("e") |> String.to_integer()), :desc)
+
           assert balanced?(stats) and stats.queued == 0
           eventually(fn -> sized(dir) <= 200_000 end)
         end)
@@ -300,6 +307,7 @@ defmodule BilldogEng.SpoolTest do
       assert File.read!(file) == ""
     end
 
+    @tag :slow
     test "that another client of this VM holds is left to it", %{dir: dir} do
       client = start_client(nobody(), spool_dir: dir)
       capture_all(client, 1..3)
@@ -307,6 +315,7 @@ defmodule BilldogEng.SpoolTest do
       assert %{queued: 3} = Analytics.stats(client)
     end
 
+    @tag :slow
     test "that another process of the system holds is left to it", %{dir: dir} do
       client = lone_client(nobody(), dir)
       stop(client)
@@ -379,7 +388,7 @@ defmodule BilldogEng.SpoolTest do
       for n <- 1..5_000, do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
       stop(client)
       drained(client)
-      [segment] = segments(dir)
+      [segment | _] = segments(dir)
       <<front::binary-size(500), byte, rest::binary>> = File.read!(segment)
       File.write!(segment, [front, bxor(byte, 1), rest])
       collector = start_collector()
@@ -390,7 +399,7 @@ defmodule BilldogEng.SpoolTest do
           assert Analytics.flush(client) == :ok
         end)
 
-      [lost] = Regex.run(~r/spool: (\d+) event\(s\) are lost/, log, capture: :all_but_first)
+      [lost] = Regex.run(~r/spool: (\d+) events? are lost/, log, capture: :all_but_first)
       lost = String.to_integer(lost)
       assert lost in 1..500
       assert names(collector) == expected((lost + 1)..5_000)
@@ -463,6 +472,7 @@ defmodule BilldogEng.SpoolTest do
   end
 
   describe "a directory that can't be had for now" do
+    @tag :slow
     test "is taken once it can be, with what was captured meanwhile", %{dir: dir} do
       first = lone_client(nobody(), dir, spool_sync: :always)
       capture_all(first, 1..3)
@@ -496,13 +506,14 @@ defmodule BilldogEng.SpoolTest do
           drained(client)
         end)
 
-      assert [_] = Regex.scan(~r/:spool_dir can't be opened, events are kept in memory only/, log)
+      assert [_] = Regex.scan(~r/:spool_dir can't be opened, events are kept in memory only: #{Regex.escape(dir)}/, log)
       assert log =~ "spool: open, with"
       collector = start_collector()
       assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
       assert names(collector) == expected(7..9)
     end
 
+    @tag :slow
     test "lets flushes go on in memory, and its events are sent once it is open", %{dir: dir} do
       first = lone_client(nobody(), dir, spool_sync: :always)
       capture_all(first, 1..3)
@@ -619,9 +630,7 @@ defmodule BilldogEng.SpoolTest do
     [left] = Regex.run(~r/left (\d+) events in the spool/, log, capture: :all_but_first)
 
     [stopped] =
-      Regex.run(~r/dropped (\d+) events \(stopped\) after the client's process had ended: captured 3000/, log,
-        capture: :all_but_first
-      )
+      Regex.run(~r/dropped (\d+) events \(stopped\) after the client's process had ended: captured 3000/, log, capture: :all_but_first)
 
     [left, stopped] = Enum.map([left, stopped], &String.to_integer/1)
     assert left > 0 and 300 + left + stopped == 3_000

@@ -1,20 +1,15 @@
 //! The options of a client and of a single request, as `BilldogEng.Client.Options` passes them; and the NIFs that check
 //! them before anything is sent.
 
+use crate::atoms;
 use crate::encode::GroupIndex;
 use billdogeng::{
     check as core, spool, Config, Endpoint, HttpConfig, PersonProfiles, Proxy, Unusable,
 };
-use rustler::{Atom, Decoder, Encoder, Env, NifResult, Term};
+use rustler::{Atom, Decoder, Encoder, Env, NifResult, NifUnitEnum, Term};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
-
-rustler::atoms! {
-    ok, error, environment,
-    live, test, disabled,
-    always, never, identified_only,
-}
 
 /// The options of a client or of a request: a map from their names in `options/schema.ex` to checked values. The value
 /// of an option without a limit is nil.
@@ -22,7 +17,6 @@ rustler::atoms! {
 pub struct Options<'a>(Term<'a>);
 
 /// The name of an option that is missing or has a value of another type.
-#[derive(Debug)]
 pub struct Unreadable(&'static str);
 
 impl fmt::Display for Unreadable {
@@ -38,7 +32,7 @@ impl<'a> Decoder<'a> for Options<'a> {
 }
 
 /// What becomes of a client's events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, NifUnitEnum)]
 pub enum Mode {
     /// They are sent.
     Live,
@@ -46,25 +40,6 @@ pub enum Mode {
     Test,
     /// They are counted.
     Disabled,
-}
-
-impl Mode {
-    fn of(name: Atom) -> Self {
-        match name {
-            name if name == test() => Self::Test,
-            name if name == disabled() => Self::Disabled,
-            _ => Self::Live,
-        }
-    }
-
-    /// Returns its name in Elixir.
-    pub fn to_atom(self) -> Atom {
-        match self {
-            Self::Live => live(),
-            Self::Test => test(),
-            Self::Disabled => disabled(),
-        }
-    }
 }
 
 /// What an event gets besides its own terms.
@@ -77,6 +52,7 @@ pub struct EventOptions {
     pub person_profiles: Option<PersonProfiles>,
 }
 
+/// Reads options by name. An option that is used here needs a row in `options/schema.ex`.
 impl<'a> Options<'a> {
     fn get<T: Decoder<'a>>(self, name: &'static str) -> Result<T, Unreadable> {
         Atom::from_str(self.0.get_env(), name)
@@ -111,7 +87,7 @@ impl<'a> Options<'a> {
             request_timeout: self.duration("request_timeout")?,
             gzip: self.get("gzip")?,
             max_retries: u32::try_from(self.number("max_retries")?).unwrap_or(u32::MAX),
-            proxy: match self.is("proxy", environment())? {
+            proxy: match self.is("proxy", atoms::environment())? {
                 true => Proxy::Environment,
                 false => self
                     .get::<Option<_>>("proxy")?
@@ -146,12 +122,12 @@ impl<'a> Options<'a> {
             shutdown_timeout: self.duration("shutdown_timeout")?,
             suspension: billdogeng::SUSPENSION,
             spool: self.spool()?,
-            spool_sync: self.is("spool_sync", always())?,
+            spool_sync: self.is("spool_sync", atoms::always())?,
             external_sleep: self.get("sleep_fn")?,
             endpoint: Endpoint::Events,
             geoip_resolution_level: self.get("geoip_resolution_level")?,
         };
-        Ok((Mode::of(self.get("mode")?), config, events))
+        Ok((self.get::<Mode>("mode")?, config, events))
     }
 
     fn spool(self) -> Result<Option<spool::Options>, Unreadable> {
@@ -170,9 +146,9 @@ impl<'a> Options<'a> {
 
 fn person_profiles(name: Atom) -> Option<PersonProfiles> {
     match name {
-        name if name == always() => Some(PersonProfiles::Always),
-        name if name == never() => Some(PersonProfiles::Never),
-        name if name == identified_only() => Some(PersonProfiles::IdentifiedOnly),
+        name if name == atoms::always() => Some(PersonProfiles::Always),
+        name if name == atoms::never() => Some(PersonProfiles::Never),
+        name if name == atoms::identified_only() => Some(PersonProfiles::IdentifiedOnly),
         _ => None,
     }
 }
@@ -180,26 +156,22 @@ fn person_profiles(name: Atom) -> Option<PersonProfiles> {
 /// Returns `:ok`, or `{:error, option, reason}`. Reads the file of certificate authorities, if one is given.
 #[rustler::nif(schedule = "DirtyIo")]
 fn check<'a>(env: Env<'a>, options: Options<'a>) -> NifResult<Term<'a>> {
-    let unreadable = |Unreadable(option)| (option, "the native library can't read it".to_owned());
-    let checked = options
-        .http()
-        .and_then(|http| Ok((http, options.get::<String>("api_key")?)));
-    let checked = checked.map_err(unreadable).and_then(|(http, key)| {
-        core(&http, &key).map_err(|(option, reason)| (name(option), reason))
-    });
-    Ok(match checked {
-        Ok(()) => ok().encode(env),
-        Err((option, reason)) => (error(), Atom::from_str(env, option)?, reason).encode(env),
+    Ok(match usable(options) {
+        Ok(()) => atoms::ok().encode(env),
+        Err((option, reason)) => (atoms::error(), Atom::from_str(env, option)?, reason).encode(env),
     })
 }
 
-fn name(option: Unusable) -> &'static str {
-    match option {
-        Unusable::Host => "host",
-        Unusable::Proxy => "proxy",
-        Unusable::CaCertFile => "cacertfile",
-        Unusable::ApiKey => "api_key",
-    }
+fn usable(options: Options) -> Result<(), (&'static str, String)> {
+    let unreadable = |unreadable: Unreadable| (unreadable.0, unreadable.to_string());
+    let http = options.http().map_err(unreadable)?;
+    let key: String = options.get("api_key").map_err(unreadable)?;
+    core(&http, &key).map_err(|(option, reason)| match option {
+        Unusable::Host => ("host", reason),
+        Unusable::Proxy => ("proxy", reason),
+        Unusable::CaCertFile => ("cacertfile", reason),
+        Unusable::ApiKey => ("api_key", reason),
+    })
 }
 
 /// Returns `{variable, path, authorities}` for each of `SSL_CERT_FILE` and `SSL_CERT_DIR` that is set.
