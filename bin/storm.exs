@@ -174,14 +174,19 @@ defmodule Storm do
   end
 
   defp modes do
-    gzipped = :zlib.gzip(~s({"success":false,"error":{"code":"BUSY","message":"busy"}}))
+    gzip = [{"content-encoding", "gzip"}]
+    busy = :zlib.gzip(~s({"success":false,"error":{"code":"BUSY","message":"busy"}}))
+    quota = :zlib.gzip(~s({"success":true,"quota_limited":["events"]}))
 
     [
       &if(&1.body =~ ~s("bad":true), do: {:status, 400}, else: :ok),
       {:status, 401},
       {:status, 500},
       {:status, 503},
-      {:status, 503, [{"content-encoding", "gzip"}], gzipped},
+      {:status, 503, gzip, busy},
+      # Nothing of the batch is stored: only the compressed body shows it.
+      {:status, 200, gzip, busy},
+      {:status, 200, gzip, quota},
       {:status, 429, [{"retry-after", "1"}]},
       :hang,
       :reset,

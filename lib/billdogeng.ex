@@ -31,8 +31,7 @@ defmodule BilldogEng do
       {:ok, client} = BilldogEng.new("key")
       BilldogEng.capture(client, "user-1", "signed_up", %{plan: "pro"})
 
-  The functions are those of `BilldogEng.Analytics`, which also says what they do; they take the struct,
-  a pid or a name.
+  The functions are those of `BilldogEng.Analytics`. They take the struct, a pid or a name.
   """
 
   alias BilldogEng.{Analytics, Error, Transport}

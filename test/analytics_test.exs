@@ -603,7 +603,7 @@ defmodule BilldogEng.AnalyticsTest do
       client = start_client(collector, max_queue_size: 2)
 
       log =
-        capture_log(fn ->
+        log_of(client, fn ->
           for n <- 1..3, do: Analytics.capture(client, "u", "e#{n}")
           assert :ok = Analytics.flush(client)
           for n <- 1..9, do: Analytics.capture(client, "u", "e#{n}")

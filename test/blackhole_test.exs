@@ -9,6 +9,8 @@ defmodule BilldogEng.BlackholeTest do
 
   use BilldogEng.ClientCase
 
+  @moduletag :slow
+
   alias BilldogEng.{Line, VM}
 
   # Said aloud: a test that isn't run is easily taken for one that passes.

@@ -267,6 +267,7 @@ defmodule BilldogEng.FaultTest do
     accounts(client, collector, 1..200)
   end
 
+  @tag :slow
   test "all of them in turn, while captures go on: nothing is lost" do
     collector = start_collector()
     line = start_line(collector)

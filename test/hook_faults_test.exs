@@ -36,7 +36,7 @@ defmodule BilldogEng.HookFaultsTest do
       client = start_client(collector, [{:name, name}, {unquote(option), hook}])
 
       log =
-        capture_log(fn ->
+        log_of(client, fn ->
           for _ <- 1..3, do: assert(Analytics.capture(client, "u", "outer") == :ok)
           eventually(fn -> Analytics.stats(client).captured == 6 end)
           assert Analytics.flush(client) == :ok
@@ -147,7 +147,7 @@ defmodule BilldogEng.HookFaultsTest do
     client = start_client(nobody(), before_send: & &1)
 
     log =
-      capture_log(fn ->
+      log_of(client, fn ->
         # What a process keeps there is nobody else's to write.
         Process.put(:"$billdogeng_hooks", :broken)
         for _ <- 1..3, do: assert(Analytics.capture(client, "u", "e") == :ok)

@@ -94,7 +94,7 @@ defmodule BilldogEng.HooksTest do
         client = start_client(nobody(), before_send: before_send)
 
         log =
-          capture_log(fn ->
+          log_of(client, fn ->
             for _ <- 1..3, do: assert(Analytics.capture(client, "u", "e", %{token: "s3cret"}) == :ok)
             Analytics.queue_length(client)
           end)

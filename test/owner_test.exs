@@ -154,6 +154,7 @@ defmodule BilldogEng.OwnerTest do
   end
 
   @tag :resident
+  @tag :slow
   test "ten thousand starts and kills leave no thread, memory or term behind" do
     drained()
     opts = [api_key: "key", host: nobody(), shutdown_timeout: 0]
@@ -217,6 +218,7 @@ defmodule BilldogEng.OwnerTest do
     end
   end
 
+  @tag :slow
   test "the stub module deleted, purged and loaded again, a hundred times with clients draining" do
     collector = start_collector()
     {_, living} = spawn_client(Collector.url(collector), [])

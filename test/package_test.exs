@@ -3,6 +3,7 @@ defmodule BilldogEng.PackageTest do
   # (that of this test run, in another's place), on a PATH that has Elixir and no cargo.
   use ExUnit.Case, async: true
 
+  @moduletag :slow
   @moduletag :tmp_dir
   @moduletag timeout: 300_000
 

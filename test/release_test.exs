@@ -6,6 +6,8 @@ defmodule BilldogEng.ReleaseTest do
 
   use BilldogEng.ClientCase
 
+  @moduletag :slow
+
   alias BilldogEng.VM
 
   @moduletag :tmp_dir

@@ -2,6 +2,8 @@ defmodule BilldogEng.SafetyTest do
   # Alone: it watches the VM's schedulers and memory.
   use BilldogEng.ClientCase
 
+  @moduletag :slow
+
   import BilldogEng.Watch
 
   @tag timeout: 300_000

@@ -96,6 +96,7 @@ defmodule BilldogEng.SecurityTest do
   end
 
   # In a VM of its own: what Erlang sets in its environment, its native code does not see.
+  @tag :slow
   test "SSL_CERT_FILE and SSL_CERT_DIR that name no certificate are warned of, with their remedy" do
     {_, cacertfile} = TlsIngest.start()
     directory = Path.join(System.tmp_dir!(), "billdogeng_roots_#{System.unique_integer([:positive])}")

@@ -251,6 +251,7 @@ defmodule BilldogEng.SendTestEventTest do
     assert TestEvent.clients([app, :kernel, :no_such_app]) == [Shop, Second]
   end
 
+  @tag :slow
   test "the command's exit status says whether it went well" do
     collector = start_collector(api_key: @key)
     url = Collector.url(collector)

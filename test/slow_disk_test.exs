@@ -3,6 +3,8 @@ defmodule BilldogEng.SlowDiskTest do
   # loaded before the system's own library.
   use BilldogEng.ClientCase, async: true
 
+  @moduletag :slow
+
   alias BilldogEng.VM
 
   @moduletag :tmp_dir

@@ -181,6 +181,7 @@ defmodule BilldogEng.SpoolTest do
   end
 
   describe "the bounds" do
+    @tag :slow
     test "of memory cost nothing that is on disk", %{dir: dir} do
       collector = start_collector()
       Collector.respond(collector, {:status, 503})
@@ -300,6 +301,7 @@ defmodule BilldogEng.SpoolTest do
       assert File.read!(file) == ""
     end
 
+    @tag :slow
     test "that another client of this VM holds is left to it", %{dir: dir} do
       client = start_client(nobody(), spool_dir: dir)
       capture_all(client, 1..3)
@@ -307,6 +309,7 @@ defmodule BilldogEng.SpoolTest do
       assert %{queued: 3} = Analytics.stats(client)
     end
 
+    @tag :slow
     test "that another process of the system holds is left to it", %{dir: dir} do
       client = lone_client(nobody(), dir)
       stop(client)
@@ -463,6 +466,7 @@ defmodule BilldogEng.SpoolTest do
   end
 
   describe "a directory that can't be had for now" do
+    @tag :slow
     test "is taken once it can be, with what was captured meanwhile", %{dir: dir} do
       first = lone_client(nobody(), dir, spool_sync: :always)
       capture_all(first, 1..3)
@@ -496,13 +500,14 @@ defmodule BilldogEng.SpoolTest do
           drained(client)
         end)
 
-      assert [_] = Regex.scan(~r/no :spool_dir, events are kept in memory alone/, log)
+      assert [_] = Regex.scan(~r/no :spool_dir, events are kept in memory alone: #{Regex.escape(dir)}/, log)
       assert log =~ "the spool: it is open now"
       collector = start_collector()
       assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
       assert names(collector) == expected(7..9)
     end
 
+    @tag :slow
     test "lets flushes go on in memory, and its events are sent once it is open", %{dir: dir} do
       first = lone_client(nobody(), dir, spool_sync: :always)
       capture_all(first, 1..3)

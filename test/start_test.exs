@@ -164,6 +164,7 @@ defmodule BilldogEng.StartTest do
     end
   end
 
+  @tag :slow
   test "processes that capture by name without a pause, while it is killed and restarted", context do
     %{dir: dir, name: name} = context
     collector = start_collector()

@@ -101,6 +101,7 @@ defmodule BilldogEng.StatusTest do
       assert %{state: :backing_off, last_error: %{status: 404, time: %DateTime{}}} = updates
     end
 
+    @tag :slow
     test "is shown by send_test_event of a client that runs in the same VM" do
       defmodule Shop do
         use BilldogEng, otp_app: :billdogeng_shop

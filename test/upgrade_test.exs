@@ -2,6 +2,8 @@ defmodule BilldogEng.UpgradeTest do
   # Code of the library that is replaced, or has no native library, or runs on another node: a VM of its own each.
   use BilldogEng.ClientCase, async: true
 
+  @moduletag :slow
+
   alias BilldogEng.VM
 
   @moduletag :tmp_dir

@@ -2,6 +2,7 @@ defmodule BilldogEng.VMTest do
   # How a whole VM ends: each test runs one of its own.
   use BilldogEng.ClientCase, async: true
 
+  @moduletag :slow
   @moduletag :tmp_dir
 
   # An app with a supervised client, which depends on this library as apps do.

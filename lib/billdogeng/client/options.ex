@@ -117,7 +117,7 @@ defmodule BilldogEng.Client.Options do
   defp mode(%{mode: :live, api_key: ""}) do
     Warning.log(
       ":api_key is missing or blank: nothing is sent, events are counted (disabled). " <>
-        "Set it, or set mode: :disabled to say so"
+        "Set it, or set mode: :disabled"
     )
 
     :disabled

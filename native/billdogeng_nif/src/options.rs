@@ -36,7 +36,7 @@ impl<'a> Decoder<'a> for Options<'a> {
     }
 }
 
-/// What becomes of a client's events.
+/// How a client treats its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// They are sent.
@@ -66,7 +66,7 @@ impl Mode {
     }
 }
 
-/// What an event gets besides its own terms.
+/// Options of a client's events, which the encoder applies.
 pub struct EventOptions {
     /// Which group types have a number.
     pub groups: GroupIndex,
