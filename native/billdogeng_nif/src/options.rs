@@ -134,10 +134,7 @@ impl<'a> Options<'a> {
             api_key: self.get("api_key")?,
             http: self.http()?,
             flush_at: self.count("flush_at")?,
-            // An interval of 0 would keep the flush thread busy.
-            flush_interval: self
-                .duration("flush_interval")?
-                .max(Duration::from_millis(1)),
+            flush_interval: self.duration("flush_interval")?,
             max_queue_size: self.count("max_queue_size")?,
             max_queue_bytes: self.count("max_queue_bytes")?,
             max_batch_size: self.count("max_batch_size")?,
