@@ -85,8 +85,10 @@ defmodule BilldogEng.OptionsTest do
           {:cacertfile, ~c"/a", "/a"},
           {:sleep_fn, &Process.sleep/1, false},
           {:sleep_fn, &is_integer/1, true},
-          {:group_type_index, %{:a => 0, "b" => 4, 3 => 5, {} => 1},
-           [{"i", "3", nil}, {"a", "a", 0}, {"s", "b", 4}]},
+          {:group_type_index, %{a: 0}, [{"a", "a", 0}]},
+          {:group_type_index, %{"b" => 4}, [{"s", "b", 4}]},
+          {:group_type_index, %{3 => 5}, [{"i", "3", nil}]},
+          {:group_type_index, %{{} => 1, "c" => nil, <<255>> => 1}, []},
           {:group_type_index, [a: 0], []}
         ] do
       assert Type.to_native(Schema.type(option), value) == native, inspect({option, value})
