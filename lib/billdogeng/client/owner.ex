@@ -7,8 +7,8 @@ defmodule BilldogEng.Client.Owner do
 
   use GenServer
 
-  alias BilldogEng.{Analytics, Error}
-  alias BilldogEng.Client.{Missing, Native, Options, PersonUpdate, Reporter}
+  alias BilldogEng.Client.{Capture, Missing, Native, Options, PersonUpdate, Reporter}
+  alias BilldogEng.Error
   alias BilldogEng.Log.{Diagnosis, Outage, Warning}
 
   alias BilldogEng.Telemetry.Emitter
@@ -112,18 +112,18 @@ defmodule BilldogEng.Client.Owner do
 
   @impl true
   def handle_cast({:enqueue, distinct_id, event, {:with_groups, properties, groups}}, state) do
-    Analytics.enqueue(self(), distinct_id, event, properties, groups, :with_groups)
+    Capture.item(self(), :event, {distinct_id, event, properties, groups, nil}, :with_groups)
     {:noreply, state}
   end
 
   def handle_cast({:enqueue, distinct_id, event, {:raw, properties}}, state) do
-    Analytics.enqueue(self(), distinct_id, event, properties, %{}, :raw)
+    Capture.item(self(), :event, {distinct_id, event, properties, %{}, nil}, :raw)
     {:noreply, state}
   end
 
-  # Not the original's: of a caller that found no client of this process.
+  # Not the original's: from a caller that found no client of this process.
   def handle_cast({:set_person_properties, distinct_id, operations}, state) do
-    PersonUpdate.hand_in(self(), distinct_id, operations)
+    PersonUpdate.enqueue(self(), distinct_id, operations)
     {:noreply, state}
   end
 
@@ -139,11 +139,12 @@ defmodule BilldogEng.Client.Owner do
   def handle_call(_other, _from, state), do: {:noreply, state}
 
   @impl true
-  def handle_info(:billdogeng_news, state) do
-    case tidings() do
-      {_, _, _, _} = tidings ->
-        state = heard(tidings, :event, state)
-        {:noreply, heard(person_tidings(), :person_update, state)}
+  def handle_info({:billdogeng_updates, lane}, state) do
+    # To make terms of long ones takes a dirty scheduler.
+    case with(:dirty <- Native.updates(self(), lane), do: Native.updates_dirty(self(), lane)) do
+      {notices, missed, sleep, replies} ->
+        state = notices |> noticed(lane, state) |> missed(missed) |> sleep(sleep)
+        {:noreply, Enum.reduce(replies, state, &reply/2)}
 
       :no_client ->
         {:noreply, state}
@@ -183,22 +184,6 @@ defmodule BilldogEng.Client.Owner do
     status = %{state: :idle, next_attempt_in: nil, last_error: nil, last_success: nil}
     none = counts |> Map.put(:dropped, %{}) |> Map.merge(status)
     Map.merge(none, %{mode: :disabled, person_updates: none})
-  end
-
-  # ── tidings: of the flush thread, and of that of person updates ──
-
-  # Long ones are made on a dirty scheduler.
-  defp tidings, do: with(:dirty <- Native.tidings(self()), do: Native.tidings_dirty(self()))
-
-  defp person_tidings do
-    with :dirty <- Native.person_tidings(self()), do: Native.person_tidings_dirty(self())
-  end
-
-  defp heard(nil, :person_update, state), do: state
-
-  defp heard({notices, missed, sleep, replies}, kind, state) do
-    state = notices |> noticed(kind, state) |> missed(missed) |> sleep(sleep)
-    Enum.reduce(replies, state, &reply/2)
   end
 
   # ── calls ──
@@ -327,7 +312,7 @@ defmodule BilldogEng.Client.Owner do
       "[BilldogEng:analytics] the ingest takes #{plural(kind)} again; #{given_up} were dropped (quota)"
     )
 
-    Native.told_drops(self(), kind, :quota, given_up)
+    Native.reported_drops(self(), kind, :quota, given_up)
     state
   end
 
@@ -415,7 +400,7 @@ defmodule BilldogEng.Client.Owner do
 
   defp tell_drops(state, {kind, reason} = key, count) do
     Warning.log("dropped #{counted(kind, count)}, #{reason}: #{why(reason, kind, state)}")
-    Native.told_drops(self(), kind, reason, count)
+    Native.reported_drops(self(), kind, reason, count)
     Process.send_after(self(), {:drop_summary, key}, @drop_summary_interval)
     put_in(state.drops[key], 0)
   end

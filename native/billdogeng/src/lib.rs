@@ -32,7 +32,7 @@ pub use draining::Draining;
 pub use error::Error;
 pub use event::json;
 pub use event::place::Place;
-pub use event::profiles::{PersonProfiles, PROPERTY as PROCESS_PERSON_PROFILE};
+pub use event::profiles::{Noted, PersonProfiles, PROPERTY as PROCESS_PERSON_PROFILE};
 pub use flush::worker::Command;
 pub use http::check::{check, Unusable};
 pub use http::client::has_roots;
