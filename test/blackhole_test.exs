@@ -95,7 +95,7 @@ defmodule BilldogEng.BlackholeTest do
     capture.(client, 101..200)
 
     for _ <- 1..2 do
-      {:error, %{status: 0, code: "NETWORK_ERROR", message: "no answer within 1000 ms"}} = Analytics.flush(client)
+      {:error, %{status: 0, code: "NETWORK_ERROR", message: "no response within request_timeout (1000 ms)"}} = Analytics.flush(client)
       %{captured: 200, delivered: 100, queued: 100, in_flight: 0} = Analytics.stats(client)
     end
 

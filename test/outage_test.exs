@@ -10,7 +10,7 @@ defmodule BilldogEng.OutageTest do
   alias BilldogEng.Log.{Diagnosis, Outage}
 
   @route %{host: "https://api.example/v1", proxy: nil, variable: nil}
-  @native %{spool: nil, max_queue_size: 1_000}
+  @native %{spool_dir: nil, max_queue_size: 1_000}
   @minute :timer.minutes(1)
 
   defp words(kind \\ :event, route \\ @route, native \\ @native), do: Outage.words(kind, route, native)
@@ -115,7 +115,7 @@ defmodule BilldogEng.OutageTest do
       error = Error.new("HTTP 503", 503)
 
       for {kind, native, kept} <- [
-            {:event, %{@native | spool: %{dir: "/x"}}, "event(s) of the last one are kept on disk"},
+            {:event, %{@native | spool_dir: "/x"}, "event(s) of the last one are kept on disk"},
             {:event, %{@native | max_queue_size: nil}, "kept in memory, up to :max_queue_bytes"},
             {:person_update, @native,
              "person update(s) of the last one are kept in memory, up to 1000 of them"}

@@ -16,23 +16,6 @@ defmodule BilldogEng.ReadmeTest do
     assert capture_io(fn -> Code.eval_string(first) end) == printed
   end
 
-  test "its table has every option, with its default" do
-    rows =
-      for [_, option, default] <- Regex.scan(~r/^\| `:(\w+)` \|[^|]*\| `?(.*?)`? \|/m, @readme), into: %{} do
-        {String.to_atom(option), default}
-      end
-
-    for {option, default} <- BilldogEng.Client.Options.defaults() do
-      case option do
-        :api_key -> assert rows.api_key == "none"
-        :name -> assert rows.name == "none"
-        _ -> assert rows[option] |> Code.eval_string() |> elem(0) == default, "#{option}"
-      end
-    end
-
-    assert map_size(rows) == length(BilldogEng.Client.Options.defaults())
-  end
-
   test "it names this version" do
     version = Mix.Project.config()[:version]
     assert @readme =~ ~s(tag: "v#{version}")

@@ -215,7 +215,7 @@ defmodule BilldogEng.SendTestEventTest do
 
       for {mode, said} <- [
             {:reset, "can't be reached"},
-            {:hang, "no answer within 200 ms"},
+            {:hang, "no response within request_timeout (200 ms)"},
             {{:status, 200, [{"content-type", "text/html"}], "<html>"}, "a login page"},
             {{:status, 302, [{"location", "/v2"}]}, "without /ingest-events"},
             {{:status, 404}, "without /ingest-events"},

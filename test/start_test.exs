@@ -48,7 +48,7 @@ defmodule BilldogEng.StartTest do
   # As `Analytics.start_link/1`, but with more patience.
   defp start_link(opts) do
     {:ok, options} = Options.parse(opts)
-    Owner.start_link({:ok, put_in(options.native.spool.patience, 60_000)}, options.name)
+    Owner.start_link({:ok, put_in(options.native[:spool_patience], 60_000)}, options.name)
   end
 
   defp start(opts) do

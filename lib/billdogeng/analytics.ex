@@ -38,7 +38,7 @@ defmodule BilldogEng.Analytics do
   alias BilldogEng.Error
   alias BilldogEng.Client.{Hooks, Missing, Native, Options, Owner, PersonUpdate, Stats}
   alias BilldogEng.Exceptions
-  alias BilldogEng.Log.Warning
+  alias BilldogEng.Log.Writer
   alias BilldogEng.Terms.{Budget, Normaliser}
 
   alias BilldogEng.Test.Store
@@ -118,69 +118,21 @@ defmodule BilldogEng.Analytics do
   @doc """
   Starts a client, linked to the caller.
 
-  Options. `config :billdogeng, …` gives any but `:name` another default, for all clients:
-
-    * `:api_key` - the project's key, a string. Without one, or with a blank one, the client is started with
-      `mode: :disabled`, and says so in one warning
-    * `:mode` - `:live`; `:test` keeps events in memory for `BilldogEng.Test`; `:disabled` counts them and
-      keeps none. Neither of these two needs a key, and neither has a thread, a socket or a file
-    * `:name` - a name to register: an atom, `{:global, _}` or `{:via, _, _}`
-    * `:host` - the ingest's address, `"https://api.billdog.io/v1"`
-    * `:flush_at` - events that make a flush due, 20; or `:infinity`
-    * `:flush_interval` - ms between flushes by time, 10_000
-    * `:max_queue_size` - events kept while the ingest fails or nothing is due, 1_000; or `:infinity`
-    * `:max_queue_bytes` - bytes of JSON kept, always, 64 MiB
-    * `:max_batch_size` - events in one POST, 1_000
-    * `:max_batch_bytes` - bytes of JSON in one POST, before gzip, 1 MiB
-    * `:max_event_bytes` - bytes of JSON of one event, 1 MiB; a larger one is dropped
-    * `:request_timeout` - ms for one attempt, 10_000; or `:infinity`
-    * `:max_retries` - attempts after the first one in a flush, 3; or `:infinity`
-    * `:gzip` - whether larger bodies are compressed, true
-    * `:shutdown_timeout` - ms that the client goes on sending after its process has ended, 5_000
-    * `:spool_dir` - a directory in which events are kept on disk too until they are delivered, so that they
-      outlive the VM; none by default. It is made where there is none, for one client of one VM at a time
-    * `:max_spool_bytes` - bytes of the files there, 256 MiB; the oldest events make room
-    * `:max_spool_age` - ms for which an event is kept there, 604_800_000 (7 days)
-    * `:spool_sync` - `:interval` has each event on disk 100 ms after its capture at the latest; with `:always`
-      `flush/2` and `shutdown/1` moreover wait until what they leave is there
-    * `:group_type_index` - a map of group types to their numbers 0 to 4; others are ignored
-    * `:enable_logging` - whether flushes are logged at debug, false
-    * `:before_send` - a function of the event, called in the capturing process, which answers the event,
-      changed or not, or nil to drop it; or `{module, function, args}`, the event being put before `args`.
-      The event is a map of `"event_name"`, `"event_timestamp"` (ms), `"properties"`, `"user_id"`. One that
-      raises or answers anything else drops its event
-    * `:global_properties` - properties of every `capture/6`, which its own stand above: a map, or a function
-      of no arguments or `{module, function, args}` that answers one
-    * `:context` - whether every `capture/6` has the properties of its process's `BilldogEng.Context`, which
-      its own stand above; false
-    * `:insert_ids` - whether each event's properties get an `$insert_id`, a UUIDv7, the same in every retry,
-      for an ingest that can tell repeats by it; false
-    * `:person_profiles` - which events make a profile of their person, said in each event's
-      `$process_person_profile`, unless it says so itself: `:always`, `:never`, or `:identified_only`, which are
-      `$identify`, `$create_alias`, `$groupidentify`, and events with `$set`, `$set_once` or groups; nil, with
-      which nothing is said and the ingest decides
-    * `:geoip_resolution_level` - how exactly the ingest is to place the address that a request comes from, the
-      header `x-geoip-resolution-level`; nil, with which it decides. `"none"` is right on servers: the address is
-      the server's, not the user's
-    * `:proxy` - the address of an HTTP proxy, or `:environment` for what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`
-      and `NO_PROXY` said when the VM was started; none by default, whatever they say
-    * `:cacertfile` - a PEM file with the authorities to trust; by default those of `SSL_CERT_FILE` or
-      `SSL_CERT_DIR`, else the system's, else `CAStore`'s where the app has it
-    * `:transport` - what `BilldogEng.Transport.config/1` answers, in place of `:host`, `:request_timeout`,
-      `:gzip`, `:max_retries`, `:sleep_fn`, `:proxy` and `:cacertfile`
-    * `:sleep_fn` - called with the ms of each wait between attempts, in place of the wait; for tests. The waits
-      of person updates are real ones
-
-  Raises `ArgumentError` for a wrong value, naming the option and what it accepts. `:flush_at`, `:max_queue_size`,
-  `:group_type_index` and `:enable_logging` accept any term; a warning names the effect of one that they were not
-  made for. Unknown options are ignored with a warning that names the nearest known one.
+  Raises `ArgumentError` for a value that an option does not accept. Unknown options are ignored with a warning.
+  `config :billdogeng` sets defaults of all clients, for every option except `:name`.
 
   In a child spec the key, and a `:host`, `:proxy` or `:transport` with a password, are hidden from supervisors'
   reports.
 
+  ## Examples
+
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", flush_at: 100)
       iex> is_pid(client)
       true
+
+  ## Options
+
+  #{Options.Docs.list("###")}
   """
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts) do
@@ -326,10 +278,7 @@ defmodule BilldogEng.Analytics do
     _, _ ->
       node = node_of(remote)
 
-      Warning.once(
-        {:remote_person, node},
-        "a client on #{node} takes no person properties; they are left out there"
-      )
+      Writer.once({:remote_person, node}, {:remote_person, node})
   end
 
   @doc """
@@ -416,7 +365,8 @@ defmodule BilldogEng.Analytics do
     call(server, :flush, timeout!(opts))
   catch
     :exit, {:timeout, {GenServer, :call, _}} ->
-      {:error, Error.new("the flush did not end within #{opts[:timeout]} ms; it goes on", 0, "TIMEOUT")}
+      {:error,
+       Error.new("the flush did not end within :timeout (#{opts[:timeout]} ms); it continues", 0, "TIMEOUT")}
   end
 
   @doc """
@@ -582,7 +532,7 @@ defmodule BilldogEng.Analytics do
 
       remote ->
         if timestamp,
-          do: Warning.once(:remote_timestamp, "a client on another node takes no :timestamp; it is left out")
+          do: Writer.once(:remote_timestamp, :remote_timestamp)
 
         message(remote, distinct_id, event, properties, groups, kind)
     end
@@ -623,12 +573,7 @@ defmodule BilldogEng.Analytics do
     if Budget.walk_copied(term, Budget.most()) >= 0 do
       true
     else
-      Warning.once(
-        :large_message,
-        "an event or a person update for a client that is reached by messages was dropped: it has more than " <>
-          "#{Budget.most()} terms, and so will be others"
-      )
-
+      Writer.once(:large_message, {:message_too_large, Budget.most()})
       false
     end
   end
@@ -717,11 +662,7 @@ defmodule BilldogEng.Analytics do
         properties |> Map.new() |> Map.put("$set_once", value)
 
       _ ->
-        Warning.once(
-          :identify,
-          "identify/4 takes the option :set_once, and no other; the others were left out"
-        )
-
+        Writer.once(:identify, :identify_options)
         properties
     end
   end
@@ -742,11 +683,7 @@ defmodule BilldogEng.Analytics do
 
   # The event counts for more than its time.
   defp no_timestamp(other) do
-    Warning.once(
-      :timestamp,
-      ":timestamp takes a DateTime, a NaiveDateTime or integer ms; now was taken for #{kind_of(other)}"
-    )
-
+    Writer.once(:timestamp, {:timestamp_invalid, kind_of(other)})
     nil
   end
 
@@ -780,7 +717,7 @@ defmodule BilldogEng.Analytics do
 
       other ->
         raise ArgumentError,
-              "the option :timeout takes milliseconds or :infinity; it was #{Budget.inspect(other)}"
+              "invalid value for :timeout: expected milliseconds as an integer from 0, or :infinity, got: #{Budget.inspect(other)}"
     end
   end
 

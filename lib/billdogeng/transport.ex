@@ -50,11 +50,6 @@ defmodule BilldogEng.Transport do
     config
   end
 
-  @doc false
-  # A path as text, for it may be a charlist.
-  def path(path) when is_list(path), do: List.to_string(path)
-  def path(path), do: path
-
   @doc """
   Makes a request and waits for its answer, retries included (on network errors, 408, 429 and 5xx, after
   1, 2, 4 … s).
@@ -82,29 +77,11 @@ defmodule BilldogEng.Transport do
   @doc false
   # As `request/2`, but `{:ok, data, status, quota_limited}`.
   def exchange(config, opts) do
-    http = Map.put(http(config), :gzip, Keyword.get(opts, :gzip, config.gzip) == true)
+    http = Map.put(Options.native_transport(config), :gzip, Keyword.get(opts, :gzip, config.gzip) == true)
     headers = for {name, value} <- Keyword.get(opts, :headers, []), do: {to_string(name), to_string(value)}
     request = {http, Keyword.get(opts, :path, ""), headers, Keyword.get(opts, :body)}
     attempt(request, config, 1)
   end
-
-  @doc false
-  # What the native side is told of a configuration.
-  def http(config) do
-    %{
-      host: to_string(config[:host]),
-      request_timeout: limit(config[:request_timeout], 0xFFFF_FFFF_FFFF_FFFF),
-      gzip: config[:gzip] == true,
-      max_retries: limit(config[:max_retries], 0xFFFF_FFFF),
-      proxy: if(is_binary(config[:proxy]), do: config[:proxy]),
-      proxy_of_environment: config[:proxy] == :environment,
-      cacertfile: path(config[:cacertfile]) || BilldogEng.Client.Roots.cacertfile(config[:host])
-    }
-  end
-
-  # By the order of terms an atom is more than any number: `:infinity`, and nil, are without a limit.
-  defp limit(number, most) when is_number(number), do: number |> floor() |> max(0) |> min(most)
-  defp limit(_unlimited, most), do: most
 
   defp attempt({http, path, headers, body} = request, config, number) do
     id = :erlang.unique_integer([:positive])
@@ -127,7 +104,7 @@ defmodule BilldogEng.Transport do
       native_request(http, path, headers, Normaliser.run(body, marker, @largest_body), marker, id)
     end
   catch
-    {Normaliser, :too_large} -> {:error, "the body is too large"}
+    {Normaliser, :too_large} -> {:error, "the body is too large: send less than #{@largest_body} bytes"}
   end
 
   # An exception would carry the arguments, and with them a key, to whoever reports it.
@@ -135,8 +112,7 @@ defmodule BilldogEng.Transport do
     Native.request(http, path, headers, body, marker, id)
   rescue
     _ ->
-      {:error,
-       Native.load_error() || "an option or a header has a value that can't be handed to the native library"}
+      {:error, Native.load_error() || "the native library does not accept the value of an option or a header"}
   end
 
   defp failed(request, config, number, _error, true) when number <= :erlang.map_get(:max_retries, config) do

@@ -5,14 +5,12 @@ defmodule BilldogEng.Client.PersonUpdate do
   #     {"distinct_id": …, "operations": [{"operation": "$set", "key": …, "value": …}, …]}
 
   alias BilldogEng.Client.Native
-  alias BilldogEng.Log.Warning
+  alias BilldogEng.Log.Writer
   alias BilldogEng.Terms.{Budget, Normaliser}
   alias BilldogEng.Test.Store
 
   # In the order in which they are carried out.
   @operations [set: "$set", set_once: "$set_once", add: "$add", append: "$append", unset: "$unset"]
-
-  @accepted ":set, :set_once, :add and :append with maps or keyword lists, :unset with a list of keys"
 
   @doc false
   # As lists of pairs, whose order the encoder keeps. What isn't an operation is left out, and said once; never
@@ -24,16 +22,13 @@ defmodule BilldogEng.Client.PersonUpdate do
     pairs = pairs(ops)
 
     if pairs == nil do
-      Warning.once(:person_operations, "person properties take a map or keyword list of #{@accepted}")
+      Writer.once(:person_operations, :person_invalid)
     end
 
     given = pairs || []
 
     for {name, _} <- given, not List.keymember?(@operations, name, 0) do
-      Warning.once(
-        {:person_operation, shown(name)},
-        "#{shown(name)} is no operation on person properties; there are #{@accepted}"
-      )
+      Writer.once({:person_operation, shown(name)}, {:person_operation_unknown, shown(name)})
     end
 
     for {name, operation} <- @operations,
@@ -54,11 +49,7 @@ defmodule BilldogEng.Client.PersonUpdate do
   defp arguments(name, argument), do: pairs(argument) || wrong(name)
 
   defp wrong(name) do
-    Warning.once(
-      {:person_operation, name},
-      "#{inspect(name)} of person properties was left out; there are #{@accepted}"
-    )
-
+    Writer.once({:person_operation, name}, {:person_operation_invalid, name})
     []
   end
 
@@ -76,20 +67,20 @@ defmodule BilldogEng.Client.PersonUpdate do
   defp key(key), do: key |> Normaliser.key() |> to_string()
 
   defp shown(name) when is_atom(name), do: inspect(name)
-  defp shown(_name), do: "what was given"
+  defp shown(_name), do: "another term"
 
   @doc false
   # To the client of `pid`: `:ok`, or `:no_client`.
   def hand_in(_pid, _distinct_id, []), do: :ok
 
   def hand_in(_pid, nobody, _operations) when nobody in [nil, ""] do
-    Warning.once(:person_of_nobody, "person properties of nobody, a nil or empty distinct id, are left out")
+    Writer.once(:person_without_id, :person_without_id)
   end
 
   def hand_in(pid, distinct_id, operations) do
     case native(pid, distinct_id: distinct_id, operations: operations) do
       {:update, update} -> Store.file(pid, event(update))
-      :no_thread -> Warning.log("the system has no thread for person updates: one is left out")
+      :no_thread -> Writer.write(:person_thread)
       taken -> taken
     end
   end

@@ -2,7 +2,7 @@ defmodule BilldogEng.Client.Stats do
   @moduledoc false
   # The counters of a client as people and programs read them: times as `DateTime`.
 
-  alias BilldogEng.Log.Diagnosis
+  alias BilldogEng.Log.Text
 
   @doc false
   def from_native(%{person_updates: updates} = stats), do: read(%{stats | person_updates: read(updates)})
@@ -20,7 +20,7 @@ defmodule BilldogEng.Client.Stats do
   defp time(ms), do: DateTime.from_unix!(ms, :millisecond)
 
   @doc false
-  # Why nothing leaves, as `{label, text}`: for people.
+  # Returns a client's state and its last requests for people, as `{label, text}`.
   def explained(stats) do
     [
       {"state", state(stats)},
@@ -37,8 +37,8 @@ defmodule BilldogEng.Client.Stats do
   def last_error(nil), do: "none"
 
   def last_error(error) do
-    code = if error.code, do: " (#{error.code})", else: ""
-    "#{Diagnosis.shown(error.message)}#{code} at #{shown(error.time)}"
+    code = if error.code, do: " (#{Text.shown(error.code, 100)})", else: ""
+    "#{Text.shown(error.message)}#{code} at #{shown(error.time)}"
   end
 
   defp last_success(nil), do: "none yet"

@@ -3,7 +3,8 @@
 
 use crate::client::atom_to_reason;
 use crate::encode::{Encoder, Scratch, Stop};
-use crate::registry::{self, Entry, Mode};
+use crate::options::Mode;
+use crate::registry::{self, Entry};
 use crate::{value, vm};
 use billdogeng::{Capture, Place, Reason};
 use rustler::{Atom, Encoder as _, Term};
@@ -193,11 +194,11 @@ fn write<'a>(encoder: &mut Encoder<'a>, event: &Event<'a>, entry: &Entry) -> Res
     encoder.integer(given.unwrap_or_else(vm::system_time_ms));
     encoder.literal(",\"properties\":");
     let start = encoder.len();
-    encoder.properties(properties, groups, &entry.groups)?;
-    if entry.insert_ids {
+    encoder.properties(properties, groups, &entry.events.groups)?;
+    if entry.events.insert_ids {
         encoder.insert_id(start);
     }
-    if let Some(profiles) = entry.person_profiles {
+    if let Some(profiles) = entry.events.person_profiles {
         encoder.person_profile(profiles, name_at..name_end, start);
     }
     encoder.literal(",\"user_id\":");

@@ -4,23 +4,22 @@
 //! resource type, and a handle of the old one would be refused. The handle's one job is to notice the
 //! owner's end.
 
-use crate::encode::GroupIndex;
+use crate::options::{Mode, Options};
 use crate::person_updates::Lane;
-use crate::registry::{self, Entry, Hooks, Mode};
+use crate::registry::{self, Entry, Hooks};
 use crate::reports::Label;
 use crate::status::put_status;
 use crate::value;
-use billdogeng::spool::{self, Problem};
+use billdogeng::spool::Problem;
 use billdogeng::{
-    Client, Command, Config, Draining, Endpoint, Error, HttpConfig, LastWords, Listener, Notice,
-    PersonProfiles, Proxy, Reason, Reply, Report, Stats, Tidings,
+    Client, Command, Draining, Error, LastWords, Listener, Notice, Reason, Reply, Report, Stats,
+    Tidings,
 };
 use rustler::env::OwnedEnv;
-use rustler::{Atom, Encoder, Env, LocalPid, Monitor, NifMap, Resource, ResourceArc, Term};
+use rustler::{Atom, Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 rustler::atoms! {
     ok, error, no_client,
@@ -29,71 +28,9 @@ rustler::atoms! {
     dirty, flushed, flush_failed, dropped, refused_with, replaced_at, too_large_at, suspended, resumed, no_spool, spool_failed,
     spool_resumed, spool_opened, spool_of_another, panicked, settled,
     queue_full, too_large, rejected, quota, before_send, in_hook, failed, stopped, spool_full, expired, spool_lost, purged,
-    disabled, unowned, nil, mode, live, test,
-    event, person_update, person_updates, always, never, identified_only,
+    disabled, unowned, nil, mode,
+    event, person_update, person_updates,
     captured, delivered, queued, queued_bytes, in_flight, retries, replaced,
-}
-
-/// How requests are made, as `BilldogEng.Client.Options` hands it over.
-#[derive(NifMap)]
-pub struct HttpOptions {
-    host: String,
-    request_timeout: u64,
-    gzip: bool,
-    max_retries: u32,
-    /// An address; `proxy_of_environment` stands above it.
-    proxy: Option<String>,
-    proxy_of_environment: bool,
-    cacertfile: Option<String>,
-}
-
-impl From<HttpOptions> for HttpConfig {
-    fn from(options: HttpOptions) -> Self {
-        Self {
-            host: options.host,
-            request_timeout: Duration::from_millis(options.request_timeout),
-            gzip: options.gzip,
-            max_retries: options.max_retries,
-            proxy: match options.proxy {
-                _ if options.proxy_of_environment => Proxy::Environment,
-                Some(address) => Proxy::Address(address),
-                None => Proxy::None,
-            },
-            cacertfile: options.cacertfile.map(Into::into),
-        }
-    }
-}
-
-/// All of a client's options; nil is a bound without a limit.
-#[derive(NifMap)]
-struct ClientOptions {
-    mode: Atom,
-    api_key: String,
-    http: HttpOptions,
-    flush_at: Option<u64>,
-    flush_interval: u64,
-    max_queue_size: Option<u64>,
-    max_queue_bytes: u64,
-    max_batch_size: u64,
-    max_batch_bytes: u64,
-    max_event_bytes: u64,
-    shutdown_timeout: u64,
-    spool: Option<SpoolOptions>,
-    external_sleep: bool,
-    group_index: Vec<(String, String, Option<u8>)>,
-    insert_ids: bool,
-    person_profiles: Option<Atom>,
-    geoip_resolution_level: Option<String>,
-}
-
-/// Where events are on disk too, and for how long.
-#[derive(NifMap)]
-struct SpoolOptions {
-    dir: String,
-    max_bytes: u64,
-    max_age: u64,
-    patience: u64,
-    sync: bool,
 }
 
 /// Notices the owner's end: by monitor, and by its own destruction.
@@ -210,36 +147,13 @@ impl Listener for Messages {
 /// is told here, for a client may have something to send at once. From here on captures reach the client. One with
 /// a spool opens it by itself, and then sends the process `:billdogeng_open`.
 #[rustler::nif]
-fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<'a>) -> Term<'a> {
+fn start<'a>(env: Env<'a>, options: Options<'a>, hooks: Term<'a>, label: Term<'a>) -> Term<'a> {
     let owner = env.pid();
-    let limit = |bound: Option<u64>| bound.map_or(usize::MAX, |bound| bound as usize);
-    let groups = GroupIndex::new(options.group_index);
-    let insert_ids = options.insert_ids;
-    let mode = mode_of(options.mode);
-    let hooks = (nil() != hooks).then(|| Hooks::new(hooks));
-    let config = Config {
-        api_key: options.api_key,
-        http: options.http.into(),
-        flush_at: limit(options.flush_at),
-        flush_interval: Duration::from_millis(options.flush_interval),
-        max_queue_size: limit(options.max_queue_size),
-        max_queue_bytes: options.max_queue_bytes as usize,
-        max_batch_size: options.max_batch_size as usize,
-        max_batch_bytes: options.max_batch_bytes as usize,
-        max_event_bytes: options.max_event_bytes as usize,
-        shutdown_timeout: Duration::from_millis(options.shutdown_timeout),
-        suspension: billdogeng::SUSPENSION,
-        spool_sync: options.spool.as_ref().is_some_and(|spool| spool.sync),
-        spool: options.spool.map(|spool| spool::Options {
-            dir: spool.dir.into(),
-            max_bytes: spool.max_bytes,
-            max_age: Duration::from_millis(spool.max_age),
-            patience: Duration::from_millis(spool.patience),
-        }),
-        external_sleep: options.external_sleep,
-        endpoint: Endpoint::Events,
-        geoip_resolution_level: options.geoip_resolution_level,
+    let (mode, config, events) = match options.split() {
+        Ok(split) => split,
+        Err(unreadable) => return (error(), unreadable.to_string()).encode(env),
     };
+    let hooks = (nil() != hooks).then(|| Hooks::new(hooks));
     let client = match mode {
         Mode::Live => {
             let label = (nil() != label).then(|| Label::new(label));
@@ -263,9 +177,7 @@ fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<
         client,
         started: mode,
         off: AtomicBool::new(false),
-        groups,
-        insert_ids,
-        person_profiles: options.person_profiles.and_then(person_profiles_of),
+        events,
         lane: Lane::default(),
         hooks,
         draining: AtomicBool::new(false),
@@ -388,7 +300,7 @@ fn stats<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
         let counted = entry.client.stats();
         let stats = stats_to_term(env, &counted);
         let stats = put_status(env, stats, &counted, Some(&entry.client));
-        let stats = stats.map_put(mode(), mode_to_atom(entry.mode()));
+        let stats = stats.map_put(mode(), entry.mode().to_atom());
         let stats = stats.and_then(|stats| stats.map_put(person_updates(), updates));
         stats.ok()
     })
@@ -408,12 +320,6 @@ fn hooks<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
     registry::with(owner, |entry| entry.hooks.as_ref()?.copy(env))
         .flatten()
         .unwrap_or_else(|| nil().encode(env))
-}
-
-/// Whether TLS has an authority to trust here. Reads the system's at the first call.
-#[rustler::nif(schedule = "DirtyIo")]
-fn has_roots() -> bool {
-    billdogeng::has_roots()
 }
 
 /// From now on the calling process is told of ended clients.
@@ -519,31 +425,6 @@ pub fn atom_to_reason(reason: Atom) -> Option<Reason> {
     EARLY
         .into_iter()
         .find(|early| reason_to_atom(*early) == reason)
-}
-
-fn mode_of(name: Atom) -> Mode {
-    match name {
-        name if name == test() => Mode::Test,
-        name if name == disabled() => Mode::Disabled,
-        _ => Mode::Live,
-    }
-}
-
-fn person_profiles_of(name: Atom) -> Option<PersonProfiles> {
-    match name {
-        name if name == always() => Some(PersonProfiles::Always),
-        name if name == never() => Some(PersonProfiles::Never),
-        name if name == identified_only() => Some(PersonProfiles::IdentifiedOnly),
-        _ => None,
-    }
-}
-
-fn mode_to_atom(mode: Mode) -> Atom {
-    match mode {
-        Mode::Live => live(),
-        Mode::Test => test(),
-        Mode::Disabled => disabled(),
-    }
 }
 
 fn stats_to_term<'a>(env: Env<'a>, stats: &Stats) -> Term<'a> {

@@ -3,11 +3,11 @@
 //! | file | what it does |
 //! |---|---|
 //! | `capture.rs` | the NIFs of a capture: a pid and five terms become a queued event |
-//! | `check.rs` | the NIFs that look at options and texts before anything is sent |
 //! | `encode.rs` | walks a term and writes it as JSON, within bounds |
 //! | `json.rs` | the NIF that decodes JSON for the collector |
 //! | `names.rs` | atoms as JSON, kept |
 //! | `client.rs` | the NIFs of the owner: start, commands, tidings, accounts |
+//! | `options.rs` | the options of clients and requests, and the NIFs that check them |
 //! | `person_updates.rs` | the NIFs of person updates, and their lane |
 //! | `registry.rs` | from an owner's pid to its client |
 //! | `reports.rs` | the NIFs of telemetry: what flush threads report |
@@ -18,11 +18,11 @@
 //! | `vm.rs` | the VM's clock, and terms, straight: the one file with `unsafe` |
 
 mod capture;
-mod check;
 mod client;
 mod encode;
 mod json;
 mod names;
+mod options;
 mod person_updates;
 mod registry;
 mod reports;

@@ -4,7 +4,8 @@
 use crate::capture::{answer, dirty, encoded, no_client, normalise};
 use crate::client::{atom_to_reason, start_lane, tidings_of};
 use crate::encode::Stop;
-use crate::registry::{self, Entry, Mode};
+use crate::options::Mode;
+use crate::registry::{self, Entry};
 use crate::value;
 use billdogeng::{Client, Command, Place, Reason};
 use rustler::{Atom, Encoder as _, Term};

@@ -2,28 +2,17 @@
 //!
 //! Readers load a snapshot and wait for nobody; a start or an end replaces it.
 
-use crate::encode::GroupIndex;
+use crate::options::{EventOptions, Mode};
 use crate::person_updates::Lane;
 use crate::word::WordHasher;
 use arc_swap::ArcSwap;
-use billdogeng::{Client, PersonProfiles};
+use billdogeng::Client;
 use rustler::sys::ErlNifTerm;
 use rustler::{Env, Term};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, LazyLock};
-
-/// What becomes of a client's events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// They are sent.
-    Live,
-    /// They are encoded and handed back, for a test to look at.
-    Test,
-    /// They are counted.
-    Disabled,
-}
 
 /// A client and what its captures need beside it.
 pub struct Entry {
@@ -32,11 +21,7 @@ pub struct Entry {
     pub started: Mode,
     /// Switched off at run time: captures are counted, what is queued is still sent.
     pub off: AtomicBool,
-    pub groups: GroupIndex,
-    /// Whether each event is given an `$insert_id`.
-    pub insert_ids: bool,
-    /// Which events say whether they make a profile.
-    pub person_profiles: Option<PersonProfiles>,
+    pub events: EventOptions,
     /// Updates of persons.
     pub lane: Lane,
     /// What the app has done to its events in Elixir, before they come here for good.

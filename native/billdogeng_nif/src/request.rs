@@ -1,7 +1,7 @@
 //! The NIF of `Transport.request/2`: one attempt, answered by a message.
 
-use crate::client::HttpOptions;
 use crate::encode::{Encoder, Scratch, Stop};
+use crate::options::Options;
 use crate::value;
 use billdogeng::request::{self, Request};
 use billdogeng::{Answer, Failure};
@@ -15,13 +15,17 @@ rustler::atoms! { ok, error, normalise, nil, billdogeng_response }
 #[rustler::nif(schedule = "DirtyCpu")]
 fn request<'a>(
     env: Env<'a>,
-    http: HttpOptions,
+    options: Options<'a>,
     path: String,
     headers: Vec<(Binary<'a>, Binary<'a>)>,
     body: Term<'a>,
     marker: Term<'a>,
     id: u64,
 ) -> Term<'a> {
+    let http = match options.http() {
+        Ok(http) => http,
+        Err(unreadable) => return (error(), unreadable.to_string()).encode(env),
+    };
     let body = match encode(body, marker) {
         Ok(body) => body,
         Err(Stop::Normalise) => return normalise().encode(env),
@@ -38,7 +42,7 @@ fn request<'a>(
     let caller = env.pid();
     let answer = Box::new(move |result| reply(caller, id, result));
     match request::send(Request {
-        http: http.into(),
+        http,
         path,
         headers,
         body,
