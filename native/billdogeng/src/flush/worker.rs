@@ -21,7 +21,7 @@ use crate::http::client::Http;
 use crate::http::payload::Payload;
 use crate::http::request;
 use crate::http::response::{Answer, Failure};
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
 use crate::queue::store::Next;
 use crate::report::flush_report::{FlushReport, Report, Trigger};
 use crate::report::status::Phase;

@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Endpoint};
 use crate::event::json;
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
 use bytes::Bytes;
 use libdeflater::{CompressionLvl, Compressor};
 use reqwest::header::{HeaderMap, HeaderValue, CONTENT_ENCODING, CONTENT_TYPE};

@@ -1,7 +1,7 @@
 //! What callers and the flush thread share: what is queued, its bounds and the accounts, under one lock.
 
 use crate::config::Config;
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
 use crate::queue::store::{Next, Store};
 use crate::spool::{Page, Recovered, Spool};
 use std::borrow::Cow;
