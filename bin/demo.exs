@@ -34,7 +34,7 @@ defmodule Demo do
     Summary.finish(demo, tuple_size(times), rows)
   end
 
-  # Captures until it is told to stop, and returns how long each capture took, in ns.
+  # Captures until it gets `:stop`, and returns how long each capture took, in ns.
   defp browse(client, user, page, times) do
     properties = %{path: "/product/#{rem(page, 7)}", price: rem(page, 80) + 0.5, currency: "EUR", plan: :pro}
     from = System.monotonic_time()

@@ -1,4 +1,4 @@
-# What bin/demo.exs and bin/demo_file.exs share: the client, its collector, and the accounts of both at the end.
+# Shared by bin/demo.exs and bin/demo_file.exs: the client, its collector, and the accounts of both at the end.
 defmodule Demo.Summary do
   alias BilldogEng.{Analytics, Collector}
 
@@ -85,7 +85,7 @@ defmodule Demo.Summary do
     result
   end
 
-  # Overwrites one line of a terminal; elsewhere each is a line of its own. OTP 25 can't tell which it is: bin/demo can.
+  # Overwrites one line of a terminal; elsewhere each is a line of its own. bin/demo finds out which it is, since OTP 25 cannot.
   def progress(text) do
     if System.get_env("DEMO_TERMINAL"), do: IO.write("\r#{text}\e[K"), else: IO.puts(text)
   end

@@ -184,7 +184,7 @@ defmodule Storm do
       {:status, 500},
       {:status, 503},
       {:status, 503, gzip, busy},
-      # Nothing of the batch is stored, which only the compressed body says.
+      # Nothing of the batch is stored: only the compressed body shows it.
       {:status, 200, gzip, busy},
       {:status, 200, gzip, quota},
       {:status, 429, [{"retry-after", "1"}]},

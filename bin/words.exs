@@ -8,7 +8,7 @@ defmodule Words do
     {~r/\blets? go of\b/i, "drops"},
     {~r/\b(tells?|told|telling)\b/i, "reports, logs, shows, names"},
     {~r/\b(says?|said)\b/i, "reports, logs, states, shows"},
-    {~r/\banswers? (a|an|one|nil|true|false|none|`|:|\{)/i, "returns"},
+    {~r/\banswers (an?|one|nil|true|false|none|`|:|\{)/i, "returns"},
     {~r/\btidings\b/i, "updates"},
     {~r/\bnews\b/i, "notices, updates"},
     {~r/\b(nobody's|of nobody|of whom|whose it is)\b/i, "anonymous; the user, the distinct ID"},
@@ -17,7 +17,8 @@ defmodule Words do
     {~r/\bhal(ve|ves|ved|ving)\b/i, "split"},
     {~r/\bdamaged?\b/i, "corrupted"},
     {~r/\b(forsakes?|forsaken|heard)\b/i, "detaches, cancels; handled"},
-    {~r/(^|[.:] |# |\/\/ )(What|Whose|Whom|Who|That which) (?!.*\?)/, "a sentence that starts with its subject"}
+    {~r/(^|[.:] |# |\/\/ )(What|Whose|Whom|Who|That which) (?!.*\?)/,
+     "a sentence that starts with its subject"}
   ]
   @files ~w(lib/**/*.ex mix/**/*.exs native/*/src/**/*.rs native/*/tests/*.rs bench/**/*.{ex,exs,c,rs} test/**/*.{ex,exs}
             guides/*.md *.md bin/* .ci/* mix.exs)

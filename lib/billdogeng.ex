@@ -14,10 +14,9 @@ defmodule BilldogEng do
 
       MyApp.Analytics.capture("user-1", "signed_up", %{plan: "pro"})
 
-  Its options are those of `BilldogEng.Analytics.start_link/1`, read from the app's configuration when it is
-  started. What the child spec gives (`{MyApp.Analytics, flush_at: 1}`) stands above it, and
-  `config :billdogeng, …`, the defaults of all clients, beneath. The client has the module's name, so
-  `:name` isn't among them.
+  Its options are those of `BilldogEng.Analytics.start_link/1` except `:name`, since the client has the module's name.
+  They are read from the app's configuration when the client starts. Options in the child spec
+  (`{MyApp.Analytics, flush_at: 1}`) override it, and it overrides `config :billdogeng, …`, the defaults of all clients.
 
       config :my_app, MyApp.Analytics, api_key: "…", flush_at: 50
 
@@ -52,8 +51,8 @@ defmodule BilldogEng do
   @doc """
   Starts a client, linked to the caller. `opts` are those of `BilldogEng.Analytics.start_link/1`.
 
-  Returns `{:error, %BilldogEng.Error{}}` with the code `"INVALID_OPTION"` for a key that is no string or
-  blank, and for an option that can't be used.
+  Returns `{:error, %BilldogEng.Error{}}` with the code `"INVALID_OPTION"` if the key is blank or not a string, and for
+  a value that an option does not accept.
 
       iex> {:ok, client} = BilldogEng.new("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.capture(client, "user-1", "signed_up")

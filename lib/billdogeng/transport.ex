@@ -5,11 +5,12 @@ defmodule BilldogEng.Transport do
       config = BilldogEng.Transport.config(host: "http://127.0.0.1:4000", request_timeout: 5_000, gzip: true, max_retries: 3)
       {:ok, data} = BilldogEng.Transport.request(config, path: "/ingest-events", body: %{api_key: "k", events: []})
 
-  Clients use it for their options alone: their batches leave by the flush thread.
+  A client takes only its options from here. Its batches are sent by its flush thread.
   """
 
   alias BilldogEng.Error
   alias BilldogEng.Client.{Native, Options}
+  alias BilldogEng.Client.Options.Schema
   alias BilldogEng.Terms.Normaliser
 
   @largest_body 16 * 1024 * 1024
@@ -28,11 +29,12 @@ defmodule BilldogEng.Transport do
         }
 
   @doc """
-  Checks and completes options: `:host`, `:request_timeout` (ms), `:gzip`, `:max_retries` are required;
-  `:enable_logging` is `false` and `:sleep_fn` is `&Process.sleep/1` unless given; `:proxy` and `:cacertfile`
-  are those of `BilldogEng.Analytics.start_link/1`.
+  Checks options, and adds the defaults of those that are not given.
 
-  Raises `KeyError` where a required one is missing, and `ArgumentError` for a value that can't be used.
+  The options are those under "Requests" in `BilldogEng.Analytics.start_link/1`, and `:enable_logging`. `:host`,
+  `:request_timeout`, `:gzip` and `:max_retries` have no default here. Others are ignored.
+
+  Raises `KeyError` if one of the four is missing, and `ArgumentError` for a value that an option does not accept.
 
       iex> BilldogEng.Transport.config(host: "http://h", request_timeout: 1, gzip: true, max_retries: 0).enable_logging
       false
@@ -40,27 +42,27 @@ defmodule BilldogEng.Transport do
   @spec config(keyword()) :: config()
   def config(opts) do
     config =
-      @required
-      |> Map.new(&{&1, Keyword.fetch!(opts, &1)})
-      |> Map.put(:enable_logging, Keyword.get(opts, :enable_logging, false))
-      |> Map.put(:sleep_fn, Keyword.get(opts, :sleep_fn, &Process.sleep/1))
-      |> Map.merge(opts |> Keyword.take([:proxy, :cacertfile]) |> Map.new())
+      Schema.defaults()
+      |> Map.take([:enable_logging, :sleep_fn])
+      |> Map.merge(opts |> Keyword.take([:enable_logging, :sleep_fn, :proxy, :cacertfile]) |> Map.new())
+      |> Map.merge(Map.new(@required, &{&1, Keyword.fetch!(opts, &1)}))
 
     Options.check_transport(config)
     config
   end
 
   @doc """
-  Makes a request and waits for its answer, retries included (on network errors, 408, 429 and 5xx, after
-  1, 2, 4 … s).
+  Makes a request and waits for its response. Retries after 1, 2, 4 … s on network errors, 408, 429 and 5xx.
 
-    * `:path` - appended to the host
-    * `:body` - any term, sent as JSON by POST, of 16 MiB at most; `nil` makes it a GET
-    * `:headers` - `[{name, value}]`
-    * `:gzip` - overrides the configuration's
+  Options:
 
-  Answers `{:ok, data}`, `data` being the answer out of its `{"success": true, "data": …}`, objects as
-  maps with string keys; or `{:error, %BilldogEng.Error{}}`.
+    * `:path` - the path, appended to the host. Default: `""`
+    * `:body` - any term, sent as JSON by POST, of at most 16 MiB. Default: `nil`, which makes a GET
+    * `:headers` - the headers as `[{name, value}]`. Default: `[]`
+    * `:gzip` - overrides the `:gzip` of `config`
+
+  Returns `{:ok, data}` or `{:error, %BilldogEng.Error{}}`. Of a response `{"success": true, "data": …}`, `data` is its
+  data, otherwise the whole response. JSON objects are maps with string keys.
 
       iex> {:ok, collector} = BilldogEng.Collector.start_link()
       iex> url = BilldogEng.Collector.url(collector)

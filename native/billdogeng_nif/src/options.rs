@@ -22,7 +22,6 @@ rustler::atoms! {
 pub struct Options<'a>(Term<'a>);
 
 /// The name of an option that is missing or has a value of another type.
-#[derive(Debug)]
 pub struct Unreadable(&'static str);
 
 impl fmt::Display for Unreadable {
@@ -77,6 +76,7 @@ pub struct EventOptions {
     pub person_profiles: Option<PersonProfiles>,
 }
 
+/// Reads options by name. An option that is used here needs a row in `options/schema.ex`.
 impl<'a> Options<'a> {
     fn get<T: Decoder<'a>>(self, name: &'static str) -> Result<T, Unreadable> {
         Atom::from_str(self.0.get_env(), name)
@@ -180,26 +180,22 @@ fn person_profiles(name: Atom) -> Option<PersonProfiles> {
 /// Returns `:ok`, or `{:error, option, reason}`. Reads the file of certificate authorities, if one is given.
 #[rustler::nif(schedule = "DirtyIo")]
 fn check<'a>(env: Env<'a>, options: Options<'a>) -> NifResult<Term<'a>> {
-    let unreadable = |Unreadable(option)| (option, "the native library can't read it".to_owned());
-    let checked = options
-        .http()
-        .and_then(|http| Ok((http, options.get::<String>("api_key")?)));
-    let checked = checked.map_err(unreadable).and_then(|(http, key)| {
-        core(&http, &key).map_err(|(option, reason)| (name(option), reason))
-    });
-    Ok(match checked {
+    Ok(match usable(options) {
         Ok(()) => ok().encode(env),
         Err((option, reason)) => (error(), Atom::from_str(env, option)?, reason).encode(env),
     })
 }
 
-fn name(option: Unusable) -> &'static str {
-    match option {
-        Unusable::Host => "host",
-        Unusable::Proxy => "proxy",
-        Unusable::CaCertFile => "cacertfile",
-        Unusable::ApiKey => "api_key",
-    }
+fn usable(options: Options) -> Result<(), (&'static str, String)> {
+    let unreadable = |unreadable: Unreadable| (unreadable.0, unreadable.to_string());
+    let http = options.http().map_err(unreadable)?;
+    let key: String = options.get("api_key").map_err(unreadable)?;
+    core(&http, &key).map_err(|(option, reason)| match option {
+        Unusable::Host => ("host", reason),
+        Unusable::Proxy => ("proxy", reason),
+        Unusable::CaCertFile => ("cacertfile", reason),
+        Unusable::ApiKey => ("api_key", reason),
+    })
 }
 
 /// Returns `{variable, path, authorities}` for each of `SSL_CERT_FILE` and `SSL_CERT_DIR` that is set.

@@ -1,39 +1,39 @@
-//! `:person_profiles`: whose events make a profile of their person, said in `$process_person_profile`.
+//! `:person_profiles`: which events make a person profile. The property `$process_person_profile` states it.
 
 use crate::event::json;
 
 /// The property.
 pub const PROPERTY: &str = "$process_person_profile";
 
-/// Events that are about who a person is.
+/// Events that identify a person.
 const IDENTIFYING: [&[u8]; 3] = [
     b"\"$identify\"",
     b"\"$create_alias\"",
     b"\"$groupidentify\"",
 ];
-/// Properties that are so in any event.
-const TELLING: [&str; 3] = ["$set", "$set_once", "$groups"];
+/// Properties that identify the person in any event.
+const PERSON_KEYS: [&str; 3] = ["$set", "$set_once", "$groups"];
 
-/// Which events do.
+/// Which events make a person profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PersonProfiles {
     /// All of them.
     Always,
     /// None.
     Never,
-    /// Those that say something of who the person is.
+    /// Events that identify the person.
     IdentifiedOnly,
 }
 
 impl PersonProfiles {
-    /// Whether the event of this name and these properties does, both in JSON.
+    /// Whether an event makes a person profile, by its name and properties in JSON.
     pub fn process(self, name: &[u8], properties: &[u8]) -> bool {
         match self {
             Self::Always => true,
             Self::Never => false,
             Self::IdentifiedOnly => {
                 IDENTIFYING.contains(&name)
-                    || TELLING
+                    || PERSON_KEYS
                         .iter()
                         .any(|property| json::has_member(properties, property))
             }

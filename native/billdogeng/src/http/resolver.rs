@@ -1,5 +1,5 @@
-//! Names to addresses by the system's resolver. As reqwest asks it, but with an error that tells a name that does not
-//! exist from one that can't be resolved for now.
+//! Resolves names by the system's resolver, as reqwest does, with an error that differs between a name that does not
+//! exist and one that cannot be resolved for now.
 
 use crate::threads;
 use dns_lookup::{getaddrinfo, AddrInfoHints, LookupError, LookupErrorKind, SockType};
@@ -33,13 +33,13 @@ impl Resolve for SystemResolver {
         let (turn, stack) = (Arc::clone(&self.turn), self.stack);
         Box::pin(async move {
             let turn = turn.acquire_owned().await?;
-            let (tell, told) = oneshot::channel();
+            let (sender, receiver) = oneshot::channel();
             threads::spawn("billdogeng-dns", stack, move || {
-                let _ = tell.send(addresses(name.as_str()));
+                let _ = sender.send(addresses(name.as_str()));
                 drop(turn);
             })
             .map_err(no_thread)?;
-            Ok(Box::new(told.await??.into_iter()) as Addrs)
+            Ok(Box::new(receiver.await??.into_iter()) as Addrs)
         })
     }
 }
@@ -61,7 +61,7 @@ fn addresses(host: &str) -> Result<Vec<SocketAddr>, LookupError> {
     Ok(found.flatten().map(|found| found.sockaddr).collect())
 }
 
-/// Whether the resolver says that the name does not exist. It may have no address for now, too: that is `NoData`.
+/// Whether the resolver knows that the name does not exist. It may have no address for now, too: that is `NoData`.
 pub fn is_no_such_host(error: &(dyn Error + 'static)) -> bool {
     error
         .downcast_ref::<LookupError>()

@@ -84,7 +84,7 @@ impl Batch {
         prepend(&mut self.chunks, older.chunks);
     }
 
-    /// Lets go of the events; their room is used again.
+    /// Drops the events. Their memory is reused.
     pub fn recycle(self) {
         chunks::give_back(self.chunks);
     }
@@ -138,7 +138,7 @@ pub(super) fn drop_front(chunks: &mut VecDeque<Bytes>, len: usize) -> bool {
     true
 }
 
-/// Takes so many bytes off the front of `chunks`; answers also how many there were not.
+/// Takes this many bytes off the front of `chunks`. Returns them, and how many were missing.
 pub(super) fn carve(chunks: &mut VecDeque<Bytes>, mut wanted: usize) -> (VecDeque<Bytes>, usize) {
     let mut carved = VecDeque::new();
     while wanted > 0 {

@@ -21,7 +21,7 @@ const MOST_LOOKED_AT: usize = 64 * 1024;
 /// Count and bytes are exact at any moment.
 #[derive(Default, Debug)]
 pub struct Queue {
-    /// Put back with a gap behind it, for events after it were given up or are elsewhere: newest first.
+    /// Batches that were put back with a gap behind them, newest first: later events were dropped or are elsewhere.
     returned: Vec<Batch>,
     chunks: VecDeque<Bytes>,
     tail: BytesMut,
@@ -39,7 +39,7 @@ impl Queue {
     }
 
     /// Shows events, the oldest first, from this number on and until they have so many bytes: the JSON of each.
-    /// Answers the number of the next.
+    /// Returns the number of the next.
     pub fn read(&self, from: u64, max_bytes: usize, mut each: impl FnMut(u64, &[u8])) -> u64 {
         let mut read = 0;
         let mut show = |number, event: &[u8]| {
@@ -113,7 +113,7 @@ impl Queue {
         self.stored += stored;
     }
 
-    /// Lets go of the oldest event. Answers its number, if there was one.
+    /// Drops the oldest event. Returns its number, if there was one.
     pub fn drop_oldest(&mut self) -> Option<u64> {
         let number = self.head();
         if let Some(batch) = self.returned.last_mut() {
@@ -263,7 +263,7 @@ fn fitting(lens: &VecDeque<u32>, max_events: usize, max_bytes: usize) -> usize {
     count
 }
 
-/// Shows events of a run, from a number on, until one is not wanted. Answers the number of the next.
+/// Shows events of a run, from a number on, until one is not wanted. Returns the number of the next.
 fn read_run<'a>(
     first: u64,
     lens: &VecDeque<u32>,
