@@ -115,6 +115,7 @@ defmodule BilldogEng.Analytics do
 
   # ── start ──
 
+  @doc group: "Start"
   @doc """
   Starts a client, linked to the caller.
 
@@ -140,6 +141,7 @@ defmodule BilldogEng.Analytics do
     Owner.start_link({:ok, options}, options.name)
   end
 
+  @doc group: "Start"
   @doc """
   The child spec of a client; its `id` is the `:name` where there is one.
 
@@ -164,6 +166,7 @@ defmodule BilldogEng.Analytics do
 
   # ── captures ──
 
+  @doc group: "Captures"
   @doc """
   Captures an event of the user `distinct_id`.
 
@@ -193,6 +196,7 @@ defmodule BilldogEng.Analytics do
     dispatch(server, distinct_id, event, properties, groups, timestamp(opts), :with_groups)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Sets properties of the user `distinct_id`: the event `$identify`.
 
@@ -216,6 +220,7 @@ defmodule BilldogEng.Analytics do
     dispatch(server, distinct_id, "$identify", properties, %{}, nil, :raw)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Changes the person `distinct_id`, without an event: a request to `/user-properties` of its own.
 
@@ -281,6 +286,7 @@ defmodule BilldogEng.Analytics do
       Writer.once({:remote_person, node}, {:remote_person, node})
   end
 
+  @doc group: "Users and groups"
   @doc """
   Sets properties of a group: the event `$groupidentify` of the user `group_key`. Always `:ok`.
 
@@ -294,6 +300,7 @@ defmodule BilldogEng.Analytics do
     dispatch(server, group_key, "$groupidentify", properties, %{}, nil, :raw)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Says that `alias` is another id of the user `distinct_id`: the event `$create_alias`. Always `:ok`.
 
@@ -307,6 +314,7 @@ defmodule BilldogEng.Analytics do
     dispatch(server, distinct_id, "$create_alias", properties, %{}, nil, :raw)
   end
 
+  @doc group: "Captures"
   @doc """
   Captures an exception of the user `distinct_id`: the event `$exception`.
 
@@ -340,6 +348,7 @@ defmodule BilldogEng.Analytics do
 
   # ── calls ──
 
+  @doc group: "Delivery"
   @doc """
   Sends all that was captured before, and waits until that is done.
 
@@ -369,6 +378,7 @@ defmodule BilldogEng.Analytics do
        Error.new("the flush did not end within :timeout (#{opts[:timeout]} ms); it continues", 0, "TIMEOUT")}
   end
 
+  @doc group: "State"
   @doc """
   How many events are not yet delivered, once the flush that earlier captures made due has ended.
 
@@ -380,6 +390,7 @@ defmodule BilldogEng.Analytics do
   @spec queue_length(server()) :: non_neg_integer()
   def queue_length(server), do: call(server, :queue_length, :infinity)
 
+  @doc group: "Delivery"
   @doc """
   Stops the flushes by time, then answers as `flush/2`, but `:ok` where the quota is used up. The client stays
   up: what is captured later leaves by `flush/2`, when `:flush_at` is reached, or when the process ends.
@@ -395,6 +406,7 @@ defmodule BilldogEng.Analytics do
   @spec shutdown(server()) :: :ok | {:error, Error.t()}
   def shutdown(server), do: call(server, :shutdown, :infinity)
 
+  @doc group: "Delivery"
   @doc """
   Gives up all that is queued, in memory and on disk (`purged` in `stats/1`), and the batch in flight, which may
   have arrived all the same. Returns `:ok` once nothing of it is left on disk.
@@ -419,6 +431,7 @@ defmodule BilldogEng.Analytics do
     end
   end
 
+  @doc group: "Delivery"
   @doc """
   Switches captures off (`:disabled`) and on again (`:live`), while the client runs.
 
@@ -463,6 +476,7 @@ defmodule BilldogEng.Analytics do
     raise ArgumentError, "set_mode/2 takes :live or :disabled, got: #{inspect(mode)}"
   end
 
+  @doc group: "State"
   @doc """
   The client's accounts, at once: this waits for no flush. Only of a client that is just starting it waits for the
   end of that.
@@ -496,6 +510,7 @@ defmodule BilldogEng.Analytics do
     end
   end
 
+  @doc group: "State"
   @doc """
   Returns the captures that were lost because no client had the name they were made under, by name. A client that
   takes such a name logs their number and takes it out of here.

@@ -86,6 +86,7 @@ defmodule BilldogEng.Telemetry do
   @typedoc "The name of a `:telemetry` event."
   @type event :: [atom(), ...]
 
+  @doc group: "Handlers"
   @doc """
   Captures an event each time that one of `:telemetry`'s happens.
 
@@ -121,6 +122,7 @@ defmodule BilldogEng.Telemetry do
       else: raise(ArgumentError, "expected the options of a handler as a keyword list")
   end
 
+  @doc group: "Handlers"
   @doc """
   Captures what Phoenix and LiveView tell, as at most one event for each thing that happened:
 
@@ -159,6 +161,7 @@ defmodule BilldogEng.Telemetry do
   @spec attach_phoenix(Analytics.server(), keyword()) :: :ok | {:error, :already_exists}
   def attach_phoenix(client, opts \\ []), do: Phoenix.attach(client, with_id(opts, client, :phoenix))
 
+  @doc group: "Handlers"
   @doc """
   Captures the queries of an Ecto repo that take longer than `:slower_than` ms, from the queue for a connection to
   the decoded result, as `slow_query`.
@@ -181,6 +184,7 @@ defmodule BilldogEng.Telemetry do
   @spec attach_ecto(Analytics.server(), module(), keyword()) :: :ok | {:error, :already_exists}
   def attach_ecto(client, repo, opts), do: Ecto.attach(client, repo, with_id(opts, client, {:ecto, repo}))
 
+  @doc group: "Handlers"
   @doc """
   Captures Oban's jobs: `job_completed` for each that has succeeded, `job_failed` for each attempt that has failed.
   Jobs that were cancelled, discarded or snoozed are neither.
@@ -204,6 +208,7 @@ defmodule BilldogEng.Telemetry do
   @spec attach_oban(Analytics.server(), keyword()) :: :ok | {:error, :already_exists}
   def attach_oban(client, opts \\ []), do: Oban.attach(client, with_id(opts, client, :oban))
 
+  @doc group: "Handlers"
   @doc """
   Detaches the handler of that id; `{:error, :not_found}` where this module has attached none.
 
@@ -213,6 +218,7 @@ defmodule BilldogEng.Telemetry do
   @spec detach(term()) :: :ok | {:error, :not_found}
   def detach(id), do: Handler.detach(id)
 
+  @doc group: "Handlers"
   @doc """
   The handlers that are attached, with what they came to: events that were `captured`, that had no distinct id
   (`without_id`), and in which the handler `failed`. What was filtered or sampled out is in none of them.
@@ -238,6 +244,7 @@ defmodule BilldogEng.Telemetry do
         ]
   def handlers, do: Handler.list()
 
+  @doc group: "Metrics"
   @doc """
   Emits `[:billdogeng, :queue]` with the accounts of `client`, in the calling process. Made for `telemetry_poller`:
 
@@ -305,6 +312,7 @@ defmodule BilldogEng.Telemetry do
 
   defp label(server), do: server
 
+  @doc group: "Metrics"
   @doc """
   Metrics of the events above, for a reporter of [`Telemetry.Metrics`](https://hexdocs.pm/telemetry_metrics) or the
   metrics page of LiveDashboard:
