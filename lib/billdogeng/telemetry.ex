@@ -35,49 +35,10 @@ defmodule BilldogEng.Telemetry do
   alone: it stays attached (what raises into `:telemetry` is detached for good), its first failure is logged, and all
   are counted in `handlers/0`.
 
-  ## Its own events
+  ## Events of the client
 
-      :telemetry.attach("analytics", [:billdogeng, :flush, :stop], &MyApp.Telemetry.flushed/4, nil)
-
-  | event | measurements | metadata |
-  |---|---|---|
-  | `[:billdogeng, :flush, :start]` | `monotonic_time`, `system_time` | `client`, `trigger`, `telemetry_span_context` |
-  | `[:billdogeng, :flush, :stop]` | `duration`, `monotonic_time`, `events`, `bytes`, `wire_bytes`, `attempts` | as `:start`, and `result`, `status`, `error` |
-  | `[:billdogeng, :flush, :exception]` | `duration`, `monotonic_time` | as `:start`, and `kind`, `reason`, `stacktrace` |
-  | `[:billdogeng, :flush, :missed]` | `count` | `client` |
-  | `[:billdogeng, :event, :dropped]` | `count` | `client`, `reason` |
-  | `[:billdogeng, :queue]` | `queued`, `queued_bytes`, `in_flight`, `captured`, `captured_per_second`, `delivered`, `delivered_per_second`, `dropped`, `retries`, `replaced` | `client` |
-
-  A flush is told where there was something to send: from its first batch to its end, all its requests and
-  the waits between them included. Its `:start` and its `:stop`, or its `:exception`, have the same
-  `telemetry_span_context`.
-
-    * `monotonic_time`, `system_time`, `duration` - native units
-    * `events`, `bytes` - events that the ingest accepted in this flush, and bytes of their JSON; 0 where it
-      accepted none
-    * `attempts`, `wire_bytes` - requests that the flush made, accepted or not, and bytes of their bodies as they
-      went over the wire, after gzip
-    * `client` - the client's registered name, else its pid
-    * `trigger` - what began the flush: `:size` (`:flush_at` was reached), `:interval` (the timer), `:call`
-      (`flush/2`), `:shutdown` (`shutdown/1`, or the client's process has ended), `:retry` (the pause after a
-      failed flush was over)
-    * `result`, `error` - `:ok` and nil; or `:error` and a `BilldogEng.Error` where the flush failed, the ingest
-      refused an event of it, or `BilldogEng.Analytics.purge/1` ended it. Its `body` is nil: an answer may quote
-      events
-    * `status` - of the last answer; 0 where none came
-    * `kind`, `reason`, `stacktrace` - `:error`, a `BilldogEng.Error`, `[]`: the flush thread panicked, a defect
-      of this library's. It goes on, and the events are kept
-    * `reason` of `:dropped`, and `count` - as in `dropped` of `BilldogEng.Analytics.stats/1`, and how many
-      events were given up for it since the last of these events. One for many events, not one for each
-    * `count` of `:missed` - flushes that had no `:start` and no `:stop`, since handlers are slower than the
-      flushes and a bound was reached. Drops are never left out
-    * the measurements of `[:billdogeng, :queue]` - as in `BilldogEng.Analytics.stats/1`, `dropped` being the sum;
-      the rates are since the last `measure/1` of the same process, which emits it, and 0.0 in the first one
-
-  Handlers of all but the last run in a process of this library's own, soon after what they are told of: a slow
-  one delays no capture, no flush and no call, only other handlers.
-
-  Where the app has no `:telemetry`, or hasn't started it, nothing is emitted, at no cost.
+  A client emits events for the start and the end of each flush, and for drops. `measure/1` emits
+  `[:billdogeng, :queue]`. [Telemetry events](telemetry.html) lists them with their measurements and metadata.
   """
 
   alias BilldogEng.Analytics
@@ -124,15 +85,19 @@ defmodule BilldogEng.Telemetry do
 
   @doc group: "Handlers"
   @doc """
-  Captures what Phoenix and LiveView tell, as at most one event for each thing that happened:
+  Captures the telemetry of Phoenix and LiveView, at most one event for each thing that happened:
 
-  | event | when | properties |
-  |---|---|---|
-  | `page_viewed` | a GET that the router dispatched was answered with 2xx and HTML (a HEAD that `Plug.Head` has made a GET, too); a LiveView was navigated to, or patched to another path, and redirects nowhere | `route`, `via` (`"request"`, `"navigate"`, `"patch"`), `controller` or `view`, `action`, `duration_ms` |
-  | `request_failed` | an error page of 400 or more was rendered for what an action raised, threw or exited with | `status`, `method`, `route`, `error` (the exception's module) |
-  | `live_event` | a LiveView or component handled an event of the browser's | `event`, `view`, `component`, `route`, `duration_ms` |
-  | `live_view_failed` | a callback of a connected LiveView raised | `callback`, `event`, `view`, `component`, `route`, `error` |
-  | `channel_joined` | a channel of the app's was joined | `channel`, `topic` (what is after its `:` as `*`), `duration_ms` |
+    * `page_viewed` - a GET that the router dispatched returned 2xx and HTML (also a HEAD that `Plug.Head` turned into a
+      GET), or a LiveView was navigated to, or patched to another path, and redirects nowhere. Properties: `route`, `via`
+      (`"request"`, `"navigate"` or `"patch"`), `controller` or `view`, `action`, `duration_ms`
+    * `request_failed` - an action raised, threw or exited, and an error page with status 400 or more was rendered.
+      Properties: `status`, `method`, `route`, `error` (the exception's module)
+    * `live_event` - a LiveView or component handled an event of the browser. Properties: `event`, `view`, `component`,
+      `route`, `duration_ms`
+    * `live_view_failed` - a callback of a connected LiveView raised. Properties: `callback`, `event`, `view`,
+      `component`, `route`, `error`
+    * `channel_joined` - a channel of the app was joined. Properties: `channel`, `topic` (the text after `:` as `*`),
+      `duration_ms`
 
   Parameters, queries, headers, bodies, addresses and the messages of exceptions are in none of them; `route` is
   the router's pattern, such as `/users/:id`. A LiveView's page is counted where it is shown: by its request, and
