@@ -95,9 +95,11 @@ defmodule Bench.Encode do
     ns =
       time(fn ->
         repeat(times, fn ->
-          case Native.capture(client, "u", "e", properties, %{}, nil, nil) do
+          event = {"u", "e", properties, %{}, nil}
+
+          case Native.capture(client, :event, event, nil) do
             :ok -> :ok
-            :dirty -> :ok = Native.capture_dirty(client, "u", "e", properties, %{}, nil, nil)
+            :dirty -> :ok = Native.capture_dirty(client, :event, event, nil)
           end
         end)
       end)

@@ -178,7 +178,7 @@ defmodule Storm do
     busy = :zlib.gzip(~s({"success":false,"error":{"code":"BUSY","message":"busy"}}))
     quota = :zlib.gzip(~s({"success":true,"quota_limited":["events"]}))
 
-    [
+    often = [
       &if(&1.body =~ ~s("bad":true), do: {:status, 400}, else: :ok),
       {:status, 401},
       {:status, 500},
@@ -186,7 +186,6 @@ defmodule Storm do
       {:status, 503, gzip, busy},
       # Nothing of the batch is stored: only the compressed body shows it.
       {:status, 200, gzip, busy},
-      {:status, 200, gzip, quota},
       {:status, 429, [{"retry-after", "1"}]},
       :hang,
       :reset,
@@ -195,6 +194,9 @@ defmodule Storm do
       # Later than the client waits: what was accepted arrives once more.
       {:delay, 1_500}
     ]
+
+    # The next client is the first that takes events again, so this is to be seldom.
+    Enum.concat(List.duplicate(often, 4)) ++ [{:status, 200, gzip, quota}]
   end
 
   defp count(table, arrivals) do
@@ -315,7 +317,7 @@ defmodule Storm do
 
   defp ended do
     receive do
-      {:billdogeng_ended, :event, _stopped, stats, _untold} -> stats
+      {:billdogeng_ended, _owner, :event, _stopped, stats, _unlogged} -> stats
     after
       30_000 -> raise "a client has not ended"
     end

@@ -154,7 +154,7 @@ defmodule BilldogEng.BudgetTest do
     test "a shared term of #{levels} levels is in no message to a process, and in no table" do
       server = spawn_link(fn -> Process.sleep(:infinity) end)
 
-      :persistent_term.erase({BilldogEng.Log.Warning, :large_message})
+      :persistent_term.erase({BilldogEng.Log.Writer, :large_message})
 
       assert capture_log(fn ->
                bounded(fn -> Analytics.capture(server, "u", "e", %{v: shared(unquote(levels) + 10)}) end)

@@ -234,7 +234,8 @@ defmodule BilldogEng.UpgradeTest do
 
   test "a person update while the VM stops is counted as stopped, also the first one of a client" do
     script = """
-    alias BilldogEng.{Analytics, Native}
+    alias BilldogEng.Analytics
+    alias BilldogEng.Client.Native
     {:ok, client} = Analytics.start_link(api_key: "key", host: "#{nobody()}", shutdown_timeout: 0)
     Native.drain_all()
     wait = fn wait -> if Native.draining() > 0, do: (Process.sleep(10); wait.(wait)) end

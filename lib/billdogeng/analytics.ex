@@ -36,12 +36,9 @@ defmodule BilldogEng.Analytics do
   """
 
   alias BilldogEng.Error
-  alias BilldogEng.Client.{Hooks, Missing, Native, Options, Owner, PersonUpdate, Stats}
+  alias BilldogEng.Client.{Capture, Missing, Native, Options, Owner, PersonUpdate, Remote, Stats}
   alias BilldogEng.Exceptions
-  alias BilldogEng.Log.Writer
-  alias BilldogEng.Terms.{Budget, Normaliser}
-
-  alias BilldogEng.Test.Store
+  alias BilldogEng.Terms.Budget
 
   @not_live "the client was started with mode: :disabled or without a key, and has nothing to send with: " <>
               "start it with mode: :live and a key, and switch it off by set_mode/2"
@@ -188,12 +185,9 @@ defmodule BilldogEng.Analytics do
   @spec capture(server(), term(), term(), term(), term(), keyword()) :: :ok
   def capture(server, distinct_id, event, properties \\ %{}, groups \\ %{}, opts \\ [])
 
-  def capture(pid, distinct_id, event, properties, groups, []) when is_pid(pid) and node(pid) == node() do
-    local(pid, distinct_id, event, properties, groups, nil, :with_groups)
-  end
-
   def capture(server, distinct_id, event, properties, groups, opts) do
-    dispatch(server, distinct_id, event, properties, groups, timestamp(opts), :with_groups)
+    event = {distinct_id, event, properties, groups, Capture.timestamp(opts)}
+    Capture.event(unwrap(server), event, :with_groups)
   end
 
   @doc group: "Users and groups"
@@ -216,8 +210,8 @@ defmodule BilldogEng.Analytics do
   """
   @spec identify(server(), term(), term(), keyword()) :: :ok
   def identify(server, distinct_id, properties \\ %{}, opts \\ []) do
-    properties = properties |> identified() |> set_once(opts)
-    dispatch(server, distinct_id, "$identify", properties, %{}, nil, :raw)
+    properties = properties |> Capture.identified() |> Capture.set_once(opts)
+    raw(server, distinct_id, "$identify", properties)
   end
 
   @doc group: "Users and groups"
@@ -251,39 +245,7 @@ defmodule BilldogEng.Analytics do
   """
   @spec set_person_properties(server(), term(), term()) :: :ok
   def set_person_properties(server, distinct_id, operations) do
-    update_person(server, distinct_id, PersonUpdate.operations(operations))
-  catch
-    kind, reason -> give_up(server, &PersonUpdate.give_up(&1, reason(kind, reason)))
-  end
-
-  @doc false
-  def update_person(server, distinct_id, operations) do
-    case whereis(unwrap(server)) do
-      pid when is_pid(pid) and node(pid) == node() ->
-        with :no_client <- PersonUpdate.hand_in(pid, distinct_id, operations),
-             do: GenServer.cast(pid, {:set_person_properties, distinct_id, operations})
-
-      nil ->
-        Missing.count(unwrap(server))
-
-      # By no message: a client of the original's kind that runs there would end by it.
-      remote ->
-        if copied?(operations),
-          do: spawn(fn -> update_person_there(remote, distinct_id, operations) end)
-    end
-
-    :ok
-  catch
-    _, _ -> :ok
-  end
-
-  defp update_person_there(remote, distinct_id, operations) do
-    :erpc.call(node_of(remote), __MODULE__, :update_person, [there(remote), distinct_id, operations])
-  catch
-    _, _ ->
-      node = node_of(remote)
-
-      Writer.once({:remote_person, node}, {:remote_person, node})
+    PersonUpdate.capture(unwrap(server), distinct_id, operations)
   end
 
   @doc group: "Users and groups"
@@ -297,7 +259,7 @@ defmodule BilldogEng.Analytics do
   @spec group_identify(server(), term(), term(), term()) :: :ok
   def group_identify(server, group_type, group_key, properties \\ %{}) do
     properties = %{"$group_type" => group_type, "$group_key" => group_key, "$group_set" => properties}
-    dispatch(server, group_key, "$groupidentify", properties, %{}, nil, :raw)
+    raw(server, group_key, "$groupidentify", properties)
   end
 
   @doc group: "Users and groups"
@@ -310,9 +272,11 @@ defmodule BilldogEng.Analytics do
   """
   @spec alias(server(), term(), term()) :: :ok
   def alias(server, distinct_id, alias) do
-    properties = %{"alias" => alias, "distinct_id" => distinct_id}
-    dispatch(server, distinct_id, "$create_alias", properties, %{}, nil, :raw)
+    raw(server, distinct_id, "$create_alias", %{"alias" => alias, "distinct_id" => distinct_id})
   end
+
+  defp raw(server, distinct_id, event, properties),
+    do: Capture.event(unwrap(server), {distinct_id, event, properties, %{}, nil}, :raw)
 
   @doc group: "Captures"
   @doc """
@@ -336,14 +300,10 @@ defmodule BilldogEng.Analytics do
   """
   @spec capture_exception(server(), term(), term(), Exception.stacktrace(), term()) :: :ok
   def capture_exception(server, distinct_id, exception, stacktrace, properties \\ %{}) do
-    capture(
-      server,
-      distinct_id,
-      "$exception",
-      Exceptions.Event.captured(exception, stacktrace, properties)
-    )
-  catch
-    kind, reason -> give_up(server, &Native.give_up(&1, reason(kind, reason)))
+    Capture.guard(unwrap(server), :event, fn ->
+      properties = Exceptions.Event.captured(exception, stacktrace, properties)
+      capture(server, distinct_id, "$exception", properties)
+    end)
   end
 
   # ── calls ──
@@ -423,13 +383,8 @@ defmodule BilldogEng.Analytics do
       %{purged: 1}
   """
   @spec purge(server()) :: :ok | {:error, Error.t()}
-  def purge(server) do
-    case whereis(unwrap(server)) do
-      pid when is_pid(pid) and node(pid) == node() -> GenServer.call(pid, :purge, :infinity)
-      nil -> no_client(server, :purge)
-      remote -> remote_call(remote, :purge, server)
-    end
-  end
+  def purge(server),
+    do: Remote.run(unwrap(server), {__MODULE__, :purge, []}, &GenServer.call(&1, :purge, :infinity))
 
   @doc group: "Delivery"
   @doc """
@@ -454,22 +409,9 @@ defmodule BilldogEng.Analytics do
   """
   @spec set_mode(server(), :live | :disabled) :: :ok | {:error, Error.t()}
   def set_mode(server, mode) when mode in [:live, :disabled] do
-    server = unwrap(server)
-
-    case whereis(server) do
-      pid when is_pid(pid) and node(pid) == node() ->
-        case Native.set_mode(pid, mode) do
-          :ok -> :ok
-          :error -> {:error, Error.new(@not_live, 0, "NOT_LIVE")}
-          :no_client -> no_client(server, :set_mode)
-        end
-
-      nil ->
-        no_client(server, :set_mode)
-
-      remote ->
-        remote_call(remote, :set_mode, server, [mode])
-    end
+    Remote.run(unwrap(server), {__MODULE__, :set_mode, [mode]}, fn pid ->
+      with :error <- Native.set_mode(pid, mode), do: {:error, Error.new(@not_live, 0, "NOT_LIVE")}
+    end)
   end
 
   def set_mode(_server, mode) do
@@ -488,27 +430,7 @@ defmodule BilldogEng.Analytics do
       %{}
   """
   @spec stats(server()) :: stats()
-  def stats(server) do
-    server = unwrap(server)
-
-    case whereis(server) do
-      pid when is_pid(pid) and node(pid) == node() ->
-        # A client knows its accounts once its spool is open, and its process answers from then on.
-        counters =
-          with :no_client <- Native.stats(pid),
-               :no_client <- GenServer.call(pid, :stats, :infinity),
-               # Its process is there still, while the VM stops.
-               do: no_client(server, :stats)
-
-        Stats.from_native(counters)
-
-      nil ->
-        no_client(server, :stats)
-
-      remote ->
-        remote_call(remote, :stats, server)
-    end
-  end
+  def stats(server), do: Remote.run(unwrap(server), {__MODULE__, :stats, []}, &Stats.of/1)
 
   @doc group: "State"
   @doc """
@@ -526,199 +448,9 @@ defmodule BilldogEng.Analytics do
   @spec missing() :: %{optional(term()) => pos_integer()}
   def missing, do: Missing.counts()
 
-  # ── the way of an event ──
-
-  @doc false
-  # Of an event that came by message: to the client of this very process, or nowhere.
-  def enqueue(owner, distinct_id, event, properties, groups, kind) do
-    case native(owner, distinct_id, event, properties, groups, nil, kind) do
-      {:event, event} -> file(owner, event)
-      _ -> :ok
-    end
-  end
-
-  defp dispatch(server, distinct_id, event, properties, groups, timestamp, kind) do
-    case whereis(unwrap(server)) do
-      pid when is_pid(pid) and node(pid) == node() ->
-        local(pid, distinct_id, event, properties, groups, timestamp, kind)
-
-      nil ->
-        Missing.count(unwrap(server))
-
-      remote ->
-        if timestamp,
-          do: Writer.once(:remote_timestamp, :remote_timestamp)
-
-        message(remote, distinct_id, event, properties, groups, kind)
-    end
-  catch
-    _, _ -> :ok
-  end
-
-  # No client: the process is the original's, or gone.
-  defp local(pid, distinct_id, event, properties, groups, timestamp, kind) do
-    case native(pid, distinct_id, event, properties, groups, timestamp, kind) do
-      :ok -> :ok
-      :no_client -> message(pid, distinct_id, event, properties, groups, kind)
-      {:event, event} -> file(pid, event)
-    end
-  end
-
-  # Its client counts it as delivered already.
-  defp file(pid, event) do
-    Store.file(pid, event)
-  catch
-    _, _ ->
-      Native.disown(pid)
-      :ok
-  end
-
-  defp message(server, distinct_id, event, properties, _groups, :raw) do
-    cast(server, {:enqueue, distinct_id, event, {:raw, properties}})
-  end
-
-  defp message(server, distinct_id, event, properties, groups, :with_groups) do
-    cast(server, {:enqueue, distinct_id, event, {:with_groups, properties, groups}})
-  end
-
-  defp cast(server, message), do: if(copied?(message), do: GenServer.cast(server, message), else: :ok)
-
-  # Of a term with shared parts a message is many times as large: it could take all the VM's memory.
-  defp copied?(term) do
-    if Budget.walk_copied(term, Budget.most()) >= 0 do
-      true
-    else
-      Writer.once(:large_message, {:message_too_large, Budget.most()})
-      false
-    end
-  end
-
-  # Of a client that the event didn't come to. What fails here must not fail the caller.
-  defp give_up(server, give_up) do
-    pid = whereis(unwrap(server))
-    if is_pid(pid) and node(pid) == node(), do: give_up.(pid)
-    :ok
-  catch
-    _, _ -> :ok
-  end
-
-  defp reason(:throw, {Normaliser, :too_large}), do: :too_large
-  defp reason(_kind, _reason), do: :failed
-
-  # Whatever fails on the way, the event is in the client's accounts.
-  defp native(pid, distinct_id, event, properties, groups, timestamp, kind) do
-    encoded(pid, distinct_id, event, properties, groups, timestamp, kind)
-  catch
-    kind, reason ->
-      give_up(pid, &Native.give_up(&1, reason(kind, reason)))
-      :ok
-  end
-
-  defp encoded(pid, distinct_id, event, properties, groups, timestamp, kind) do
-    case Native.capture(pid, distinct_id, event, properties, groups, timestamp, nil) do
-      :dirty -> dirty(pid, distinct_id, event, properties, groups, timestamp, :hooked)
-      :normalise -> normalised(pid, distinct_id, event, properties, groups, timestamp)
-      :hooks -> hooked(pid, {distinct_id, event, properties, groups, timestamp}, kind)
-      taken -> taken
-    end
-  end
-
-  defp hooked(pid, event, kind) do
-    case Hooks.run(Hooks.of(pid), pid, event, kind) do
-      {:ok, {distinct_id, name, properties, groups, timestamp}} ->
-        case Native.capture(pid, distinct_id, name, properties, groups, timestamp, :hooked) do
-          :dirty -> dirty(pid, distinct_id, name, properties, groups, timestamp, :hooked)
-          :normalise -> normalised(pid, distinct_id, name, properties, groups, timestamp)
-          taken -> taken
-        end
-
-      {:drop, reason} ->
-        Native.give_up(pid, reason)
-    end
-  end
-
-  defp dirty(pid, distinct_id, event, properties, groups, timestamp, marker) do
-    case Native.capture_dirty(pid, distinct_id, event, properties, groups, timestamp, marker) do
-      :normalise -> normalised(pid, distinct_id, event, properties, groups, timestamp)
-      taken -> taken
-    end
-  end
-
-  defp normalised(pid, distinct_id, event, properties, groups, timestamp) do
-    marker = make_ref()
-
-    [id, name, properties, groups] =
-      Normaliser.run([distinct_id, event, properties, groups], marker, Native.max_event_bytes(pid))
-
-    case Native.capture(pid, id, name, properties, groups, timestamp, marker) do
-      :dirty -> Native.capture_dirty(pid, id, name, properties, groups, timestamp, marker)
-      taken -> taken
-    end
-  end
-
-  # As the original's `Map.merge(%{"$set" => properties}, properties)`.
-  defp identified(properties) when is_map(properties) and not is_struct(properties) do
-    Map.put_new(properties, "$set", properties)
-  end
-
-  defp identified([]), do: []
-
-  defp identified(properties) do
-    if Keyword.keyword?(properties),
-      do: properties |> Map.new() |> identified(),
-      else: %{"$set" => properties}
-  end
-
-  defp set_once(properties, []), do: properties
-
-  defp set_once(properties, opts) do
-    case if(Keyword.keyword?(opts), do: Keyword.split(opts, [:set_once])) do
-      {[{:set_once, value} | _], []} ->
-        properties |> Map.new() |> Map.put("$set_once", value)
-
-      _ ->
-        Writer.once(:identify, :identify_options)
-        properties
-    end
-  end
-
-  defp timestamp([]), do: nil
-
-  defp timestamp(opts) do
-    case opts[:timestamp] do
-      nil -> nil
-      %DateTime{} = time -> DateTime.to_unix(time, :millisecond)
-      %NaiveDateTime{} = time -> time |> DateTime.from_naive!("Etc/UTC") |> DateTime.to_unix(:millisecond)
-      ms when is_integer(ms) and ms >= -0x8000_0000_0000_0000 and ms < 0x8000_0000_0000_0000 -> ms
-      other -> no_timestamp(other)
-    end
-  catch
-    _, _ -> no_timestamp(opts)
-  end
-
-  # The event counts for more than its time.
-  defp no_timestamp(other) do
-    Writer.once(:timestamp, {:timestamp_invalid, kind_of(other)})
-    nil
-  end
-
-  # What it is, for what it says may be anybody's.
-  defp kind_of(%module{}), do: "a #{inspect(module)}"
-  defp kind_of(term) when is_binary(term), do: "a string"
-  defp kind_of(term) when is_number(term), do: "a number"
-  defp kind_of(term) when is_atom(term), do: "an atom"
-  defp kind_of(term) when is_list(term), do: "a list"
-  defp kind_of(term) when is_map(term), do: "a map"
-  defp kind_of(_term), do: "another term"
-
-  # ── servers ──
-
-  defp unwrap(%BilldogEng{analytics: server}), do: server
+  # The struct of `BilldogEng.new/2`.
+  defp unwrap(%_{analytics: server}), do: server
   defp unwrap(server), do: server
-
-  defp whereis(pid) when is_pid(pid), do: pid
-  defp whereis({name, node}) when is_atom(name) and node == node(), do: Process.whereis(name)
-  defp whereis(server), do: GenServer.whereis(server)
 
   defp call(server, request, timeout), do: server |> unwrap() |> GenServer.call(request, timeout)
 
@@ -735,19 +467,4 @@ defmodule BilldogEng.Analytics do
               "invalid value for :timeout: expected milliseconds as an integer from 0, or :infinity, got: #{Budget.inspect(other)}"
     end
   end
-
-  defp no_client(server, request), do: exit({:noproc, {GenServer, :call, [server, request, :infinity]}})
-
-  # What the original's messages have no word for is asked of this module there.
-  defp remote_call(remote, function, server, args \\ []) do
-    :erpc.call(node_of(remote), __MODULE__, function, [there(remote) | args])
-  catch
-    _, _ -> no_client(server, function)
-  end
-
-  defp node_of(pid) when is_pid(pid), do: node(pid)
-  defp node_of({_name, node}), do: node
-
-  defp there(pid) when is_pid(pid), do: pid
-  defp there({name, _node}), do: name
 end

@@ -1,18 +1,16 @@
 defmodule BilldogEng.Client.Hooks do
   @moduledoc false
-  # What the app has done to its events in Elixir before they are encoded: `:global_properties`, `:context`,
-  # `:before_send`. Clients without any of them never come here.
+  # What an app changes in its events before they are encoded: `:global_properties`, `:context`, `:before_send`. The
+  # captures of clients without any of them do not run this.
 
   alias BilldogEng.Context
-  alias BilldogEng.Client.{Native, PidTable}
+  alias BilldogEng.Client.Native
   alias BilldogEng.Log.Failure
-  alias BilldogEng.Terms.Budget
-  alias BilldogEng.Client.Hooks.Shared
 
   defstruct [:before_send, :global_properties, :group_type_index, :context]
 
   @doc false
-  # nil where there is nothing to do.
+  # Returns nil if there is nothing to do.
   def new(before_send, global_properties, group_type_index, context \\ false) do
     if before_send || global_properties || context do
       %__MODULE__{
@@ -24,44 +22,13 @@ defmodule BilldogEng.Client.Hooks do
     end
   end
 
-  # Terms of hooks that are copied at each capture; larger ones are read without a copy.
-  @copied 200
-
-  @doc false
-  # Those of a client, in a table by its pid. The native library has them too, in the external format, which takes
-  # three times as long to read.
-  def of(pid) do
-    case :ets.lookup(__MODULE__, pid) do
-      [{_pid, %__MODULE__{} = hooks}] -> hooks
-      [{_pid, {:shared, key}}] -> :persistent_term.get(key, nil) || Native.hooks(pid)
-      [{_pid, :native}] -> Native.hooks(pid)
-      [] -> pid |> Native.hooks() |> kept(pid)
-    end
-  rescue
-    # No table.
-    ArgumentError -> Native.hooks(pid)
-  end
-
-  defp kept(nil, _pid), do: nil
-
-  defp kept(hooks, pid) do
-    small? = Budget.walk_copied(hooks, @copied) >= 0
-
-    if :ets.insert_new(__MODULE__, {pid, if(small?, do: hooks, else: :native)}) do
-      PidTable.watch(__MODULE__, pid)
-      unless small?, do: Shared.keep(pid)
-    end
-
-    hooks
-  end
-
   # The clients whose hooks the process is running.
   @running :"$billdogeng_hooks"
 
   @doc false
-  # `{:ok, {id, name, properties, groups, timestamp}}`, or `{:drop, reason}`. A capture by a hook of the same client
-  # would run that hook again, without end, and without the hook it would bypass what that takes out.
-  def run(hooks, pid, event, kind) do
+  # Returns `{:ok, event}` or `{:drop, reason}`. Drops a capture by a hook of the same client: to run the hook again would
+  # not end, and to skip it would bypass what it removes.
+  def run(hooks, pid, event, form) do
     running = Process.get(@running, [])
 
     if pid in running do
@@ -70,21 +37,21 @@ defmodule BilldogEng.Client.Hooks do
       Process.put(@running, [pid | running])
 
       try do
-        apply_to(hooks, pid, event, kind)
+        apply_to(hooks, pid, event, form)
       after
         if running == [], do: Process.delete(@running), else: Process.put(@running, running)
       end
     end
   end
 
-  defp apply_to(hooks, pid, {id, name, properties, groups, timestamp}, kind) do
+  defp apply_to(hooks, pid, {id, name, properties, groups, timestamp}, form) do
     properties =
-      if kind == :with_groups,
+      if form == :with_groups,
         do: properties |> with_context(hooks) |> with_globals(hooks, pid),
         else: properties
 
     if hooks.before_send do
-      properties = if kind == :with_groups, do: with_groups(properties, groups, hooks), else: properties
+      properties = if form == :with_groups, do: with_groups(properties, groups, hooks), else: properties
 
       event = %{
         "event_name" => name,
@@ -124,7 +91,7 @@ defmodule BilldogEng.Client.Hooks do
 
   @options [:before_send, :global_properties]
 
-  # Notifies the owner once for each option: a message for each event would fill its mailbox.
+  # Reports one failure for each option of a client: a message for each event would fill its owner's mailbox.
   defp failed(pid, option, failure) do
     if Native.is_first_failure(pid, Enum.find_index(@options, &(&1 == option))),
       do: send(pid, {:hook_failed, option, failure})
@@ -187,7 +154,7 @@ defmodule BilldogEng.Client.Hooks do
   end
 
   @doc false
-  # A capture's own value wins, whether its key is a string or an atom.
+  # Merges `globals` into `properties`, which override them, whether a key is a string or an atom.
   def beneath(globals, properties) when is_map(properties) and not is_struct(properties) do
     Enum.reduce(globals, properties, fn {key, value}, merged ->
       if has?(properties, key), do: merged, else: Map.put(merged, key, value)
@@ -200,7 +167,6 @@ defmodule BilldogEng.Client.Hooks do
     if Keyword.keyword?(properties), do: beneath(globals, Map.new(properties)), else: properties
   end
 
-  # In either spelling.
   defp has?(properties, key) when is_map_key(properties, key), do: true
   defp has?(properties, key) when is_atom(key), do: is_map_key(properties, Atom.to_string(key))
 
@@ -234,7 +200,7 @@ defmodule BilldogEng.Client.Hooks do
 
   defp numbers(groups, index) when is_struct(groups), do: numbers([groups], index)
 
-  # An improper list has no length, and no pairs.
+  # The guard fails for an improper list, which has no pairs.
   defp numbers(groups, index) when is_map(groups) or (is_list(groups) and length(groups) >= 0) do
     for {type, group} <- groups,
         number = Map.get(index, type) || Map.get(index, name(type)),
@@ -245,7 +211,7 @@ defmodule BilldogEng.Client.Hooks do
 
   defp numbers(_groups, _index), do: []
 
-  # The digits of larger integers take quadratic time.
+  # To print larger integers takes quadratic time.
   defp name(type) when is_integer(type) and type not in -0x8000_0000_0000_0000..0x7FFF_FFFF_FFFF_FFFF, do: nil
   defp name(type) when is_atom(type) or is_number(type) or is_binary(type), do: to_string(type)
   defp name(_type), do: nil

@@ -1,7 +1,7 @@
 defmodule BilldogEng.Client.Native do
   @moduledoc false
-  # The functions of the native library, one line each; their documentation is beside their Rust.
-  # A client is named by its owner's pid.
+  # The functions of the native library, one line each; they are documented in Rust. A client is identified by its
+  # owner's pid; its lanes are `:event` and `:person_update`.
 
   @on_load :load
 
@@ -9,9 +9,9 @@ defmodule BilldogEng.Client.Native do
     case load(:code.priv_dir(:billdogeng)) do
       :ok -> :ok
       {:error, {:reload, _}} -> :ok
-      # Over one that runs: that stays, and its clients with it, for a load that fails takes nothing away.
+      # An upgrade that fails leaves the running library and its clients in place.
       {:error, {:upgrade, reason}} -> {:error, to_string(reason)}
-      # Captures must stay harmless and starts must return the cause, so the module is loaded all the same.
+      # Load the module all the same: captures must stay harmless, and starts must return the cause.
       {:error, {_, reason}} -> :persistent_term.put({__MODULE__, :reason}, to_string(reason))
     end
   end
@@ -33,32 +33,25 @@ defmodule BilldogEng.Client.Native do
       "use a release, or mode: :disabled"
   end
 
-  # ── captures: `:ok | :no_client | :dirty | :normalise | :hooks`, of a test's client `{:event, event}` ──
-  # Without the library there are but disabled clients: their events go nowhere.
-  def capture(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: without_library(:ok)
-  def capture_dirty(_owner, _id, _name, _properties, _groups, _timestamp, _marker), do: no_library()
-  def disown(_owner), do: no_library()
-  def give_up(_owner, _reason), do: no_library()
+  # ── captures ──
+  # Without the library all clients are disabled: their captures do nothing.
+  def capture(_owner, _lane, _item, _marker), do: without_library(:ok)
+  def capture_dirty(_owner, _lane, _item, _marker), do: no_library()
+  def drop(_owner, _lane, _reason), do: no_library()
+  def disown(_owner, _lane), do: no_library()
   def is_first_failure(_owner, _kind), do: no_library()
   def now_ms, do: no_library()
   def hooks(_owner), do: no_library()
   def max_event_bytes(_owner), do: no_library()
 
-  # ── person updates: as captures, of a test's client `{:update, update}`; `:no_thread` ──
-  def update_person(_owner, _update, _marker), do: without_library(:ok)
-  def update_person_dirty(_owner, _update, _marker), do: no_library()
-  def give_up_person_update(_owner, _reason), do: no_library()
-  def person_tidings(_owner), do: no_library()
-  def person_tidings_dirty(_owner), do: no_library()
-
   # ── the owner ──
   def start(_options, _hooks, _label), do: no_library()
   def command(_owner, _name, _id), do: no_library()
   def set_mode(_owner, _mode), do: no_library()
-  def tidings(_owner), do: no_library()
-  def tidings_dirty(_owner), do: no_library()
+  def updates(_owner, _lane), do: no_library()
+  def updates_dirty(_owner, _lane), do: no_library()
   def stats(_owner), do: without_library(:no_client)
-  def told_drops(_owner, _kind, _reason, _count), do: no_library()
+  def reported_drops(_owner, _lane, _reason, _count), do: no_library()
 
   # ── the reporter ──
   def report_to_me, do: no_library()
@@ -79,7 +72,7 @@ defmodule BilldogEng.Client.Native do
   # ── JSON ──
   def json_decode(_json), do: no_library()
 
-  # Dialyzer takes the value of a stub for all that the NIF returns, unless it cannot see it.
+  # Read at run time: Dialyzer would take a value that it can see for the only one that the NIF returns.
   defp without_library(value), do: :persistent_term.get({__MODULE__, :none}, value)
 
   defp no_library do

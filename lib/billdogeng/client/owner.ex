@@ -8,8 +8,8 @@ defmodule BilldogEng.Client.Owner do
 
   use GenServer
 
-  alias BilldogEng.{Analytics, Error}
-  alias BilldogEng.Client.{Missing, Native, Options, PersonUpdate, Reporter}
+  alias BilldogEng.Client.{Capture, Missing, Native, Options, PersonUpdate, Reporter}
+  alias BilldogEng.Error
   alias BilldogEng.Log.{Notices, Writer}
   alias BilldogEng.Telemetry.Emitter
   alias BilldogEng.Test.Store
@@ -46,6 +46,7 @@ defmodule BilldogEng.Client.Owner do
          :ok <- Reporter.ensure_started(),
          :ok <- if(options.mode == :test, do: Store.ensure_started(), else: :ok),
          {:ok, handle} <- start(options),
+         :ok <- Reporter.keep_name(if(options.mode == :live, do: name)),
          :ok <- register(name) do
       await_spool(options)
       Missing.found(name)
@@ -101,18 +102,18 @@ defmodule BilldogEng.Client.Owner do
 
   @impl true
   def handle_cast({:enqueue, distinct_id, event, {:with_groups, properties, groups}}, state) do
-    Analytics.enqueue(self(), distinct_id, event, properties, groups, :with_groups)
+    Capture.item(self(), :event, {distinct_id, event, properties, groups, nil}, :with_groups)
     {:noreply, state}
   end
 
   def handle_cast({:enqueue, distinct_id, event, {:raw, properties}}, state) do
-    Analytics.enqueue(self(), distinct_id, event, properties, %{}, :raw)
+    Capture.item(self(), :event, {distinct_id, event, properties, %{}, nil}, :raw)
     {:noreply, state}
   end
 
-  # Not the original's: of a caller that found no client of this process.
+  # Not the original's: from a caller that found no client of this process.
   def handle_cast({:set_person_properties, distinct_id, operations}, state) do
-    PersonUpdate.hand_in(self(), distinct_id, operations)
+    PersonUpdate.enqueue(self(), distinct_id, operations)
     {:noreply, state}
   end
 
@@ -128,11 +129,16 @@ defmodule BilldogEng.Client.Owner do
   def handle_call(_other, _from, state), do: {:noreply, state}
 
   @impl true
-  def handle_info(:billdogeng_news, state) do
-    case tidings() do
-      {_, _, _, _} = tidings ->
-        state = heard(tidings, :event, state)
-        {:noreply, heard(person_tidings(), :person_update, state)}
+  def handle_info({:billdogeng_updates, lane}, state) do
+    # To make terms of long ones takes a dirty scheduler.
+    case with(:dirty <- Native.updates(self(), lane), do: Native.updates_dirty(self(), lane)) do
+      {notices, missed, sleep, replies} ->
+        now = System.monotonic_time(:millisecond)
+
+        state =
+          state.notices |> Notices.handle(lane, notices, missed, now) |> carry_out(state) |> sleep(sleep)
+
+        {:noreply, Enum.reduce(replies, state, &reply/2)}
 
       :no_client ->
         {:noreply, state}
@@ -170,23 +176,6 @@ defmodule BilldogEng.Client.Owner do
     status = %{state: :idle, next_attempt_in: nil, last_error: nil, last_success: nil}
     none = counts |> Map.put(:dropped, %{}) |> Map.merge(status)
     Map.merge(none, %{mode: :disabled, person_updates: none})
-  end
-
-  # ── tidings: of the flush thread, and of that of person updates ──
-
-  # Long ones are made on a dirty scheduler.
-  defp tidings, do: with(:dirty <- Native.tidings(self()), do: Native.tidings_dirty(self()))
-
-  defp person_tidings do
-    with :dirty <- Native.person_tidings(self()), do: Native.person_tidings_dirty(self())
-  end
-
-  defp heard(nil, :person_update, state), do: state
-
-  defp heard({notices, missed, sleep, replies}, kind, state) do
-    now = System.monotonic_time(:millisecond)
-    state = state.notices |> Notices.handle(kind, notices, missed, now) |> carry_out(state) |> sleep(sleep)
-    Enum.reduce(replies, state, &reply/2)
   end
 
   # ── calls ──
@@ -257,6 +246,6 @@ defmodule BilldogEng.Client.Owner do
   end
 
   defp act({:write, notice}, state), do: Writer.write(notice, state.name)
-  defp act({:logged, lane, reason, count}, _state), do: Native.told_drops(self(), lane, reason, count)
+  defp act({:logged, lane, reason, count}, _state), do: Native.reported_drops(self(), lane, reason, count)
   defp act({:summarise, key, ms}, _state), do: Process.send_after(self(), {:drop_summary, key}, ms)
 end

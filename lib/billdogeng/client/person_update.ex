@@ -1,22 +1,19 @@
 defmodule BilldogEng.Client.PersonUpdate do
   @moduledoc false
-  # An update of a person on its way: from what the app has said to one term, which the native library writes.
+  # Updates of persons: from the app's operations to the term that the native library writes, and its way there.
   #
   #     {"distinct_id": …, "operations": [{"operation": "$set", "key": …, "value": …}, …]}
 
-  alias BilldogEng.Client.Native
+  alias BilldogEng.Client.{Capture, Missing, Remote}
   alias BilldogEng.Log.Writer
   alias BilldogEng.Terms.{Budget, Normaliser}
-  alias BilldogEng.Test.Store
 
-  # In the order in which they are carried out.
+  # In the order in which the ingest carries them out.
   @operations [set: "$set", set_once: "$set_once", add: "$add", append: "$append", unset: "$unset"]
 
-  @doc false
-  # As lists of pairs, whose order the encoder keeps. What isn't an operation is left out, and said once; never
-  # with its value.
-  # Throws as `BilldogEng.Terms.Normaliser.run/3` where a key is too large.
-  def operations(ops), do: Normaliser.within(Budget.most(), fn -> known(ops) end)
+  # Returns lists of pairs, whose order the encoder keeps. Leaves out what is no operation, and logs its name once, never
+  # its value. Throws as `BilldogEng.Terms.Normaliser.run/3` does if a key is too large.
+  defp operations(ops), do: Normaliser.within(Budget.most(), fn -> known(ops) end)
 
   defp known(ops) do
     pairs = pairs(ops)
@@ -53,7 +50,7 @@ defmodule BilldogEng.Client.PersonUpdate do
     []
   end
 
-  # nil where there are none.
+  # Returns nil for any term but a map and a list of pairs.
   defp pairs(map) when is_map(map) and not is_struct(map), do: Map.to_list(map)
   defp pairs(list), do: if(proper?(list) and Enum.all?(list, &pair?/1), do: list)
 
@@ -70,57 +67,52 @@ defmodule BilldogEng.Client.PersonUpdate do
   defp shown(_name), do: "another term"
 
   @doc false
-  # To the client of `pid`: `:ok`, or `:no_client`.
-  def hand_in(_pid, _distinct_id, []), do: :ok
-
-  def hand_in(_pid, nobody, _operations) when nobody in [nil, ""] do
-    Writer.once(:person_without_id, :person_without_id)
-  end
-
-  def hand_in(pid, distinct_id, operations) do
-    case native(pid, distinct_id: distinct_id, operations: operations) do
-      {:update, update} -> Store.file(pid, event(update))
-      :no_thread -> Writer.write(:person_thread)
-      taken -> taken
-    end
+  # Captures an update for the client of `server`. Returns `:ok`, always.
+  def capture(server, distinct_id, operations) do
+    Capture.guard(server, :person_update, fn -> route(server, distinct_id, operations(operations)) end)
   end
 
   @doc false
-  # Counts an update that was dropped on its way.
-  def give_up(pid, reason), do: Native.give_up_person_update(pid, reason)
+  # Called on another node too: with operations as `operations/1` returns them.
+  def route(server, distinct_id, operations) do
+    case Remote.find(server) do
+      {:local, pid} ->
+        with :no_client <- enqueue(pid, distinct_id, operations),
+             do: Remote.cast(pid, {:set_person_properties, distinct_id, operations})
 
-  # Whatever fails on the way, the update is in the client's accounts.
-  defp native(pid, update) do
-    encoded(pid, update)
-  catch
-    {Normaliser, :too_large} -> give_up(pid, :too_large)
-    _, _ -> give_up(pid, :failed)
-  end
+      # Not by a message: a client of the original's kind would crash on it.
+      {:remote, remote} ->
+        if Remote.copyable?({distinct_id, operations}),
+          do: spawn(fn -> route_there(remote, distinct_id, operations) end)
 
-  defp encoded(pid, update) do
-    case Native.update_person(pid, update, nil) do
-      :dirty -> dirty(pid, update)
-      :normalise -> normalised(pid, update)
-      taken -> taken
+      nil ->
+        Missing.count(server)
     end
+
+    :ok
+  catch
+    _, _ -> :ok
   end
 
-  defp dirty(pid, update) do
-    with :normalise <- Native.update_person_dirty(pid, update, nil), do: normalised(pid, update)
+  defp route_there(remote, distinct_id, operations) do
+    Remote.call(remote, __MODULE__, :route, [distinct_id, operations])
+  catch
+    _, _ ->
+      node = if is_pid(remote), do: node(remote), else: elem(remote, 1)
+
+      Writer.once({:remote_person, node}, {:remote_person, node})
   end
 
-  defp normalised(pid, update) do
-    marker = make_ref()
-    Native.update_person_dirty(pid, Normaliser.run(update, marker, Native.max_event_bytes(pid)), marker)
+  @doc false
+  # Captures an update for the client that `pid` owns. Returns `:ok` or `:no_client`.
+  def enqueue(_pid, _distinct_id, []), do: :ok
+
+  def enqueue(_pid, distinct_id, _operations) when distinct_id in [nil, ""] do
+    Writer.once(:person_without_id, :person_without_id)
   end
 
-  # For `BilldogEng.Test`.
-  defp event(%{"distinct_id" => distinct_id} = update) do
-    %{
-      "event_name" => "$set_person_properties",
-      "event_timestamp" => Native.now_ms(),
-      "properties" => Map.delete(update, "distinct_id"),
-      "user_id" => distinct_id
-    }
+  def enqueue(pid, distinct_id, operations) do
+    with :no_thread <- Capture.item(pid, :person_update, distinct_id: distinct_id, operations: operations),
+         do: Writer.write(:person_thread)
   end
 end

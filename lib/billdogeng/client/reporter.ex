@@ -31,16 +31,41 @@ defmodule BilldogEng.Client.Reporter do
     :ok
   end
 
+  # A name is removed so much later than the events of its client end: the person updates can end later.
+  @forget_after :timer.minutes(10)
+
+  @doc false
+  # Keeps the name of the calling process's client for the lines after that process has ended.
+  def keep_name(nil), do: :ok
+
+  def keep_name(name) do
+    :ets.insert(__MODULE__, {self(), name})
+    :ok
+  rescue
+    # The reporter is being replaced: the lines go without the name.
+    ArgumentError -> :ok
+  end
+
   @impl true
   def init([]) do
     Process.flag(:trap_exit, true)
+    :ets.new(__MODULE__, [:named_table, :public, write_concurrency: true])
     if Native.load_error() == nil, do: Native.report_to_me()
     {:ok, nil}
   end
 
   @impl true
-  def handle_info({:billdogeng_ended, lane, stopped, stats, unlogged}, state) do
-    report(lane, stopped, stats, unlogged)
+  def handle_info({:billdogeng_ended, owner, lane, stopped, stats, unlogged}, state) do
+    report(owner, lane, stopped, stats, unlogged)
+
+    if lane == :event and :ets.member(__MODULE__, owner),
+      do: Process.send_after(self(), {:forget_name, owner}, @forget_after)
+
+    {:noreply, state}
+  end
+
+  def handle_info({:forget_name, owner}, state) do
+    :ets.delete(__MODULE__, owner)
     {:noreply, state}
   end
 
@@ -62,7 +87,8 @@ defmodule BilldogEng.Client.Reporter do
   defp wait do
     if Native.draining() > 0 do
       receive do
-        {:billdogeng_ended, lane, stopped, stats, unlogged} -> report(lane, stopped, stats, unlogged)
+        {:billdogeng_ended, owner, lane, stopped, stats, unlogged} ->
+          report(owner, lane, stopped, stats, unlogged)
       after
         100 -> :ok
       end
@@ -75,19 +101,27 @@ defmodule BilldogEng.Client.Reporter do
 
   defp report_all do
     receive do
-      {:billdogeng_ended, lane, stopped, stats, unlogged} ->
-        report(lane, stopped, stats, unlogged)
+      {:billdogeng_ended, owner, lane, stopped, stats, unlogged} ->
+        report(owner, lane, stopped, stats, unlogged)
         report_all()
     after
       0 -> :ok
     end
   end
 
+  defp name(owner) do
+    case :ets.lookup(__MODULE__, owner) do
+      [{_owner, name}] -> name
+      [] -> nil
+    end
+  end
+
   # The owner may have ended before it logged all drops: one line names those that no line has named. Drops that the
   # app asked for need none.
-  defp report(lane, stopped, stats, unlogged) do
+  defp report(owner, lane, stopped, stats, unlogged) do
+    name = name(owner)
     unlogged = Map.drop(unlogged, [:before_send, :purged, :disabled])
-    if stats.queued > 0, do: Writer.write({:ended_with_spool, stats.queued})
+    if stats.queued > 0, do: Writer.write({:ended_with_spool, stats.queued}, name)
 
     if unlogged != %{} do
       {count, reasons} =
@@ -96,7 +130,7 @@ defmodule BilldogEng.Client.Reporter do
           else: {unlogged |> Map.values() |> Enum.sum(), Map.keys(unlogged)}
 
       stats = %{stats | dropped: Map.drop(stats.dropped, [:before_send, :purged])}
-      Writer.write({:ended_with_drops, lane, count, reasons, stats})
+      Writer.write({:ended_with_drops, lane, count, reasons, stats}, name)
     end
   end
 end

@@ -2,10 +2,18 @@ defmodule BilldogEng.Client.Stats do
   @moduledoc false
   # The counters of a client as people and programs read them: times as `DateTime`.
 
+  alias BilldogEng.Client.Native
   alias BilldogEng.Log.Text
 
   @doc false
-  def from_native(%{person_updates: updates} = stats), do: read(%{stats | person_updates: read(updates)})
+  # Returns the counters of the client that `pid` owns, or `:no_client`. A client knows its counters once its spool is
+  # open; its process replies from then on, also while the VM stops.
+  def of(pid) do
+    case with(:no_client <- Native.stats(pid), do: GenServer.call(pid, :stats, :infinity)) do
+      :no_client -> :no_client
+      %{person_updates: updates} = stats -> read(%{stats | person_updates: read(updates)})
+    end
+  end
 
   defp read(stats) do
     %{stats | last_error: error(stats.last_error), last_success: time(stats.last_success)}

@@ -63,12 +63,8 @@ pub fn json(bytes: &[u8]) {
         serde_json::from_slice::<Value>(&out).expect("valid JSON"),
         Value::String(lossy.into_owned())
     );
-    let value = serde_json::from_slice::<Value>(bytes);
-    assert!(value.is_ok() || json::depth(bytes).is_none());
-    if let Ok(Value::Object(object)) = value {
-        for name in ["x", "such a name"] {
-            assert!(!json::has_member(bytes, name) || object.contains_key(name));
-        }
+    if let Some(value) = json::read(bytes) {
+        assert!(json::depth(&value) < 128);
     }
 }
 

@@ -1,20 +1,15 @@
 //! The options of a client and of a single request, as `BilldogEng.Client.Options` passes them; and the NIFs that check
 //! them before anything is sent.
 
+use crate::atoms;
 use crate::encode::GroupIndex;
 use billdogeng::{
     check as core, spool, Config, Endpoint, HttpConfig, PersonProfiles, Proxy, Unusable,
 };
-use rustler::{Atom, Decoder, Encoder, Env, NifResult, Term};
+use rustler::{Atom, Decoder, Encoder, Env, NifResult, NifUnitEnum, Term};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
-
-rustler::atoms! {
-    ok, error, environment,
-    live, test, disabled,
-    always, never, identified_only,
-}
 
 /// The options of a client or of a request: a map from their names in `options/schema.ex` to checked values. The value
 /// of an option without a limit is nil.
@@ -37,7 +32,7 @@ impl<'a> Decoder<'a> for Options<'a> {
 }
 
 /// What becomes of a client's events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, NifUnitEnum)]
 pub enum Mode {
     /// They are sent.
     Live,
@@ -45,25 +40,6 @@ pub enum Mode {
     Test,
     /// They are counted.
     Disabled,
-}
-
-impl Mode {
-    fn of(name: Atom) -> Self {
-        match name {
-            name if name == test() => Self::Test,
-            name if name == disabled() => Self::Disabled,
-            _ => Self::Live,
-        }
-    }
-
-    /// Returns its name in Elixir.
-    pub fn to_atom(self) -> Atom {
-        match self {
-            Self::Live => live(),
-            Self::Test => test(),
-            Self::Disabled => disabled(),
-        }
-    }
 }
 
 /// What an event gets besides its own terms.
@@ -111,7 +87,7 @@ impl<'a> Options<'a> {
             request_timeout: self.duration("request_timeout")?,
             gzip: self.get("gzip")?,
             max_retries: u32::try_from(self.number("max_retries")?).unwrap_or(u32::MAX),
-            proxy: match self.is("proxy", environment())? {
+            proxy: match self.is("proxy", atoms::environment())? {
                 true => Proxy::Environment,
                 false => self
                     .get::<Option<_>>("proxy")?
@@ -146,12 +122,12 @@ impl<'a> Options<'a> {
             shutdown_timeout: self.duration("shutdown_timeout")?,
             suspension: billdogeng::SUSPENSION,
             spool: self.spool()?,
-            spool_sync: self.is("spool_sync", always())?,
+            spool_sync: self.is("spool_sync", atoms::always())?,
             external_sleep: self.get("sleep_fn")?,
             endpoint: Endpoint::Events,
             geoip_resolution_level: self.get("geoip_resolution_level")?,
         };
-        Ok((Mode::of(self.get("mode")?), config, events))
+        Ok((self.get::<Mode>("mode")?, config, events))
     }
 
     fn spool(self) -> Result<Option<spool::Options>, Unreadable> {
@@ -170,9 +146,9 @@ impl<'a> Options<'a> {
 
 fn person_profiles(name: Atom) -> Option<PersonProfiles> {
     match name {
-        name if name == always() => Some(PersonProfiles::Always),
-        name if name == never() => Some(PersonProfiles::Never),
-        name if name == identified_only() => Some(PersonProfiles::IdentifiedOnly),
+        name if name == atoms::always() => Some(PersonProfiles::Always),
+        name if name == atoms::never() => Some(PersonProfiles::Never),
+        name if name == atoms::identified_only() => Some(PersonProfiles::IdentifiedOnly),
         _ => None,
     }
 }
@@ -181,8 +157,8 @@ fn person_profiles(name: Atom) -> Option<PersonProfiles> {
 #[rustler::nif(schedule = "DirtyIo")]
 fn check<'a>(env: Env<'a>, options: Options<'a>) -> NifResult<Term<'a>> {
     Ok(match usable(options) {
-        Ok(()) => ok().encode(env),
-        Err((option, reason)) => (error(), Atom::from_str(env, option)?, reason).encode(env),
+        Ok(()) => atoms::ok().encode(env),
+        Err((option, reason)) => (atoms::error(), Atom::from_str(env, option)?, reason).encode(env),
     })
 }
 

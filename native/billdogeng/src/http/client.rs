@@ -126,7 +126,9 @@ impl Http {
         };
         within(self.timeout, exchange).await.unwrap_or_else(|| {
             let ms = self.timeout.as_millis();
-            Err(Failure::network(format!("no response within request_timeout ({ms} ms)")))
+            Err(Failure::network(format!(
+                "no response within request_timeout ({ms} ms)"
+            )))
         })
     }
 }

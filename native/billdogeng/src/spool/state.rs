@@ -171,10 +171,13 @@ impl Inner {
 
     /// Removes the live events that are in no file, and returns them.
     pub fn leave(&mut self) -> Vec<Range<u64>> {
-        // Events that are being written right now are removed once they are.
-        self.leave_out(self.written..self.live.next());
+        // Events that are being written right now can be in a file soon, so the ledger must have them.
+        let mut absent = self.absent.clone();
+        absent.insert(self.written..self.live.next());
         let runs = self.live.runs(&(0..self.live.next()));
-        let absent: Vec<_> = runs.flat_map(|run| self.absent.within(&run)).collect();
+        let absent: Vec<_> = runs
+            .flat_map(|run| absent.within(&run).collect::<Vec<_>>())
+            .collect();
         for range in &absent {
             self.remove(range.clone());
         }

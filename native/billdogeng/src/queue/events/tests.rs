@@ -1,4 +1,5 @@
 use super::*;
+use std::collections::BTreeMap;
 
 fn events(queue: &mut Queue, max: usize, bytes: usize) -> String {
     let mut out = Vec::new();
@@ -183,51 +184,147 @@ fn a_batch_splits_into_halves_with_their_own_numbers() {
     assert_eq!(events(&mut queue, 9, usize::MAX), "1,2,3,4,5,6,7,8");
 }
 
-/// Against a plain list, over many random runs: whatever is pushed, taken, put back and dropped.
 #[test]
-fn it_behaves_as_a_plain_list_does() {
-    for seed in 0..200 {
+fn a_batch_has_an_event_and_no_more_than_fit() {
+    let mut queue = filled(9);
+    assert_eq!(events(&mut queue, 0, 0), "0");
+    assert_eq!(events(&mut queue, 9, 6), "1,2,3");
+    assert_eq!(events(&mut queue, 9, 7), "4,5,6,7");
+}
+
+#[test]
+fn a_read_stops_after_the_event_that_reaches_its_bytes() {
+    let queue = filled(9);
+    for (max_bytes, next) in [(0, 2), (1, 3), (2, 3), (3, 4)] {
+        assert_eq!(queue.read(2, max_bytes, |_, _| ()), next);
+    }
+}
+
+#[test]
+fn small_events_are_kept_in_chunks_of_one_size() {
+    let mut queue = Queue::default();
+    (0..300).for_each(|_| queue.push(vec![b'x'; 999].into()));
+    let sizes: Vec<_> = queue.chunks.iter().map(Bytes::len).collect();
+    assert_eq!(sizes, [CHUNK / 1000 * 1000; 4]);
+}
+
+/// The events that are queued, by their numbers.
+type Model = BTreeMap<u64, String>;
+
+fn text(batch: &Batch) -> String {
+    let mut out = Vec::new();
+    batch.write_to(&mut out);
+    String::from_utf8(out).unwrap()
+}
+
+fn assert_same(queue: &Queue, model: &Model) {
+    assert_eq!(
+        (queue.len(), queue.is_empty()),
+        (model.len(), model.is_empty())
+    );
+    assert_eq!(
+        queue.bytes(),
+        model.values().map(String::len).sum::<usize>()
+    );
+    let head = model.keys().next().copied();
+    assert_eq!(queue.head(), head.unwrap_or(queue.next()));
+    for from in [0, (queue.head() + queue.next()) / 2] {
+        let mut read = Vec::new();
+        let next = queue.read(from, usize::MAX, |number, event| {
+            read.push((number, String::from_utf8_lossy(event).into_owned()));
+        });
+        assert_eq!(next, queue.next());
+        let expected = model.range(from..).map(|(at, event)| (*at, event.clone()));
+        assert!(expected.eq(read));
+    }
+    let copied = queue.copy_of_any();
+    assert_eq!(copied.is_some(), !model.is_empty());
+    copied.iter().for_each(|copy| {
+        assert_eq!(text(copy), model[&copy.numbers().start]);
+    });
+}
+
+/// The oldest events as far as they fit and their numbers follow each other, taken off the model.
+fn oldest(model: &mut Model, max_events: usize, max_bytes: usize) -> Vec<(u64, String)> {
+    let mut taken: Vec<(u64, String)> = Vec::new();
+    let mut bytes = 0;
+    while let Some(entry) = model.first_entry() {
+        let follows = taken
+            .last()
+            .is_none_or(|(last, _)| *entry.key() == last + 1);
+        let fits = taken.len() < max_events && bytes + entry.get().len() <= max_bytes;
+        if !taken.is_empty() && !(follows && fits) {
+            break;
+        }
+        bytes += entry.get().len() + 1;
+        taken.push(entry.remove_entry());
+    }
+    taken
+}
+
+/// Puts a batch back but for some of its events, which leave gaps.
+fn put_back_some(queue: &mut Queue, batch: Batch, model: &mut Model, random: &mut fastrand::Rng) {
+    let mut rest = Some(batch);
+    while let Some(batch) = rest.take().filter(|batch| batch.len() > 0) {
+        let (older, newest) = match batch.len() {
+            1 => (None, batch),
+            len => {
+                let (older, newest) = batch.split_at(len - 1);
+                (Some(older), newest)
+            }
+        };
+        if random.u8(..4) > 0 {
+            model.insert(newest.numbers().start, text(&newest));
+            queue.put_back(newest);
+        }
+        rest = older;
+    }
+}
+
+/// Over many random runs: whatever is pushed, taken, put back with gaps, dropped and removed.
+#[test]
+fn it_behaves_as_a_map_from_numbers_to_events() {
+    for seed in 0..20 {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut queue = Queue::default();
-        let mut model: VecDeque<String> = VecDeque::new();
+        let mut model = Model::new();
         for n in 0..400 {
-            match random.u8(..10) {
+            match random.u8(..12) {
                 0..=5 => {
-                    let large = if random.u8(..40) == 0 { 40 } else { 1 };
-                    let event = format!("{n}{}", "z".repeat(large * random.usize(..3000)));
-                    if large > 1 {
-                        queue.push(event.clone().into_bytes().into());
-                    } else {
-                        queue.push(event.as_bytes().into());
+                    let large = if random.u8(..40) == 0 { 400 } else { 1 };
+                    let event = format!("{n}{}", "z".repeat(large * random.usize(..300)));
+                    model.insert(queue.next(), event.clone());
+                    let event = event.into_bytes();
+                    match random.bool() {
+                        true => queue.push(event.into()),
+                        false => queue.push((&event).into()),
                     }
-                    model.push_back(event);
                 }
                 6 => {
-                    assert_eq!(
-                        queue.drop_oldest().is_some(),
-                        model.pop_front().is_some(),
-                        "seed {seed}"
-                    );
+                    let dropped = model.pop_first().map(|(number, _)| number);
+                    assert_eq!(queue.drop_oldest(), dropped, "seed {seed}");
                 }
                 7 => {
-                    if let Some(batch) = queue.take(random.usize(1..9), random.usize(..9000)) {
-                        let (older, newer) = batch.split();
-                        queue.put_back(newer);
-                        queue.put_back(older);
-                    }
+                    let number = random.u64(..queue.next() + 2);
+                    let removed = model.remove(&number).is_some();
+                    assert_eq!(queue.remove(number), removed, "seed {seed}");
                 }
-                _ => {
-                    let max = random.usize(1..9);
-                    if let Some(batch) = queue.take(max, usize::MAX) {
-                        let mut out = Vec::new();
-                        batch.write_to(&mut out);
-                        let expected: Vec<_> = model.drain(..batch.len()).collect();
-                        assert_eq!(String::from_utf8(out).unwrap(), expected.join(","));
+                kind => {
+                    let (max, bytes) = (random.usize(1..9), random.usize(..1000));
+                    let expected = oldest(&mut model, max, bytes);
+                    let batch = queue.take(max, bytes);
+                    assert_eq!(batch.is_some(), !expected.is_empty());
+                    let Some(batch) = batch else { continue };
+                    let first = expected[0].0;
+                    assert_eq!(batch.numbers(), first..first + expected.len() as u64);
+                    let events: Vec<_> = expected.into_iter().map(|(_, event)| event).collect();
+                    assert_eq!(text(&batch), events.join(","), "seed {seed}");
+                    if kind < 11 {
+                        put_back_some(&mut queue, batch, &mut model, &mut random);
                     }
                 }
             }
-            assert_eq!(queue.len(), model.len(), "seed {seed}");
-            assert_eq!(queue.bytes(), model.iter().map(String::len).sum::<usize>());
+            assert_same(&queue, &model);
         }
     }
 }
