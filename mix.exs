@@ -60,6 +60,7 @@ defmodule BilldogEng.MixProject do
   defp docs do
     [
       main: "readme",
+      api_reference: false,
       source_url: @source_url,
       source_ref: "v#{version()}",
       extras: [{"README.md", title: "Overview"} | Enum.flat_map(pages(), &elem(&1, 1))],
