@@ -9,7 +9,7 @@ defmodule BilldogEng.ReadmeTest do
     for [_, block] <- Regex.scan(~r/^```#{language}\n(.*?)^```$/ms, @readme), do: block
   end
 
-  test "its first lines print what it says" do
+  test "its first lines print the block below them" do
     [first | _] = blocks("elixir")
     [printed | _] = blocks("text")
     assert length(String.split(first, "\n", trim: true)) == 5
