@@ -37,6 +37,7 @@ defmodule BilldogEng.Error do
           body: term()
         }
 
+  @doc group: "Start"
   @doc """
   Returns an error; see the module for its fields.
 

@@ -65,6 +65,7 @@ defmodule BilldogEng.LoggerHandler do
   @window 5
   @rate 10
 
+  @doc group: "State"
   @doc """
   What a handler has captured since it was added: `:captured` crashes handed to the client, `:suppressed` ones
   beyond 10 a second, and `:failed` ones of which it could make no event.

@@ -28,6 +28,7 @@ defmodule BilldogEng.Transport do
           optional(:cacertfile) => nil | Path.t()
         }
 
+  @doc group: "Requests"
   @doc """
   Checks options, and adds the defaults of those that are not given.
 
@@ -51,6 +52,7 @@ defmodule BilldogEng.Transport do
     config
   end
 
+  @doc group: "Requests"
   @doc """
   Makes a request and waits for its response. Retries after 1, 2, 4 … s on network errors, 408, 429 and 5xx.
 
