@@ -317,7 +317,7 @@ defmodule Storm do
 
   defp ended do
     receive do
-      {:billdogeng_ended, :event, _stopped, stats, _untold} -> stats
+      {:billdogeng_ended, _owner, :event, _stopped, stats, _unlogged} -> stats
     after
       30_000 -> raise "a client has not ended"
     end

@@ -47,6 +47,7 @@ defmodule BilldogEng do
           flags: nil
         }
 
+  @doc group: "Start"
   @doc """
   Starts a client, linked to the caller. `opts` are those of `BilldogEng.Analytics.start_link/1`.
 
@@ -85,6 +86,7 @@ defmodule BilldogEng do
     error in ArgumentError -> invalid(Exception.message(error))
   end
 
+  @doc group: "Start"
   @doc """
   As `new/2`, but raises the `BilldogEng.Error`.
 
@@ -106,6 +108,7 @@ defmodule BilldogEng do
     end
   end
 
+  @doc group: "Start"
   @doc """
   That of `BilldogEng.Analytics.child_spec/1`: `{BilldogEng, opts}` and `{BilldogEng.Analytics, opts}` are one
   child.
@@ -119,6 +122,7 @@ defmodule BilldogEng do
   defp no_key, do: invalid("invalid value for :api_key: expected a string that is not blank")
   defp invalid(message), do: {:error, Error.new(message, 0, "INVALID_OPTION")}
 
+  @doc group: "Captures"
   @doc """
   See `BilldogEng.Analytics.capture/6`.
 
@@ -129,6 +133,7 @@ defmodule BilldogEng do
   @spec capture(Analytics.server(), term(), term(), term(), term(), keyword()) :: :ok
   defdelegate capture(client, distinct_id, event, properties \\ %{}, groups \\ %{}, opts \\ []), to: Analytics
 
+  @doc group: "Users and groups"
   @doc """
   See `BilldogEng.Analytics.identify/4`.
 
@@ -139,6 +144,7 @@ defmodule BilldogEng do
   @spec identify(Analytics.server(), term(), term(), keyword()) :: :ok
   defdelegate identify(client, distinct_id, properties \\ %{}, opts \\ []), to: Analytics
 
+  @doc group: "Users and groups"
   @doc """
   See `BilldogEng.Analytics.set_person_properties/3`.
 
@@ -149,6 +155,7 @@ defmodule BilldogEng do
   @spec set_person_properties(Analytics.server(), term(), term()) :: :ok
   defdelegate set_person_properties(client, distinct_id, operations), to: Analytics
 
+  @doc group: "Users and groups"
   @doc """
   See `BilldogEng.Analytics.group_identify/4`.
 
@@ -159,6 +166,7 @@ defmodule BilldogEng do
   @spec group_identify(Analytics.server(), term(), term(), term()) :: :ok
   defdelegate group_identify(client, group_type, group_key, properties \\ %{}), to: Analytics
 
+  @doc group: "Users and groups"
   @doc """
   See `BilldogEng.Analytics.alias/3`.
 
@@ -169,6 +177,7 @@ defmodule BilldogEng do
   @spec alias(Analytics.server(), term(), term()) :: :ok
   defdelegate alias(client, distinct_id, alias), to: Analytics
 
+  @doc group: "Captures"
   @doc """
   See `BilldogEng.Analytics.capture_exception/5`.
 
@@ -183,6 +192,7 @@ defmodule BilldogEng do
   @spec capture_exception(Analytics.server(), term(), term(), Exception.stacktrace(), term()) :: :ok
   defdelegate capture_exception(client, distinct_id, exception, stacktrace, properties \\ %{}), to: Analytics
 
+  @doc group: "Delivery"
   @doc """
   See `BilldogEng.Analytics.flush/2`.
 
@@ -193,6 +203,7 @@ defmodule BilldogEng do
   @spec flush(Analytics.server(), timeout: timeout()) :: :ok | {:error, Error.t()}
   defdelegate flush(client, opts \\ []), to: Analytics
 
+  @doc group: "State"
   @doc """
   See `BilldogEng.Analytics.queue_length/1`.
 
@@ -203,6 +214,7 @@ defmodule BilldogEng do
   @spec queue_length(Analytics.server()) :: non_neg_integer()
   defdelegate queue_length(client), to: Analytics
 
+  @doc group: "Delivery"
   @doc """
   See `BilldogEng.Analytics.shutdown/1`.
 
@@ -213,6 +225,7 @@ defmodule BilldogEng do
   @spec shutdown(Analytics.server()) :: :ok | {:error, Error.t()}
   defdelegate shutdown(client), to: Analytics
 
+  @doc group: "Delivery"
   @doc """
   See `BilldogEng.Analytics.purge/1`.
 
@@ -223,6 +236,7 @@ defmodule BilldogEng do
   @spec purge(Analytics.server()) :: :ok | {:error, Error.t()}
   defdelegate purge(client), to: Analytics
 
+  @doc group: "Delivery"
   @doc """
   See `BilldogEng.Analytics.set_mode/2`.
 
@@ -233,6 +247,7 @@ defmodule BilldogEng do
   @spec set_mode(Analytics.server(), :live | :disabled) :: :ok | {:error, Error.t()}
   defdelegate set_mode(client, mode), to: Analytics
 
+  @doc group: "State"
   @doc """
   See `BilldogEng.Analytics.stats/1`.
 

@@ -612,8 +612,22 @@ defmodule BilldogEng.AnalyticsTest do
           assert %{dropped: %{queue_full: 8}} = Analytics.stats(client)
         end)
 
-      assert [["dropped 1 event(s), queue_full"]] = Regex.scan(~r/dropped \d+ event\(s\), queue_full/, log)
+      assert [["dropped 1 event (queue_full): the queue is at max_queue_size (2)"]] =
+               Regex.scan(~r/dropped \d+ events? \(queue_full\): the queue is at \w+ \(\d+\)/, log)
+
       refute log =~ "[debug] [BilldogEng"
+    end
+
+    test "the limit in bytes is named if the queue has reached it" do
+      client = start_client(nobody(), max_queue_bytes: 2_000)
+
+      log =
+        capture_log(fn ->
+          for _ <- 1..3, do: Analytics.capture(client, "u", "e", %{text: String.duplicate("x", 900)})
+          assert {:error, _} = Analytics.flush(client)
+        end)
+
+      assert log =~ "dropped 1 event (queue_full): the queue is at max_queue_bytes (2000); raise it"
     end
   end
 
@@ -703,7 +717,7 @@ defmodule BilldogEng.AnalyticsTest do
           drained(client)
         end)
 
-      assert log =~ "captured 500, delivered 0, dropped in all: 490 queue_full, 10 stopped"
+      assert log =~ "captured 500, delivered 0, dropped 490 (queue_full), 10 (stopped)"
     end
   end
 end

@@ -109,15 +109,15 @@ defmodule BilldogEng.SecurityTest do
     IO.puts("roots: " <> BilldogEng.Client.Roots.describe("https://h.invalid", nil))
     """
 
-    empty = "SSL_CERT_FILE names \"/nowhere.pem\", where there is no certificate that can be read"
-    untrusted = "until then no https ingest can be trusted"
+    empty = "SSL_CERT_FILE (\"/nowhere.pem\") has no certificate that can be read"
+    untrusted = "until then no https ingest is trusted"
 
     for {file, dir, roots, said, unsaid} <- [
           {"/nowhere.pem", nil, "none; SSL_CERT_FILE, /nowhere.pem, has none", [empty, untrusted], "apt-get"},
           {"/nowhere.pem", directory,
            "those of SSL_CERT_DIR, #{directory}; SSL_CERT_FILE, /nowhere.pem, has none", [empty], untrusted},
-          {nil, "/nowhere", "none; SSL_CERT_DIR, /nowhere, has none", ["SSL_CERT_DIR names"],
-           "SSL_CERT_FILE"},
+          {nil, "/nowhere", "none; SSL_CERT_DIR, /nowhere, has none",
+           ["SSL_CERT_DIR (\"/nowhere\") has no certificate"], "SSL_CERT_FILE"},
           {cacertfile, nil, "those of SSL_CERT_FILE, #{cacertfile}", [], "[warning]"}
         ] do
       ebin = Application.app_dir(:billdogeng, "ebin")

@@ -120,7 +120,7 @@ defmodule BilldogEng.SlowDiskTest do
       eventually(fn -> held?(faults) end)
       VM.go(vm)
       assert {output, 0} = VM.ended(vm)
-      assert output =~ "left 40 event(s) in its spool"
+      assert output =~ "left 40 events in the spool"
 
       Collector.respond(collector, :ok)
       client = start_client(collector, spool_dir: dir)

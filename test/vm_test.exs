@@ -52,12 +52,12 @@ defmodule BilldogEng.VMTest do
       collector = start_collector()
       Collector.respond(collector, :hang)
       assert {out, 0} = run(@script, collector, dir)
-      assert out =~ "dropped 250 event(s) (stopped)"
+      assert out =~ "dropped 250 events (stopped)"
     end
 
     test "ends all the same while the ingest is down, and says what was lost", %{tmp_dir: dir} do
       assert {out, 0} = run(@script, nil, dir, nobody())
-      assert out =~ "dropped 250 event(s) (stopped)"
+      assert out =~ "dropped 250 events (stopped)"
     end
 
     test "sends what a client that nobody supervises has queued", %{tmp_dir: dir} do

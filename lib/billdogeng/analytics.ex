@@ -112,6 +112,7 @@ defmodule BilldogEng.Analytics do
 
   # ── start ──
 
+  @doc group: "Start"
   @doc """
   Starts a client, linked to the caller.
 
@@ -137,6 +138,7 @@ defmodule BilldogEng.Analytics do
     Owner.start_link({:ok, options}, options.name)
   end
 
+  @doc group: "Start"
   @doc """
   Returns the child spec of a client. Its `id` is the `:name`, or `BilldogEng.Analytics` without one.
 
@@ -151,6 +153,7 @@ defmodule BilldogEng.Analytics do
 
   # ── captures ──
 
+  @doc group: "Captures"
   @doc """
   Captures an event of the user `distinct_id`.
 
@@ -177,6 +180,7 @@ defmodule BilldogEng.Analytics do
     Capture.event(unwrap(server), event, :with_groups)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Sets properties of the user `distinct_id`: the event `$identify`.
 
@@ -200,6 +204,7 @@ defmodule BilldogEng.Analytics do
     raw(server, distinct_id, "$identify", properties)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Changes the person `distinct_id`, without an event: a request to `/user-properties` of its own.
 
@@ -233,6 +238,7 @@ defmodule BilldogEng.Analytics do
     PersonUpdate.capture(unwrap(server), distinct_id, operations)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Sets properties of a group: the event `$groupidentify` of the user `group_key`. Always `:ok`.
 
@@ -246,6 +252,7 @@ defmodule BilldogEng.Analytics do
     raw(server, group_key, "$groupidentify", properties)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Says that `alias` is another id of the user `distinct_id`: the event `$create_alias`. Always `:ok`.
 
@@ -261,6 +268,7 @@ defmodule BilldogEng.Analytics do
   defp raw(server, distinct_id, event, properties),
     do: Capture.event(unwrap(server), {distinct_id, event, properties, %{}, nil}, :raw)
 
+  @doc group: "Captures"
   @doc """
   Captures an exception of the user `distinct_id`: the event `$exception`.
 
@@ -290,6 +298,7 @@ defmodule BilldogEng.Analytics do
 
   # ── calls ──
 
+  @doc group: "Delivery"
   @doc """
   Sends all that was captured before, and waits until that is done.
 
@@ -315,9 +324,11 @@ defmodule BilldogEng.Analytics do
     call(server, :flush, timeout!(opts))
   catch
     :exit, {:timeout, {GenServer, :call, _}} ->
-      {:error, Error.new("the flush did not end within #{opts[:timeout]} ms; it goes on", 0, "TIMEOUT")}
+      {:error,
+       Error.new("the flush did not end within :timeout (#{opts[:timeout]} ms); it continues", 0, "TIMEOUT")}
   end
 
+  @doc group: "State"
   @doc """
   How many events are not yet delivered, once the flush that earlier captures made due has ended.
 
@@ -329,6 +340,7 @@ defmodule BilldogEng.Analytics do
   @spec queue_length(server()) :: non_neg_integer()
   def queue_length(server), do: call(server, :queue_length, :infinity)
 
+  @doc group: "Delivery"
   @doc """
   Stops the flushes by time, then answers as `flush/2`, but `:ok` where the quota is used up. The client stays
   up: what is captured later leaves by `flush/2`, when `:flush_at` is reached, or when the process ends.
@@ -344,6 +356,7 @@ defmodule BilldogEng.Analytics do
   @spec shutdown(server()) :: :ok | {:error, Error.t()}
   def shutdown(server), do: call(server, :shutdown, :infinity)
 
+  @doc group: "Delivery"
   @doc """
   Gives up all that is queued, in memory and on disk (`purged` in `stats/1`), and the batch in flight, which may
   have arrived all the same. Returns `:ok` once nothing of it is left on disk.
@@ -363,6 +376,7 @@ defmodule BilldogEng.Analytics do
   def purge(server),
     do: Remote.run(unwrap(server), {__MODULE__, :purge, []}, &GenServer.call(&1, :purge, :infinity))
 
+  @doc group: "Delivery"
   @doc """
   Switches captures off (`:disabled`) and on again (`:live`), while the client runs.
 
@@ -394,6 +408,7 @@ defmodule BilldogEng.Analytics do
     raise ArgumentError, "set_mode/2 takes :live or :disabled, got: #{inspect(mode)}"
   end
 
+  @doc group: "State"
   @doc """
   The client's accounts, at once: this waits for no flush. Only of a client that is just starting it waits for the
   end of that.
@@ -407,6 +422,7 @@ defmodule BilldogEng.Analytics do
   @spec stats(server()) :: stats()
   def stats(server), do: Remote.run(unwrap(server), {__MODULE__, :stats, []}, &Stats.of/1)
 
+  @doc group: "State"
   @doc """
   Returns the captures that were lost because no client had the name they were made under, by name. A client that
   takes such a name logs their number and takes it out of here.
@@ -438,7 +454,7 @@ defmodule BilldogEng.Analytics do
 
       other ->
         raise ArgumentError,
-              "the option :timeout takes milliseconds or :infinity; it was #{Budget.inspect(other)}"
+              "invalid value for :timeout: expected milliseconds as an integer from 0, or :infinity, got: #{Budget.inspect(other)}"
     end
   end
 end

@@ -28,6 +28,7 @@ defmodule BilldogEng.Transport do
           optional(:cacertfile) => nil | Path.t()
         }
 
+  @doc group: "Requests"
   @doc """
   Checks options, and adds the defaults of those that are not given.
 
@@ -51,6 +52,7 @@ defmodule BilldogEng.Transport do
     config
   end
 
+  @doc group: "Requests"
   @doc """
   Makes a request and waits for its response. Retries after 1, 2, 4 … s on network errors, 408, 429 and 5xx.
 
@@ -106,7 +108,7 @@ defmodule BilldogEng.Transport do
       native_request(http, path, headers, Normaliser.run(body, marker, @largest_body), marker, id)
     end
   catch
-    {Normaliser, :too_large} -> {:error, "the body is too large"}
+    {Normaliser, :too_large} -> {:error, "the body is too large: send less than #{@largest_body} bytes"}
   end
 
   # An exception would carry the arguments, and with them a key, to whoever reports it.
@@ -114,8 +116,7 @@ defmodule BilldogEng.Transport do
     Native.request(http, path, headers, body, marker, id)
   rescue
     _ ->
-      {:error,
-       Native.load_error() || "an option or a header has a value that can't be handed to the native library"}
+      {:error, Native.load_error() || "the native library does not accept the value of an option or a header"}
   end
 
   defp failed(request, config, number, _error, true) when number <= :erlang.map_get(:max_retries, config) do

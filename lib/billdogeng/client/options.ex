@@ -10,8 +10,7 @@ defmodule BilldogEng.Client.Options do
 
   alias BilldogEng.Client.{Hooks, Native, Roots, Secret, Suggestion}
   alias BilldogEng.Client.Options.{Schema, Type}
-  alias BilldogEng.Log.Warning
-  require Logger
+  alias BilldogEng.Log.Writer
 
   # `native` has every option, by its name, as the native library reads it.
   defstruct [:name, :mode, :native, :hooks, :transport, :enable_logging]
@@ -31,11 +30,11 @@ defmodule BilldogEng.Client.Options do
     Enum.each(given, &check/1)
     given = beneath(given, defaults)
     warn_of_unknown(given)
-    Enum.each(given, &warn_of_effect/1)
+    Enum.each(given, &warn_of_effect(&1, given[:name]))
 
     values = complete(given)
     transport = Map.take(values, [:enable_logging | Schema.request_names()])
-    native = native(values)
+    native = native(values, values.name)
 
     if native.mode == :live do
       check_natively(native)
@@ -105,12 +104,12 @@ defmodule BilldogEng.Client.Options do
     Schema.defaults() |> Map.merge(parts) |> Map.merge(Map.take(given, Schema.names()))
   end
 
-  defp native(values) do
+  defp native(values, name) do
     native = Schema.to_native(values)
 
-    case mode(native) do
+    case mode(native, name) do
       :live ->
-        dir = expanded(native.spool_dir)
+        dir = expanded(native.spool_dir, name)
         %{native | cacertfile: native.cacertfile || Roots.cacertfile(native.host), spool_dir: dir}
 
       # Such a client connects nowhere and has no files: no certificates are looked for.
@@ -120,29 +119,21 @@ defmodule BilldogEng.Client.Options do
   end
 
   # An unset variable must not prevent an app from starting.
-  defp mode(%{mode: :live, api_key: ""}) do
-    Warning.log(
-      ":api_key is missing or blank: nothing is sent, events are counted (disabled). " <>
-        "Set it, or set mode: :disabled"
-    )
-
+  defp mode(%{mode: :live, api_key: ""}, name) do
+    Writer.write(:no_key, name)
     :disabled
   end
 
-  defp mode(%{mode: mode}), do: mode
+  defp mode(%{mode: mode}, _name), do: mode
 
   # A relative path belongs to the directory in which the VM is now, not to a later one. "~" needs HOME.
-  defp expanded(nil), do: nil
+  defp expanded(nil, _name), do: nil
 
-  defp expanded(dir) do
+  defp expanded(dir, name) do
     Path.expand(dir)
   rescue
     error ->
-      Logger.error(
-        "[BilldogEng:analytics] no :spool_dir, events are kept in memory alone: #{inspect(dir)} can't be " <>
-          "expanded to an absolute path: #{Exception.message(error)}"
-      )
-
+      Writer.write({:spool_dir_invalid, dir, Exception.message(error)}, name)
       nil
   end
 
@@ -183,16 +174,16 @@ defmodule BilldogEng.Client.Options do
     end
   end
 
-  defp warn_of_effect({option, value}) do
-    warning = Type.effect(option, Schema.type(option), value)
-    if warning, do: Warning.log(warning)
+  defp warn_of_effect({option, value}, name) do
+    notice = Type.effect(option, Schema.type(option), value)
+    if notice, do: Writer.write(notice, name)
   end
 
   # The key and all events can be read on their way.
   defp warn_of_plain_http(host) do
     with %URI{scheme: "http", host: name} when is_binary(name) <- URI.parse(host),
          false <- loopback?(String.downcase(name)) do
-      Warning.once({:plain_http, name}, "#{name} is sent the key and all events unencrypted: use https://")
+      Writer.once({:plain_http, name}, {:plain_http, name})
     end
   end
 
@@ -209,7 +200,7 @@ defmodule BilldogEng.Client.Options do
   defp warn_of_unknown(given) do
     case Map.keys(given) -- (Schema.names() ++ @elsewhere) do
       [] -> :ok
-      unknown -> Warning.log("unknown options are ignored: #{Suggestion.listed(unknown, Schema.names())}")
+      unknown -> Writer.write({:options_unknown, Suggestion.listed(unknown, Schema.names())}, given[:name])
     end
   end
 end

@@ -4,7 +4,7 @@ defmodule BilldogEng.Client.Roots do
   # `SSL_CERT_DIR`, else the system's, else those of CAStore if the app has it.
 
   alias BilldogEng.Client.Native
-  alias BilldogEng.Log.Warning
+  alias BilldogEng.Log.Writer
 
   @doc false
   # Returns the file for the native library, or nil if that library finds authorities by itself.
@@ -44,12 +44,7 @@ defmodule BilldogEng.Client.Roots do
 
   # This is logged at the start, when somebody still reads the log, and not at the first flush.
   defp warn_of_named(variable, path, found?) do
-    Warning.once(
-      {:named_roots, variable},
-      "#{variable} names #{inspect(path)}, where there is no certificate that can be read: correct it, or unset it " <>
-        "for this system's authorities to be used" <>
-        if(found?, do: "", else: ", or give :cacertfile; until then no https ingest can be trusted")
-    )
+    Writer.once({:named_roots, variable}, {:roots_unreadable, variable, path, found?})
   end
 
   defp castore do
@@ -57,11 +52,7 @@ defmodule BilldogEng.Client.Roots do
       apply(CAStore, :file_path, [])
     else
       if Native.named_roots() == [] do
-        Warning.once(
-          :no_roots,
-          "this system knows no certificate authorities, so no https ingest can be trusted: " <>
-            "apt-get install ca-certificates, or give :cacertfile, or set SSL_CERT_FILE"
-        )
+        Writer.once(:no_roots, :no_roots)
       end
 
       nil

@@ -4,8 +4,7 @@ defmodule BilldogEng.Context.Request do
   # telemetry handlers.
 
   alias BilldogEng.{Context, Visitor}
-  alias BilldogEng.Client.Hooks
-  alias BilldogEng.Log.Warning
+  alias BilldogEng.Log.{Failure, Writer}
 
   # The process dictionary's key for the request that failed last: its ID and its distinct ID.
   @failed {__MODULE__, :failed}
@@ -40,10 +39,8 @@ defmodule BilldogEng.Context.Request do
         else: user_id(of.assigns) || Visitor.id(of)
 
     %{distinct_id: id, properties: Map.merge(properties, Map.new(given || %{}))}
-  rescue
-    error -> without_id(properties, "raised #{inspect(error.__struct__)}", __STACKTRACE__)
   catch
-    kind, _ -> without_id(properties, "ended by #{kind}", __STACKTRACE__)
+    kind, reason -> without_id(properties, Failure.shown(kind, reason, __STACKTRACE__), __STACKTRACE__)
   end
 
   defp call_with({module, function, args}, of), do: apply(module, function, [of | args])
@@ -63,14 +60,9 @@ defmodule BilldogEng.Context.Request do
     end
   end
 
-  defp without_id(properties, what, stacktrace) do
-    at = Hooks.at(stacktrace)
-
-    Warning.once(
-      {:context, at},
-      "a function for a context's :distinct_id or :properties #{what}#{at}; it has none"
-    )
-
+  # Once for each place.
+  defp without_id(properties, failure, stacktrace) do
+    Writer.once({:context, Failure.place(stacktrace)}, {:context_failed, failure})
     %{distinct_id: nil, properties: properties}
   end
 

@@ -11,9 +11,8 @@ defmodule BilldogEng.Telemetry.Handler do
   # stands for in a `:persistent_term`, which is read without a copy.
 
   alias BilldogEng.{Analytics, Context}
-  alias BilldogEng.Client.Hooks
   alias BilldogEng.Context.{Request, Table}
-  alias BilldogEng.Log.Warning
+  alias BilldogEng.Log.{Failure, Writer}
   alias BilldogEng.Telemetry.MissingId
   alias BilldogEng.Terms.ModuleName
 
@@ -200,10 +199,8 @@ defmodule BilldogEng.Telemetry.Handler do
     end
 
     :ok
-  rescue
-    error -> failed(handler, event, "raised #{inspect(error.__struct__)}", __STACKTRACE__)
   catch
-    kind, _ -> failed(handler, event, "ended by #{kind}", __STACKTRACE__)
+    kind, reason -> failed(handler, event, kind, reason, __STACKTRACE__)
   end
 
   defp wanted?(nil, _event, _measurements, _metadata), do: true
@@ -284,20 +281,14 @@ defmodule BilldogEng.Telemetry.Handler do
 
   # ── what is logged ──
 
-  # Of the failure its kind and place alone: its message may quote the metadata.
-  defp failed(handler, event, what, stacktrace) do
+  defp failed(handler, event, kind, reason, stacktrace) do
     if :atomics.add_get(handler.counts, @failed, 1) == 1 do
-      Warning.log(
-        "the handler #{inspect(handler.id)} failed on #{inspect(event)}, it #{what}#{at(stacktrace)}; it stays " <>
-          "attached, and further failures are counted (BilldogEng.Telemetry.handlers/0)"
-      )
+      Writer.write({:handler_failed, handler.id, event, Failure.shown(kind, reason, of_app(stacktrace))})
     end
 
     :ok
   end
 
   # Where the VM's own functions fail, the place is their caller's.
-  defp at(stacktrace) do
-    stacktrace |> Enum.drop_while(fn {_, _, _, location} -> location[:file] == nil end) |> Hooks.at()
-  end
+  defp of_app(stacktrace), do: Enum.drop_while(stacktrace, fn {_, _, _, at} -> at[:file] == nil end)
 end

@@ -14,7 +14,7 @@ rustler::atoms! {
 
     // Notices and replies.
     flushed, flush_failed, dropped, refused_with, replaced_at, too_large_at, suspended, resumed, no_spool, spool_failed,
-    spool_resumed, spool_opened, spool_of_another, panicked, settled,
+    queue_full_by, max_queue_size, max_queue_bytes, spool_resumed, spool_opened, spool_of_another, panicked, settled,
 
     // Reasons.
     queue_full, too_large, rejected, quota, before_send, in_hook, failed, stopped, spool_full, expired, spool_lost,

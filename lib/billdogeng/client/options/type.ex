@@ -116,9 +116,9 @@ defmodule BilldogEng.Client.Options.Type do
   defp reason(_type, _value), do: nil
 
   @doc false
-  # Returns the warning for a term that a lenient type accepts without a meaning of its own, else nil.
+  # Returns the notice of a term that a lenient type accepts without a meaning of its own, else nil.
   def effect(option, {:lenient, type, effect}, value) do
-    unless valid?(type, value), do: error(option, type, value) <> "; it has the effect of " <> effect
+    unless valid?(type, value), do: {:option_effect, error(option, type, value), effect}
   end
 
   def effect(_option, _type, _value), do: nil

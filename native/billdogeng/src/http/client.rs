@@ -126,7 +126,9 @@ impl Http {
         };
         within(self.timeout, exchange).await.unwrap_or_else(|| {
             let ms = self.timeout.as_millis();
-            Err(Failure::network(format!("no answer within {ms} ms")))
+            Err(Failure::network(format!(
+                "no response within request_timeout ({ms} ms)"
+            )))
         })
     }
 }
@@ -235,11 +237,11 @@ fn tls_of_file(path: &Path) -> Result<Arc<ClientConfig>, String> {
     let shown = path.display();
     let certs =
         CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certs = certs.map_err(|error| format!("the cacertfile {shown} can't be read: {error}"))?;
+    let certs = certs.map_err(|error| format!("cacertfile {shown} can't be read: {error}"))?;
     let mut roots = rustls::RootCertStore::empty();
     // Those that are no certificates after all would be left out in silence.
     if roots.add_parsable_certificates(certs).0 == 0 {
-        return Err(format!("the cacertfile {shown} has no certificate in it"));
+        return Err(format!("cacertfile {shown} has no certificate"));
     }
     Ok(tls_with(roots))
 }

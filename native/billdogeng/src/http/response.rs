@@ -120,7 +120,7 @@ pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Answer, Fail
     if is_html(content_type, body) {
         return Err(malformed(
             status,
-            "the answer is an HTML page, not the ingest's",
+            "the response is an HTML page",
             kept(None, body),
         ));
     }
@@ -130,7 +130,7 @@ pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Answer, Fail
             Some(Value::Bool(false)) => {
                 let value = Value::Object(object);
                 let message =
-                    member(&value, "message").unwrap_or("the ingest answered success: false");
+                    member(&value, "message").unwrap_or("the ingest returned success: false");
                 let message = message.to_owned();
                 return Err(malformed(status, &message, kept(Some(value), body)));
             }
