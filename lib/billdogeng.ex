@@ -66,10 +66,10 @@ defmodule BilldogEng do
   def new(api_key, opts \\ [])
 
   def new(api_key, opts) when is_binary(api_key) do
-    if String.trim(api_key) == "", do: new(nil, opts), else: start(api_key, opts)
+    if String.trim(api_key) == "", do: no_key(), else: start(api_key, opts)
   end
 
-  def new(_api_key, _opts), do: invalid("invalid value for :api_key: expected a string that is not blank")
+  def new(_api_key, _opts), do: no_key()
 
   defp start(api_key, opts) do
     opts = opts |> Options.keywords!() |> Keyword.put(:api_key, api_key)
@@ -119,6 +119,7 @@ defmodule BilldogEng do
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   defdelegate child_spec(opts), to: Analytics
 
+  defp no_key, do: invalid("invalid value for :api_key: expected a string that is not blank")
   defp invalid(message), do: {:error, Error.new(message, 0, "INVALID_OPTION")}
 
   @doc group: "Captures"
