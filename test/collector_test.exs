@@ -422,7 +422,7 @@ defmodule BilldogEng.CollectorTest do
       {:ok, port} = :inet.port(other)
       Process.flag(:trap_exit, true)
       message = ~r/cannot listen on 127.0.0.1:#{port}: address already in use.*billdogeng.collector 0/
-      assert_raise Mix.Error, message, fn -> Mix.Tasks.Billdogeng.Collector.start!(port, 0) end
+      assert_raise Mix.Error, message, fn -> Mix.Tasks.Billdogeng.Collector.start!(port, [page: false], {0, 0}) end
     end
 
     test "a second collector is an error that names the first, whatever its mode is" do
@@ -433,7 +433,7 @@ defmodule BilldogEng.CollectorTest do
       for mode <- [:ok, :hang, :reset, {:gate, self()}], {asked, default} <- [{nil, port}, {port, 0}] do
         Collector.respond(collector, mode)
         message = ~r/a collector listens on http:..127.0.0.1:#{port} already/
-        assert_raise Mix.Error, message, fn -> Mix.Tasks.Billdogeng.Collector.start!(asked, default) end
+        assert_raise Mix.Error, message, fn -> Mix.Tasks.Billdogeng.Collector.start!(asked, [page: false], {default, 0}) end
       end
 
       assert Collector.request_count(collector) == 0
@@ -446,7 +446,7 @@ defmodule BilldogEng.CollectorTest do
       # It closes what asks it, as a server of another protocol does.
       spawn_link(fn -> :gen_tcp.accept(other) |> elem(1) |> :gen_tcp.close() end)
 
-      {collector, lines} = Mix.Tasks.Billdogeng.Collector.start!(nil, port)
+      {collector, lines} = Mix.Tasks.Billdogeng.Collector.start!(nil, [page: false], {port, 0})
       url = Collector.url(collector)
       refute Collector.port(collector) == port
       assert ["The collector listens on " <> _, elsewhere] = lines

@@ -13,7 +13,8 @@ defmodule BilldogEng.Collector do
       BilldogEng.Collector.events(collector)
 
   It accepts `POST /ingest-events` and `POST /user-properties` over HTTP/1.1, with or without gzip. It listens on
-  loopback unless `:ip` says otherwise, and has no TLS. `mix billdogeng.collector` runs it in a shell of its own.
+  loopback unless `:ip` says otherwise, and has no TLS. `mix billdogeng.collector` runs it in a shell of its own, with
+  the [page](collector.md) of the option `:page`, which shows the events in a browser.
 
   In a test, ExUnit ends it with the test:
 
@@ -44,6 +45,10 @@ defmodule BilldogEng.Collector do
   | `:hang` | Never answers |
   | `:reset` | Resets the connection once the request is read |
   | `:refuse` | Closes the listener and all connections. The next mode listens on the same port again |
+  | `{:too_large, bytes}` | Answers with 413 if the body has more bytes than this, decompressed; else as `:ok` |
+  | `{:reject, name}` | Answers with 400 if the request contains an event of this name; else as `:ok` |
+  | `:quota` | Answers with 200 and `quota_limited`, and stores nothing |
+  | `{:times, n, mode}` | Applies `mode` to the next `n` requests, and `:ok` to those behind them |
   | `{:gate, pid}` | Sends `{:collector_request, handle, request}` to `pid` and waits for `release/2` |
   | `{:sequence, modes}`, or a list of modes | Uses one mode for each request; the last one stays |
   | a function | Calls it with the request (`t:request/0`) and uses the mode that it returns |
@@ -83,6 +88,10 @@ defmodule BilldogEng.Collector do
           | :hang
           | :reset
           | :refuse
+          | {:too_large, non_neg_integer}
+          | {:reject, String.t()}
+          | :quota
+          | {:times, pos_integer, mode}
           | {:gate, pid}
           | {:sequence, [mode, ...]}
           | [mode, ...]
@@ -123,6 +132,12 @@ defmodule BilldogEng.Collector do
     * `:keep` - whether to keep events and requests; `false` only counts them. Default: `true`
     * `:idle_timeout` - milliseconds after which a connection without a request is closed. Default: `60_000`
     * `:read_timeout` - milliseconds from the first byte of a request to its last. Default: `30_000`
+    * `:page` - whether to serve a web page that shows what arrives: `true` for a free port, a port, or a keyword list
+      with any of these. Default: `false`
+      * `:port` - the port of the page. Default: `0`, a free one
+      * `:ip` - its address, as a tuple. Default: that of the collector
+      * `:hosts` - names besides loopback by which browsers may reach the page. Default: `[]`
+      * `:client` - a client in this VM, of which the page shows the counters. Default: `nil`
     * `:name` - a name, as `GenServer.start_link/3` accepts it
 
   Raises `ArgumentError` for an unknown option or a wrong value. Returns `{:error, {reason, message}}` if it cannot
@@ -144,8 +159,11 @@ defmodule BilldogEng.Collector do
   end
 
   @doc false
-  # The port of `mix billdogeng.collector`: no known service uses it, and it is below the ephemeral ports.
+  # The ports of `mix billdogeng.collector`: no known service uses them, and they are below the ephemeral ports.
   def default_port, do: 4632
+
+  @doc false
+  def default_page_port, do: 4633
 
   @doc group: "Start"
   @doc """
@@ -189,6 +207,19 @@ defmodule BilldogEng.Collector do
   """
   @spec url(t) :: String.t()
   def url(collector), do: GenServer.call(collector, :url)
+
+  @doc group: "Start"
+  @doc """
+  Returns the address of the page, or nil without the option `:page`.
+
+  ## Examples
+
+      iex> {:ok, collector} = BilldogEng.Collector.start_link(page: true)
+      iex> "http://127.0.0.1:" <> _port = BilldogEng.Collector.page_url(collector)
+
+  """
+  @spec page_url(t) :: nil | String.t()
+  def page_url(collector), do: GenServer.call(collector, :page_url)
 
   @doc group: "Events"
   @doc """

@@ -7,7 +7,7 @@ defmodule BilldogEng.Collector.Connection do
   #
   # Whoever accepts owns the socket, so nothing is handed over and a killed process closes it.
 
-  alias BilldogEng.Collector.{HTTP, Ingest, Mode, Probe}
+  alias BilldogEng.Collector.{Feed, HTTP, Ingest, Mode, Probe, Response}
 
   require Logger
 
@@ -15,27 +15,6 @@ defmodule BilldogEng.Collector.Connection do
 
   # For a peer that still sends when it is refused: a close would reset the connection under the answer.
   @drain_ms 5_000
-
-  @reasons %{
-    200 => "OK",
-    204 => "No Content",
-    400 => "Bad Request",
-    401 => "Unauthorized",
-    403 => "Forbidden",
-    404 => "Not Found",
-    408 => "Request Timeout",
-    413 => "Content Too Large",
-    417 => "Expectation Failed",
-    422 => "Unprocessable Content",
-    429 => "Too Many Requests",
-    431 => "Request Header Fields Too Large",
-    500 => "Internal Server Error",
-    501 => "Not Implemented",
-    502 => "Bad Gateway",
-    503 => "Service Unavailable",
-    504 => "Gateway Timeout",
-    505 => "HTTP Version Not Supported"
-  }
 
   @doc false
   @spec start_link(:gen_tcp.socket(), pid, map) :: pid
@@ -76,17 +55,19 @@ defmodule BilldogEng.Collector.Connection do
     case HTTP.read(reader, options) do
       # In every mode, and in no account.
       {:ok, %{path: @probe}, _, _} ->
-        answer(socket, Probe.answer(), false)
+        Response.send(socket, Probe.answer(options.page_url), false)
         finish(socket)
 
       {:ok, request, keep_alive?, reader} ->
         verdict = Ingest.judge(request, options.api_key)
         request = readable(request, verdict)
+        verdict = Map.put(verdict, :bytes, request.bytes)
         # They can be many, and are counted.
         verdict = if verdict.accepted, do: verdict, else: %{verdict | events: []}
         {id, step} = GenServer.call(collector, {:request, request, verdict}, :infinity)
+        asked = {collector, id, request, verdict, options.feed}
 
-        case act(step, socket, keep_alive?, {collector, id, request, verdict}) do
+        case step |> recorded(asked) |> act(socket, keep_alive?, asked) do
           :ok when keep_alive? -> serve(reader, collector, options)
           :ok -> finish(socket)
           _ -> :gen_tcp.close(socket)
@@ -94,7 +75,8 @@ defmodule BilldogEng.Collector.Connection do
 
       {:refused, {status, code, message}} ->
         send(collector, {:unreadable, status, message})
-        answer(socket, Ingest.error(status, code, message), false)
+        if options.feed, do: Feed.record(options.feed, Feed.Record.unreadable(status, message))
+        Response.send(socket, Ingest.error(status, code, message), false)
         finish(socket)
 
       :closed ->
@@ -119,9 +101,27 @@ defmodule BilldogEng.Collector.Connection do
     })
   end
 
+  ## The page's feed
+
+  # Before the answer: a client that has it finds its request on the page. A step that is not decided yet is recorded
+  # when it is.
+  defp recorded(step, {_, _, _, _, nil}), do: step
+
+  defp recorded(step, asked) do
+    record(step, 0, asked)
+    step
+  end
+
+  defp record({:delay, ms, step}, delay, asked), do: record(step, delay + ms, asked)
+
+  defp record(step, delay, {_, _, request, verdict, feed}) do
+    if step in [:hang, :reset] or match?({:answer, _}, step),
+      do: Feed.record(feed, Feed.Record.new(request, verdict, step, delay))
+  end
+
   ## What the collector tells it to do
 
-  defp act({:answer, answer}, socket, keep_alive?, _), do: answer(socket, answer, keep_alive?)
+  defp act({:answer, answer}, socket, keep_alive?, _), do: Response.send(socket, answer, keep_alive?)
 
   # The mode's effect comes first, its answer after the delay.
   defp act({:delay, ms, {:choose, choose}}, socket, keep_alive?, asked),
@@ -146,21 +146,21 @@ defmodule BilldogEng.Collector.Connection do
     :closed
   end
 
-  defp act({:gate, pid}, socket, keep_alive?, {collector, id, request, verdict} = asked) do
+  defp act({:gate, pid}, socket, keep_alive?, {collector, id, request, verdict, _} = asked) do
     ref = make_ref()
     send(pid, {:collector_request, {self(), ref}, request})
 
     receive do
       {:release, ^ref, mode, {caller, tag}} ->
         step = GenServer.call(collector, {:settle, id, verdict, mode}, :infinity)
-        step = with {:choose, choose} <- step, do: chosen(choose, asked)
+        step = if match?({:choose, _}, step), do: chosen(elem(step, 1), asked), else: recorded(step, asked)
         send(caller, {tag, :released})
         act(step, socket, keep_alive?, asked)
     end
   end
 
   # Here, and not in the collector's process: the function can use the collector, and takes nothing with it.
-  defp chosen(choose, {collector, id, request, verdict}) do
+  defp chosen(choose, {collector, id, request, verdict, _} = asked) do
     mode =
       case called(choose, request) do
         {:ok, mode} ->
@@ -173,7 +173,7 @@ defmodule BilldogEng.Collector.Connection do
           {:status, 500, [], body}
       end
 
-    GenServer.call(collector, {:settle, id, verdict, mode}, :infinity)
+    collector |> GenServer.call({:settle, id, verdict, mode}, :infinity) |> recorded(asked)
   end
 
   defp called(choose, request) do
@@ -187,24 +187,5 @@ defmodule BilldogEng.Collector.Connection do
     for {"x-" <> _, key} when byte_size(key) >= 8 <- request.headers, reduce: text do
       text -> String.replace(text, key, "[key]")
     end
-  end
-
-  defp answer(socket, {status, headers, body}, keep_alive?) do
-    typed? = Enum.any?(headers, fn {name, _} -> String.downcase(name) == "content-type" end)
-    headers = if typed?, do: headers, else: [{"content-type", "application/json"} | headers]
-    # 204 and 304 have no body, and so no length.
-    headers =
-      if status in [204, 304],
-        do: headers,
-        else: [{"content-length", Integer.to_string(byte_size(body))} | headers]
-
-    headers = if keep_alive?, do: headers, else: [{"connection", "close"} | headers]
-
-    :gen_tcp.send(socket, [
-      "HTTP/1.1 #{status} #{Map.get(@reasons, status, "Status")}\r\n",
-      for({name, value} <- headers, do: [name, ": ", value, "\r\n"]),
-      "\r\n",
-      if(status in [204, 304], do: "", else: body)
-    ])
   end
 end

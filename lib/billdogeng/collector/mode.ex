@@ -21,7 +21,10 @@ defmodule BilldogEng.Collector.Mode do
 
   defp long([_ | _] = modes), do: long({:sequence, modes})
   defp long({:sequence, [_ | _] = modes} = mode), do: {:sequence, each(modes, mode)}
-  defp long(mode) when mode in [:ok, :hang, :reset, :refuse], do: mode
+  defp long(mode) when mode in [:ok, :hang, :reset, :refuse, :quota], do: mode
+  defp long({:times, n, mode}) when is_integer(n) and n > 0, do: {:times, n, long(mode)}
+  defp long({:too_large, bytes} = mode) when is_integer(bytes) and bytes >= 0, do: mode
+  defp long({:reject, name} = mode) when is_binary(name), do: mode
   defp long({:status, status} = mode) when status in 100..599, do: mode
 
   defp long({:status, status, headers} = mode) when status in 100..599,

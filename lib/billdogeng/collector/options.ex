@@ -9,7 +9,8 @@ defmodule BilldogEng.Collector.Options do
     print: "true or false",
     keep: "true or false",
     idle_timeout: "milliseconds as a positive integer",
-    read_timeout: "milliseconds as a positive integer"
+    read_timeout: "milliseconds as a positive integer",
+    page: "true, false, a port, or a keyword list with any of :port, :ip, :hosts (strings) and :client"
   }
 
   # The most that a process can wait for.
@@ -43,8 +44,16 @@ defmodule BilldogEng.Collector.Options do
   defp valid?(:api_key, key), do: is_binary(key) or key == nil
   defp valid?(option, value) when option in [:print, :keep], do: is_boolean(value)
   defp valid?(option, value) when option in [:idle_timeout, :read_timeout], do: value in 1..@most_ms
+  defp valid?(:page, page) when is_boolean(page), do: true
+  defp valid?(:page, port) when is_integer(port), do: valid?(:port, port)
+  defp valid?(:page, page), do: Keyword.keyword?(page) and Enum.all?(page, &page?/1)
   # GenServer checks it.
   defp valid?(:name, _name), do: true
+
+  defp page?({option, value}) when option in [:port, :ip], do: valid?(option, value)
+  defp page?({:hosts, hosts}), do: is_list(hosts) and Enum.all?(hosts, &is_binary/1)
+  defp page?({:client, _client}), do: true
+  defp page?(_), do: false
 
   # It gives an error for what is not an address.
   defp address(ip), do: with({:error, _} <- :inet.ntoa(ip), do: ~c"")

@@ -8,7 +8,7 @@ defmodule BilldogEng.Collector.Server do
 
   alias BilldogEng.Error
   alias BilldogEng.Client.Native
-  alias BilldogEng.Collector.{Connection, Ingest, Printer}
+  alias BilldogEng.Collector.{Connection, Feed, Ingest, Listener, Page, Printer}
 
   @impl true
   def init(opts) do
@@ -20,7 +20,9 @@ defmodule BilldogEng.Collector.Server do
       connection: %{
         api_key: opts[:api_key],
         idle_timeout: Keyword.get(opts, :idle_timeout, 60_000),
-        read_timeout: Keyword.get(opts, :read_timeout, 30_000)
+        read_timeout: Keyword.get(opts, :read_timeout, 30_000),
+        feed: nil,
+        page_url: nil
       },
       print: Keyword.get(opts, :print, false),
       keep: Keyword.get(opts, :keep, true),
@@ -29,14 +31,19 @@ defmodule BilldogEng.Collector.Server do
       connections: MapSet.new(),
       subscribers: MapSet.new(),
       mode: :ok,
+      page: nil,
       next_id: 0
     }
 
     # Which decodes JSON.
     with nil <- Native.load_error(),
+         {:ok, state} <- start_page(state, Keyword.get(opts, :page, false)),
          {:ok, state} <- listen(forget(state)) do
       {:ok, state}
     else
+      {:error, {_reason, message} = error} when is_binary(message) ->
+        {:stop, error}
+
       {:error, reason} ->
         {:stop, {reason, cannot_listen(state, reason)}}
 
@@ -48,7 +55,10 @@ defmodule BilldogEng.Collector.Server do
   @impl true
   def handle_call(:port, _from, state), do: {:reply, state.port, state}
 
-  def handle_call(:url, _from, state), do: {:reply, "http://" <> address(state), state}
+  def handle_call(:url, _from, state),
+    do: {:reply, "http://" <> Listener.address(state.ip, state.port), state}
+
+  def handle_call(:page_url, _from, state), do: {:reply, state.connection.page_url, state}
 
   def handle_call(:events, _from, state), do: {:reply, in_order(state.batches), state}
   def handle_call(:invalid_events, _from, state), do: {:reply, in_order(state.invalid), state}
@@ -65,11 +75,11 @@ defmodule BilldogEng.Collector.Server do
     do: {:reply, :ok, %{state | subscribers: MapSet.put(state.subscribers, pid)}}
 
   def handle_call({:respond, :refuse}, _from, state),
-    do: {:reply, :ok, %{stop_listening(state) | mode: :refuse}}
+    do: {:reply, :ok, put_mode(stop_listening(state), :refuse)}
 
   def handle_call({:respond, mode}, _from, state) do
     case listen(state) do
-      {:ok, state} -> {:reply, :ok, %{state | mode: mode}}
+      {:ok, state} -> {:reply, :ok, put_mode(state, mode)}
       {:error, reason} -> {:reply, {:error, cannot_listen(state, reason)}, state}
     end
   end
@@ -78,7 +88,7 @@ defmodule BilldogEng.Collector.Server do
     if MapSet.member?(state.connections, pid) do
       id = state.next_id
       {mode, left} = next_mode(state.mode)
-      state = arrived(%{state | next_id: id + 1, mode: left}, id, request)
+      state = %{state | next_id: id + 1} |> put_mode(left) |> arrived(id, request)
       {step, state} = settle(mode, id, verdict, state)
       {:reply, {id, step}, state}
     else
@@ -106,11 +116,32 @@ defmodule BilldogEng.Collector.Server do
     {:noreply, state}
   end
 
+  # A page that stops showing what arrives would mislead.
+  def handle_info({:EXIT, pid, reason}, %{page: %{pid: page, feed: feed}} = state) when pid in [page, feed],
+    do: {:stop, reason, state}
+
   def handle_info({:EXIT, pid, _reason}, state), do: {:noreply, forget_connection(state, pid)}
   def handle_info(_, state), do: {:noreply, state}
 
   @impl true
   def terminate(_reason, state), do: stop_listening(state)
+
+  ## The page
+
+  defp start_page(state, false), do: {:ok, state}
+
+  defp start_page(state, page) do
+    {:ok, feed} = Feed.start_link([])
+
+    case Page.start_link(page, state.ip, state.connection.api_key, self(), Feed.handle(feed)) do
+      {:ok, pid} ->
+        connection = %{state.connection | feed: feed, page_url: Page.url(pid)}
+        {:ok, %{state | connection: connection, page: %{pid: pid, feed: feed}}}
+
+      {:error, error} ->
+        {:error, error}
+    end
+  end
 
   ## What a request meets
 
@@ -121,7 +152,22 @@ defmodule BilldogEng.Collector.Server do
     {mode, {:sequence, modes}}
   end
 
+  defp next_mode({:times, 1, mode}), do: {mode |> next_mode() |> elem(0), :ok}
+
+  defp next_mode({:times, n, mode}) do
+    {mode, left} = next_mode(mode)
+    {mode, {:times, n - 1, left}}
+  end
+
   defp next_mode(mode), do: {mode, mode}
+
+  # The page shows it.
+  defp put_mode(%{mode: mode} = state, mode), do: state
+
+  defp put_mode(state, mode) do
+    if state.page, do: Feed.mode(state.page.feed, mode)
+    %{state | mode: mode}
+  end
 
   defp settle(:ok, id, %{accepted: true} = verdict, state),
     do: answer(verdict.answer, id, keep(state, verdict))
@@ -155,12 +201,24 @@ defmodule BilldogEng.Collector.Server do
     {{:delay, ms, step}, state}
   end
 
+  defp settle({:too_large, most}, id, %{bytes: bytes} = verdict, state),
+    do: settle(if(bytes > most, do: {:status, 413}, else: :ok), id, verdict, state)
+
+  defp settle({:reject, name}, id, verdict, state) do
+    named? = Enum.any?(verdict.events, &match?(%{"event_name" => ^name}, &1))
+    settle(if(named?, do: {:status, 400}, else: :ok), id, verdict, state)
+  end
+
+  defp settle(:quota, id, _verdict, state),
+    do: answer({200, [], ~s({"success":true,"data":{"accepted":0},"quota_limited":["events"]})}, id, state)
+
   # In a sequence: the connection that asked is closed with all others.
   defp settle(:refuse, _id, _verdict, state),
-    do: {:reset, %{stop_listening(state) | mode: after_refusal(state.mode)}}
+    do: {:reset, put_mode(stop_listening(state), after_refusal(state.mode))}
 
-  defp settle({:sequence, _} = sequence, id, verdict, state) do
-    {mode, _} = next_mode(sequence)
+  # Given to release/2, or returned by a function.
+  defp settle(many, id, verdict, state) when elem(many, 0) in [:sequence, :times] do
+    {mode, _} = next_mode(many)
     settle(mode, id, verdict, state)
   end
 
@@ -168,7 +226,7 @@ defmodule BilldogEng.Collector.Server do
   defp settle({:gate, pid}, _id, _verdict, state), do: {{:gate, pid}, state}
   defp settle(choose, _id, _verdict, state) when is_function(choose, 1), do: {{:choose, choose}, state}
 
-  defp after_refusal({:sequence, _}), do: :refuse
+  defp after_refusal({kind, _}) when kind == :sequence, do: :refuse
   defp after_refusal(mode), do: mode
 
   defp answer({status, _, _} = answer, id, state) do
@@ -220,34 +278,13 @@ defmodule BilldogEng.Collector.Server do
   ## Listening
 
   defp listen(%{listener: nil} = state) do
-    family = if tuple_size(state.ip) == 8, do: [:inet6], else: []
-
-    options = [
-      :binary,
-      active: false,
-      reuseaddr: true,
-      nodelay: true,
-      ip: state.ip,
-      backlog: 1024,
-      buffer: 65_536,
-      send_timeout: 5_000,
-      send_timeout_close: true
-    ]
-
-    with {:ok, listener} <- :gen_tcp.listen(state.port, family ++ options),
-         {:ok, port} <- :inet.port(listener) do
-      {:ok, start_acceptor(%{state | listener: listener, port: port})}
-    end
+    with {:ok, listener, port} <- Listener.open(state.ip, state.port),
+         do: {:ok, start_acceptor(%{state | listener: listener, port: port})}
   end
 
   defp listen(state), do: {:ok, state}
 
-  defp address(%{ip: ip, port: port}) do
-    host = ip |> :inet.ntoa() |> to_string()
-    if tuple_size(ip) == 8, do: "[#{host}]:#{port}", else: "#{host}:#{port}"
-  end
-
-  defp cannot_listen(state, reason), do: "cannot listen on #{address(state)}: #{:inet.format_error(reason)}"
+  defp cannot_listen(state, reason), do: Listener.error(state.ip, state.port, reason)
 
   defp start_acceptor(%{listener: nil} = state), do: state
 
