@@ -422,7 +422,10 @@ defmodule BilldogEng.CollectorTest do
       {:ok, port} = :inet.port(other)
       Process.flag(:trap_exit, true)
       message = ~r/cannot listen on 127.0.0.1:#{port}: address already in use.*billdogeng.collector 0/
-      assert_raise Mix.Error, message, fn -> Mix.Tasks.Billdogeng.Collector.start!(port, [page: false], {0, 0}) end
+
+      assert_raise Mix.Error, message, fn ->
+        Mix.Tasks.Billdogeng.Collector.start!(port, [page: false], {0, 0})
+      end
     end
 
     test "a second collector is an error that names the first, whatever its mode is" do
@@ -433,7 +436,10 @@ defmodule BilldogEng.CollectorTest do
       for mode <- [:ok, :hang, :reset, {:gate, self()}], {asked, default} <- [{nil, port}, {port, 0}] do
         Collector.respond(collector, mode)
         message = ~r/a collector listens on http:..127.0.0.1:#{port} already/
-        assert_raise Mix.Error, message, fn -> Mix.Tasks.Billdogeng.Collector.start!(asked, [page: false], {default, 0}) end
+
+        assert_raise Mix.Error, message, fn ->
+          Mix.Tasks.Billdogeng.Collector.start!(asked, [page: false], {default, 0})
+        end
       end
 
       assert Collector.request_count(collector) == 0

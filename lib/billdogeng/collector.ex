@@ -14,7 +14,7 @@ defmodule BilldogEng.Collector do
 
   It accepts `POST /ingest-events` and `POST /user-properties` over HTTP/1.1, with or without gzip. It listens on
   loopback unless `:ip` says otherwise, and has no TLS. `mix billdogeng.collector` runs it in a shell of its own, with
-  the [page](collector.md) of the option `:page`, which shows the events in a browser.
+  the page of the option `:page`, which shows the events in a browser.
 
   In a test, ExUnit ends it with the test:
 

@@ -119,7 +119,7 @@ defmodule Mix.Tasks.Billdogeng.Collector do
 
       {_, _, _} ->
         Mix.raise(
-          "takes one port, --page, --no-page, --ip and --page-host; it was given #{Enum.join(argv, " ")}"
+          "takes a port from 0 to 65535, --page, --no-page, --ip and --page-host; it was given #{Enum.join(argv, " ")}"
         )
     end
   end
