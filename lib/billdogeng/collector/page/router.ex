@@ -3,23 +3,9 @@ defmodule BilldogEng.Collector.Page.Router do
   # The paths of the page. Every request passes the guard first.
 
   alias BilldogEng.Collector.Ingest
-  alias BilldogEng.Collector.Page.{API, Assets, Guard, Stream}
+  alias BilldogEng.Collector.Page.{API, Assets, Guard, Headers, Stream}
 
-  # No inline script or style, nothing from elsewhere, in no frame.
-  @security [
-    {"content-security-policy",
-     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; " <>
-       "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"},
-    {"x-content-type-options", "nosniff"},
-    {"referrer-policy", "no-referrer"},
-    {"cross-origin-resource-policy", "same-origin"},
-    {"cross-origin-opener-policy", "same-origin"},
-    {"cache-control", "no-store"}
-  ]
-
-  @doc "Returns the headers of every response of the page."
-  @spec security_headers() :: [{String.t(), String.t()}]
-  def security_headers, do: @security
+  @security Headers.security()
 
   @doc "Returns the answer to a request, or `{:stream, options}` for one that stays open."
   @spec answer(map, BilldogEng.Collector.Page.t()) :: Ingest.answer() | {:stream, map}

@@ -10,7 +10,7 @@ defmodule BilldogEng.Collector.Page.Stream do
   # the rows behind it; after a restart of the collector the instance differs, and the page begins anew.
 
   alias BilldogEng.Collector.{Fault, Feed, Filter, JSONWriter, Problems, Response}
-  alias BilldogEng.Collector.Page.{ClientStats, Router}
+  alias BilldogEng.Collector.Page.{ClientStats, Headers}
 
   @interval 250
   # For proxies, and to notice a browser that is gone.
@@ -35,7 +35,7 @@ defmodule BilldogEng.Collector.Page.Stream do
   @doc "Sends updates until the browser closes the connection."
   @spec run(:gen_tcp.socket(), map, BilldogEng.Collector.Page.t()) :: :ok
   def run(socket, options, page) do
-    headers = [{"content-type", "text/event-stream"}, {"connection", "close"} | Router.security_headers()]
+    headers = [{"content-type", "text/event-stream"}, {"connection", "close"} | Headers.security()]
     {resumed?, from} = position(options.after, page.feed)
 
     stream = %{
