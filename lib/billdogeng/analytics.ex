@@ -555,6 +555,35 @@ defmodule BilldogEng.Analytics do
     end
   end
 
+  @doc false
+  # Shows why a call hangs: the `:state` of `stats/1`, for how many ms (`:since`), what it `:waits_for`, and the calls
+  # that wait, each with its process and the number of undelivered events that it waits for. See `guides/outage.md`.
+  def debug(server) do
+    server = unwrap(server)
+
+    case whereis(server) do
+      pid when is_pid(pid) and node(pid) == node() ->
+        with :no_client <- Native.debug(pid), do: no_client(server, :debug), else: (debug -> debug(pid, debug))
+
+      nil ->
+        no_client(server, :debug)
+
+      remote ->
+        remote_call(remote, :debug, server)
+    end
+  end
+
+  defp debug(pid, debug) do
+    pids = GenServer.call(pid, :callers)
+    updates = debug.person_updates && with_pids(debug.person_updates, pids)
+    with_pids(%{debug | person_updates: updates}, pids)
+  end
+
+  defp with_pids(debug, pids) do
+    callers = for {id, call, events} <- debug.callers, do: %{pid: pids[id], call: call, events: events}
+    %{debug | callers: callers}
+  end
+
   @doc """
   Returns the captures that were lost because no client had the name they were made under, by name. A client that
   takes such a name logs their number and takes it out of here.

@@ -58,6 +58,7 @@ defmodule BilldogEng.Native do
   def tidings(_owner), do: no_library()
   def tidings_dirty(_owner), do: no_library()
   def stats(_owner), do: without_library(:no_client)
+  def debug(_owner), do: without_library(:no_client)
   def told_drops(_owner, _kind, _reason, _count), do: no_library()
 
   # ── the reporter ──

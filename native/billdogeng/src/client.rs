@@ -173,6 +173,13 @@ impl Client {
         self.state().stats()
     }
 
+    /// Returns how many undelivered events a call waits for: those below this number. `None` waits for none.
+    pub fn events_below(&self, number: Option<u64>) -> u64 {
+        let state = self.state();
+        let left = number.map_or(0, |number| number.saturating_sub(state.floor()));
+        left.min(state.stats().queued)
+    }
+
     /// What the client is doing.
     pub fn status(&self) -> std::sync::MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)

@@ -44,6 +44,6 @@ pub use http::roots::{named_roots, NamedRoots};
 pub use queue::state::{Reason, Stats};
 pub use report::flush_report::{Outcome, Report, Span, Trigger};
 pub use report::reports::{Reports, Told};
-pub use report::status::{LastError, Phase, Status};
+pub use report::status::{Activity, Call, Caller, LastError, PhaseName, Status, WaitsFor};
 pub use report::updates::{LastWords, Listener, Notice, Reply, Tidings};
 pub use threads::keep_mapped;

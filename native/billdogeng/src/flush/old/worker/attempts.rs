@@ -202,7 +202,7 @@ impl Worker {
         state.suspend();
         drop(state);
         let suspension = self.client.config.suspension;
-        self.suspended_until = Some(Instant::now() + suspension);
+        self.suspended_until = Some(crate::flush::old::now() + suspension);
         self.paused_until = None;
         self.failures = 0;
         let replies = self.waiters.end_limited();
@@ -226,7 +226,7 @@ impl Worker {
         let hold = failure.retry_after.and_then(policy::hold);
         let retryable = failure.is_retryable();
         if let Some(until) = self.drain_until {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.saturating_duration_since(crate::flush::old::now());
             let too_late = failure.retry_after.is_some_and(|delay| delay >= left);
             let nobody = match failure.kind {
                 Kind::Unreachable(Unreachable::NoSuchHost) => true,
@@ -271,9 +271,9 @@ impl Worker {
             Wait::External(self.sleeps)
         } else if asked.is_some() {
             // Never sooner than the ingest asks.
-            Wait::Until(Instant::now() + delay)
+            Wait::Until(crate::flush::old::now() + delay)
         } else {
-            Wait::Until(Instant::now() + policy::jitter(delay))
+            Wait::Until(crate::flush::old::now() + policy::jitter(delay))
         });
         self.client.state().count_retry();
     }
@@ -302,7 +302,8 @@ impl Worker {
         } else {
             self.failures += 1;
             let pause = policy::jitter(policy::pause(self.failures));
-            self.paused_until = Some(Instant::now() + pause.max(hold.unwrap_or_default()));
+            self.paused_until =
+                Some(crate::flush::old::now() + pause.max(hold.unwrap_or_default()));
             self.settle();
         }
     }

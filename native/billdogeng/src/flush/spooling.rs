@@ -1,0 +1,264 @@
+//! The flush thread's work with the spool: adopt it, read from it, wait for its disk, close it.
+
+use crate::error::Error;
+use crate::flush::opening::Opening;
+use crate::flush::phase::{Event, Stage};
+use crate::flush::worker::Worker;
+use crate::http::response::{Failure, Kind};
+use crate::queue::state::Reason;
+use crate::report::status::{Call, Caller};
+use crate::report::updates::{Notice, Reply};
+use crate::spool::{Excess, Fetched, OpenError, Spool, PATIENCE};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long the last sync of a client that ends may take; it goes on after that, unheard.
+const LAST_SYNC: Duration = Duration::from_secs(1);
+/// How long the attempt in flight may take once another client waits for the directory, which does so for
+/// [`PATIENCE`]: the last sync has the rest of it.
+const LAST_ATTEMPT: Duration = Duration::from_millis(500);
+
+impl Worker {
+    /// Looks how far the spool is with opening. Answers whether flushes wait for it.
+    pub(super) fn look_at_opening(&mut self, now: Instant) -> bool {
+        let Some(opening) = &mut self.opening else {
+            return false;
+        };
+        let first = opening.failure.is_none();
+        let failed = opening.failed();
+        if opening.is_late(now) || failed.is_some() {
+            self.opened();
+        }
+        if let Some(error) = failed {
+            self.not_opened(error, first);
+        }
+        // Not while a batch is in flight: the spool would not count it.
+        if self.delivery.batch.is_none() {
+            self.adopt_spool();
+        }
+        self.opening
+            .as_mut()
+            .is_some_and(|opening| opening.holds(now))
+    }
+
+    /// Whether flushes wait for the spool.
+    pub(super) fn is_held(&self) -> bool {
+        self.opening.as_ref().is_some_and(Opening::is_holding)
+    }
+
+    /// The start need not wait any longer.
+    fn opened(&self) {
+        if !self.client.is_open() {
+            self.client.opened();
+            self.listener.opened();
+        }
+    }
+
+    fn not_opened(&mut self, error: OpenError, first: bool) {
+        let message = error.to_string();
+        if first {
+            self.client.news().notice(Notice::NoSpool(error));
+            self.client.state().open_without();
+        }
+        if let Some(opening) = &mut self.opening {
+            let purges = std::mem::take(&mut opening.purges);
+            let replies = purges.into_iter().map(|id| not_purged(id, &message));
+            self.client.news().reply(replies.collect());
+        }
+    }
+
+    /// Takes the spool if it is open. No batch may be under way.
+    pub(super) fn adopt_spool(&mut self) {
+        let Some(opened) = self.opening.as_ref().and_then(Opening::opened) else {
+            return;
+        };
+        let Some(mut opening) = self.opening.take() else {
+            return;
+        };
+        let purge = opening.purged || !opening.purges.is_empty();
+        let events = if purge { 0 } else { opened.recovered.events };
+        let spool = self.client.adopt(opened.spool, &opened.recovered, purge);
+        let mut news = self.client.news();
+        if opening.failure.is_some() {
+            news.notice(Notice::SpoolOpened(events));
+        }
+        if opened.of_another && !purge {
+            news.notice(Notice::SpoolOfAnother(events));
+        }
+        drop(news);
+        let purges = std::mem::take(&mut opening.purges);
+        if !purges.is_empty() {
+            let replies = purges.into_iter().map(|id| Reply::Purged(id, Ok(())));
+            self.unsynced.push_back((spool.sync(), replies.collect()));
+        }
+        self.opened();
+    }
+
+    fn spool(&self) -> Option<Arc<Spool>> {
+        self.client.spool.get().cloned()
+    }
+
+    pub(super) fn look_at_spool(&mut self, now: Instant) {
+        let Some(spool) = self.spool() else { return };
+        let tidings = spool.tidings();
+        for problem in tidings.problems {
+            self.client.news().notice(Notice::Spool(problem));
+        }
+        if tidings.wanted {
+            self.wanted_until = Some(now + PATIENCE);
+        }
+        self.wanted_until.take_if(|until| *until <= now);
+        if let Some(fetched) = tidings.fetched {
+            self.fetched(fetched, now);
+        }
+        let mut state = self.client.state();
+        match spool.excess() {
+            Some(Excess::Full(below)) => state.give_up_below(below, Reason::SpoolFull),
+            Some(Excess::Expired(below)) => state.give_up_below(below, Reason::Expired),
+            None => {}
+        }
+        state.enforce_bounds();
+        drop(state);
+        self.synced(&spool);
+    }
+
+    /// Until when a client that drains may use the directory, where another one wants it.
+    pub(super) fn handover(&self) -> Option<Instant> {
+        let drains = self.machine.phase().drains_until();
+        drains
+            .and(self.wanted_until)
+            .map(|until| until - (PATIENCE - LAST_ATTEMPT))
+    }
+
+    /// Takes what the flush has asked for. Without one, or after a purge, it stays on disk.
+    fn fetched(&mut self, fetched: Fetched, now: Instant) {
+        let flush = self.machine.phase().flush();
+        if !flush.is_some_and(|(flush, _)| flush.stage == Stage::Read) {
+            return;
+        }
+        let mut state = self.client.state();
+        match fetched {
+            Fetched::Events(page) => {
+                if let Some(batch) = state.take_fetched(page) {
+                    drop(state);
+                    return self.batch(batch, now);
+                }
+            }
+            Fetched::Lost(numbers) => state.lost(numbers),
+            Fetched::Failed(reason) => {
+                drop(state);
+                self.report.begun(&*self.listener);
+                let failure = Failure {
+                    error: Error::spool(reason).into(),
+                    kind: Kind::Retryable,
+                    retry_after: None,
+                };
+                let failed = Err(failure.clone());
+                self.report.attempted(&failed);
+                self.client.status().failed(&failure.error);
+                return self.failed(failure, now);
+            }
+            Fetched::Nothing => state.nothing_fetched(),
+        }
+        drop(state);
+        self.handle(Event::NotRead, now);
+    }
+
+    /// Passes answers on; where they are to wait for the disk, once it has what there was.
+    pub(super) fn reply(&mut self, replies: Vec<Reply>) {
+        match self.spool().filter(|_| self.client.config.spool_sync) {
+            Some(spool) if !replies.is_empty() => {
+                self.unsynced.push_back((spool.sync(), replies));
+                self.synced(&spool);
+            }
+            _ => self.client.news().reply(replies),
+        }
+    }
+
+    /// Returns the calls that wait for the disk or for the spool to open, for `debug/1`.
+    pub(super) fn unsynced_callers(&self) -> impl Iterator<Item = Caller> + '_ {
+        let unsynced = self.unsynced.iter().flat_map(|(_, replies)| replies);
+        let unsynced = unsynced.map(|reply| match reply {
+            Reply::Flushed(id, _) => (*id, Call::Flush),
+            Reply::Settled(id, _) => (*id, Call::QueueLength),
+            Reply::Purged(id, _) => (*id, Call::Purge),
+        });
+        let purges = self.opening.iter().flat_map(|opening| &opening.purges);
+        let purges = purges.map(|id| (*id, Call::Purge));
+        let below = None;
+        unsynced
+            .chain(purges)
+            .map(move |(id, call)| Caller { id, call, below })
+    }
+
+    fn synced(&mut self, spool: &Spool) {
+        let Some((wanted, _)) = self.unsynced.front() else {
+            return;
+        };
+        let done = spool.synced();
+        if *wanted <= done {
+            let later = self.unsynced.partition_point(|(sync, _)| *sync <= done);
+            let replies = self
+                .unsynced
+                .drain(..later)
+                .flat_map(|(_, replies)| replies)
+                .map(|reply| match (reply, spool.undeleted()) {
+                    (Reply::Purged(id, Ok(())), Some(left)) => {
+                        Reply::Purged(id, Err(Error::spool(left.to_string())))
+                    }
+                    (reply, _) => reply,
+                });
+            self.client.news().reply(replies.collect());
+        }
+    }
+
+    /// Drops everything that is queued or in flight. The reply comes once nothing of it is on disk.
+    pub(super) fn purge(&mut self, id: u64, now: Instant) {
+        self.handle(Event::Purge, now);
+        let spool = self.spool();
+        let mut state = self.client.state();
+        state.give_up_queued(Reason::Purged);
+        // Under the lock: the file of an event that came in between would be deleted too.
+        let purged = spool.as_ref().map(|spool| spool.purge());
+        drop(state);
+        match (spool.zip(purged), &mut self.opening) {
+            (Some((spool, purged)), _) => {
+                let reply = vec![Reply::Purged(id, Ok(()))];
+                self.unsynced.push_back((purged, reply));
+                self.synced(&spool);
+            }
+            (None, Some(opening)) => {
+                opening.purged = true;
+                match &opening.failure {
+                    None => opening.purges.push(id),
+                    Some(reason) => {
+                        let reply = not_purged(id, reason);
+                        self.client.news().reply(vec![reply]);
+                    }
+                }
+            }
+            (None, None) => self.client.news().reply(vec![Reply::Purged(id, Ok(()))]),
+        }
+    }
+
+    /// The spool has what is left, as far as the disk takes it. What isn't on disk is counted.
+    pub(super) fn close_spool(&mut self) {
+        let until = std::time::Instant::now() + LAST_SYNC;
+        if let Some(opening) = &self.opening {
+            opening.wait(LAST_SYNC);
+            self.adopt_spool();
+            self.opening = None;
+        }
+        if let Some(spool) = self.spool() {
+            spool.close(until.saturating_duration_since(std::time::Instant::now()));
+        }
+    }
+}
+
+fn not_purged(id: u64, reason: &str) -> Reply {
+    let message = format!(
+        "the events in :spool_dir are not deleted, it can't be opened for now: {reason}; they are deleted once it can be"
+    );
+    Reply::Purged(id, Err(Error::spool(message)))
+}
