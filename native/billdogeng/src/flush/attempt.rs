@@ -9,9 +9,9 @@ use crate::flush::split::{Accepted, Standing};
 use crate::flush::worker::Worker;
 use crate::http::payload::Payload;
 use crate::http::response::{Answer, Failure, Kind, Unreachable};
+use crate::protocol::Notice;
+use crate::queue::accounts::Reason;
 use crate::queue::events::Batch;
-use crate::queue::state::Reason;
-use crate::report::updates::Notice;
 use std::sync::Arc;
 use tokio::time::Instant;
 

@@ -6,9 +6,9 @@ use crate::flush::phase::{Action, Drain, Event, Facts, Failed, Flush, Phase, Rul
 use crate::flush::timer::Timer;
 use crate::flush::waiters::Waiters;
 use crate::http::policy;
-use crate::report::flush_report::Trigger;
+use crate::protocol::Reply;
+use crate::protocol::Trigger;
 use crate::report::status::{Activity, Caller};
-use crate::report::updates::Reply;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;

@@ -1,14 +1,18 @@
 //! The flush thread's work with the spool: adopt it, read from it, wait for its disk, close it.
 
 use crate::error::Error;
+use crate::flush::failing::Failing;
 use crate::flush::opening::Opening;
 use crate::flush::phase::{Event, Stage};
+use crate::flush::split::Parts;
 use crate::flush::worker::Worker;
 use crate::http::response::{Failure, Kind};
-use crate::queue::state::Reason;
+use crate::protocol::{Notice, Reply};
+use crate::queue::accounts::Reason;
 use crate::report::status::{Call, Caller};
-use crate::report::updates::{Notice, Reply};
-use crate::spool::{Excess, Fetched, OpenError, Spool, PATIENCE};
+use crate::spool::{note, Excess, Fetched, OpenError, Spool, PATIENCE};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -253,6 +257,43 @@ impl Worker {
         if let Some(spool) = self.spool() {
             spool.close(until.saturating_duration_since(std::time::Instant::now()));
         }
+    }
+
+    /// Whether the batch under way has failed often enough.
+    pub(super) fn is_failing(&mut self, numbers: Range<u64>) -> bool {
+        if !self.failing_read {
+            if let Some(dir) = self.held_dir() {
+                let noted = note::read(dir).ok().and_then(|text| text.parse().ok());
+                self.failing = noted.unwrap_or(self.failing);
+                self.failing_read = true;
+            }
+        }
+        self.failing.is_one(numbers)
+    }
+
+    /// A flush failed, and its batch stays.
+    pub(super) fn batch_failed(&mut self, parts: &Parts, status: u16) {
+        let before = self.failing;
+        self.failing.failed(parts, status);
+        self.note_failing(before);
+    }
+
+    /// A flush has delivered all that it was to.
+    pub(super) fn none_is_failing(&mut self) {
+        let before = std::mem::take(&mut self.failing);
+        self.note_failing(before);
+    }
+
+    fn note_failing(&self, before: Failing) {
+        if let Some(dir) = self.held_dir().filter(|_| self.failing != before) {
+            let _ = note::write(dir, &self.failing.to_string());
+        }
+    }
+
+    /// The spool's directory, once it is held.
+    fn held_dir(&self) -> Option<&Path> {
+        self.client.spool.get()?;
+        self.client.config.spool.as_ref().map(|spool| &*spool.dir)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Calls that wait for a flush: the events and attempts that each still waits for, and their replies.
 
 use crate::error::Error;
+use crate::protocol::Reply;
 use crate::report::status::{Call, Caller};
-use crate::report::updates::Reply;
 use std::sync::Arc;
 
 /// One `flush` or `shutdown`: it waits for all events below a number.

@@ -9,9 +9,9 @@ use crate::flush::machine::Machine;
 use crate::flush::opening::Opening;
 use crate::flush::phase::{Action, Event, Facts, Rules};
 use crate::flush::requests::{Attempt, Requests};
-use crate::report::flush_report::{FlushReport, Report};
+use crate::protocol::{Command, Listener, Notice, Reply, Report};
+use crate::report::flush_report::FlushReport;
 use crate::report::status::MOST_CALLERS;
-use crate::report::updates::{Listener, Notice, Reply};
 use crate::threads;
 use std::collections::VecDeque;
 use std::io;
@@ -25,28 +25,6 @@ const STACK: usize = 1024 * 1024;
 
 /// Drops are reported at most this often: under overload every capture is one.
 const DROP_NOTICES: Duration = Duration::from_millis(100);
-
-/// A command of the owner. The numbers come back in the [`Reply`](crate::Reply).
-#[derive(Clone, Copy, Debug)]
-pub enum Command {
-    /// Flush everything captured so far, at once.
-    Flush(u64),
-    /// Reply once the flush that is due by now has ended.
-    Settle(u64),
-    /// Stop the timer, then as `Flush`.
-    Shutdown(u64),
-    /// The wait of this number, which the listener was asked for, is over.
-    Slept(u64),
-    /// Drop everything queued, on disk too, and the batch in flight.
-    Purge(u64),
-    /// Flush as the timer does.
-    Tick,
-    /// The owner has ended: send everything queued within the shutdown time-out, then end.
-    Drain,
-    /// For the tests of what a panic leaves behind.
-    #[cfg(test)]
-    Panic,
-}
 
 pub(crate) struct Worker {
     pub(super) client: Arc<Client>,

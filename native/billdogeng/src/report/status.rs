@@ -1,7 +1,7 @@
 //! What a client is doing, for people who wonder why nothing leaves. The flush thread writes it, any thread reads it.
 
 use crate::error::Error;
-use crate::queue::state::{Reason, Stats};
+use crate::queue::accounts::{Reason, Stats};
 use std::time::SystemTime;
 use tokio::time::Instant;
 

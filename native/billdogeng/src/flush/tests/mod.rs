@@ -1,8 +1,6 @@
 //! The flush thread against real sockets, and against itself.
 
 #[cfg(not(shuttle))]
-pub mod differs;
-#[cfg(not(shuttle))]
 mod exhaustive;
 #[cfg(shuttle)]
 mod interleavings;
