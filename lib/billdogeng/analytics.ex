@@ -563,7 +563,9 @@ defmodule BilldogEng.Analytics do
 
     case whereis(server) do
       pid when is_pid(pid) and node(pid) == node() ->
-        with :no_client <- Native.debug(pid), do: no_client(server, :debug), else: (debug -> debug(pid, debug))
+        with :no_client <- Native.debug(pid),
+             do: no_client(server, :debug),
+             else: (debug -> debug(pid, debug))
 
       nil ->
         no_client(server, :debug)
