@@ -16,7 +16,7 @@ defmodule BilldogEng.GuidesTest do
   end
 
   for page <- @pages do
-    test "the snippets of #{page} are Elixir, and their functions and options are there" do
+    test "the snippets of #{page} are Elixir, and their functions and options exist" do
       for block <- blocks(unquote(page)) do
         assert {:ok, code} = parsed(block), "this isn't Elixir:\n" <> block
 
@@ -36,7 +36,7 @@ defmodule BilldogEng.GuidesTest do
       end
     end
 
-    test "what #{page} names in its text is there" do
+    test "the modules and functions that #{page} names are documented" do
       text = File.read!(unquote(page))
 
       for [_, module, function, arity] <- Regex.scan(~r{`(BilldogEng[\w.]*)\.(\w+)/(\d)`}, text) do
@@ -101,7 +101,7 @@ defmodule BilldogEng.GuidesTest do
     assert length(quoted) == 3
 
     for [line] <- quoted,
-        do: assert(lines =~ "| `" <> line, "no line of the log begins with #{inspect(line)}")
+        do: assert(lines =~ "\n  `" <> line, "no line of the log begins with #{inspect(line)}")
   end
 
   defp assert_exported(module, function, arity) do
