@@ -94,7 +94,7 @@ defmodule BilldogEng.GuidesTest do
     lines = File.read!("guides/log-lines.md")
 
     quoted =
-      Regex.scan(~r/^    \[BilldogEng:analytics\] (.+)…$/m, File.read!("guides/outage.md"),
+      Regex.scan(~r/^\[BilldogEng:analytics\] (.+)…$/m, File.read!("guides/outage.md"),
         capture: :all_but_first
       )
 

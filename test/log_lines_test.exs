@@ -291,7 +291,7 @@ defmodule BilldogEng.LogLinesTest do
 
     test "lists the codes that the library makes, and no other" do
       {:docs_v1, _, _, _, %{"en" => doc}, _, _} = Code.fetch_docs(Error)
-      listed = for [code] <- Regex.scan(~r/^\| `"([A-Z_]+)"` \|/m, doc, capture: :all_but_first), do: code
+      listed = for [code] <- Regex.scan(~r/^  \* `"([A-Z_]+)"` \(/m, doc, capture: :all_but_first), do: code
 
       elixir =
         for path <- Path.wildcard("lib/**/*.ex"),
