@@ -31,8 +31,7 @@ defmodule BilldogEng do
       {:ok, client} = BilldogEng.new("key")
       BilldogEng.capture(client, "user-1", "signed_up", %{plan: "pro"})
 
-  The functions are those of `BilldogEng.Analytics`, which also says what they do; they take the struct,
-  a pid or a name.
+  The functions are those of `BilldogEng.Analytics`. They take the struct, a pid or a name.
   """
 
   alias BilldogEng.{Analytics, Error, Transport}
@@ -61,28 +60,26 @@ defmodule BilldogEng do
 
       iex> {:error, error} = BilldogEng.new("")
       iex> error.message
-      "the key is empty: it takes the project's key, a string"
+      "invalid value for :api_key: expected a string that is not blank"
   """
   @spec new(String.t(), keyword()) :: {:ok, t()} | {:error, Error.t()}
   def new(api_key, opts \\ [])
 
   def new(api_key, opts) when is_binary(api_key) do
-    cond do
-      String.trim(api_key) == "" -> invalid("the key is empty: it takes the project's key, a string")
-      Keyword.keyword?(opts) -> start(Keyword.put(opts, :api_key, api_key))
-      true -> invalid("expected the options of a client as a keyword list")
-    end
+    if String.trim(api_key) == "", do: no_key(), else: start(api_key, opts)
   end
 
-  def new(_api_key, _opts), do: invalid("the key is no string: it takes the project's key, a string")
+  def new(_api_key, _opts), do: no_key()
 
-  defp start(opts) do
+  defp start(api_key, opts) do
+    opts = opts |> Options.keywords!() |> Keyword.put(:api_key, api_key)
+
     with {:ok, options} <- Options.parse(opts),
          {:ok, pid} <- Owner.start_link({:ok, options}, options.name) do
       {:ok, %__MODULE__{api_key: options.native.api_key, transport: options.transport, analytics: pid}}
     else
       {:error, %Error{} = error} -> {:error, error}
-      {:error, {:already_started, _}} -> invalid("the :name #{inspect(opts[:name])} is taken")
+      {:error, {:already_started, _}} -> invalid("invalid value for :name: #{inspect(opts[:name])} is taken")
       {:error, other} -> {:error, Error.new(inspect(other), 0, "NOT_STARTED")}
     end
   rescue
@@ -122,6 +119,7 @@ defmodule BilldogEng do
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   defdelegate child_spec(opts), to: Analytics
 
+  defp no_key, do: invalid("invalid value for :api_key: expected a string that is not blank")
   defp invalid(message), do: {:error, Error.new(message, 0, "INVALID_OPTION")}
 
   @doc group: "Captures"

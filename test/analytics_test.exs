@@ -308,10 +308,11 @@ defmodule BilldogEng.AnalyticsTest do
 
     test "new/2 returns an error where start_link/1 raises" do
       for key <- [:key, 1, nil, "", " \n"] do
-        assert {:error, %Error{code: "INVALID_OPTION", message: "the key is " <> _}} = BilldogEng.new(key)
+        assert {:error, %Error{code: "INVALID_OPTION", message: "invalid value for :api_key: " <> _}} =
+                 BilldogEng.new(key)
       end
 
-      assert_raise Error, ~r/the key is empty/, fn -> BilldogEng.new!("") end
+      assert_raise Error, ~r/:api_key: expected a string that is not blank/, fn -> BilldogEng.new!("") end
       assert {:error, %Error{code: "INVALID_OPTION"}} = BilldogEng.new("key", flush_interval: -1)
     end
 

@@ -140,25 +140,15 @@ defmodule BilldogEng.Analytics do
 
   @doc group: "Start"
   @doc """
-  The child spec of a client; its `id` is the `:name` where there is one.
+  Returns the child spec of a client. Its `id` is the `:name`, or `BilldogEng.Analytics` without one.
 
       iex> BilldogEng.Analytics.child_spec(api_key: "key", name: MyApp.Analytics).id
       MyApp.Analytics
   """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(opts) do
-    opts = hide_secrets(opts)
+    opts = Options.hide(opts)
     %{id: opts[:name] || __MODULE__, start: {__MODULE__, :start_link, [opts]}}
-  end
-
-  @doc false
-  # For a child's arguments.
-  def hide_secrets(opts) do
-    # Raised here, without them: the key is among them.
-    unless Keyword.keyword?(opts),
-      do: raise(ArgumentError, "expected the options of a client as a keyword list")
-
-    Options.hide(opts)
   end
 
   # ── captures ──

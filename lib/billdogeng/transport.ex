@@ -126,7 +126,7 @@ defmodule BilldogEng.Transport do
 
   defp failed(_request, _config, _number, error, _retry), do: {:error, Error.from_native(error)}
 
-  # A function of the caller's own is told the plain delay; the real wait is spread by a fifth.
+  # A function of the app gets the delay without jitter.
   defp sleep(sleep_fn, ms) do
     if sleep_fn == (&Process.sleep/1),
       do: Process.sleep(round(ms * (0.8 + 0.4 * :rand.uniform()))),

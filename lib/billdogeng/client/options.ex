@@ -24,11 +24,7 @@ defmodule BilldogEng.Client.Options do
   @doc false
   # Returns `{:ok, options}`. Raises `ArgumentError` for a value that can't be used.
   def parse(opts) do
-    unless Keyword.keyword?(opts) do
-      raise ArgumentError, "expected the options of a client as a keyword list"
-    end
-
-    given = to_map(opts)
+    given = opts |> keywords!() |> to_map()
     defaults = configured()
     Enum.each(defaults, &check/1)
     Enum.each(given, &check/1)
@@ -57,6 +53,14 @@ defmodule BilldogEng.Client.Options do
      }}
   end
 
+  @doc false
+  # Returns `opts`. The error does not show them: the key is among them.
+  def keywords!(opts) do
+    if Keyword.keyword?(opts),
+      do: opts,
+      else: raise(ArgumentError, "expected the options of a client as a keyword list")
+  end
+
   # Each client has a name of its own, so no default is one.
   defp configured do
     :billdogeng |> Application.get_all_env() |> Keyword.drop([:name | @library]) |> to_map()
@@ -73,10 +77,12 @@ defmodule BilldogEng.Client.Options do
   end
 
   @doc false
-  # Supervisors put a child's arguments into their reports, where a function shows nothing of its environment. A value
-  # without a secret stays readable.
+  # Hides secrets in the arguments of a child. Supervisors put these into their reports, where a function shows nothing
+  # of its environment. A value without a secret stays readable.
   def hide(opts) do
-    Enum.map(opts, fn {option, value} ->
+    opts
+    |> keywords!()
+    |> Enum.map(fn {option, value} ->
       hide? = not is_function(value) and Type.secret?(Schema.type(option), value)
       {option, if(hide?, do: Secret.hide(value), else: value)}
     end)

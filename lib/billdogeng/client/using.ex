@@ -24,7 +24,7 @@ defmodule BilldogEng.Client.Using do
       @doc "Returns the child spec of the client. `opts` override the app's configuration."
       @spec child_spec(keyword()) :: Supervisor.child_spec()
       def child_spec(opts) do
-        %{id: __MODULE__, start: {__MODULE__, :start_link, [BilldogEng.Analytics.hide_secrets(opts)]}}
+        %{id: __MODULE__, start: {__MODULE__, :start_link, [BilldogEng.Client.Options.hide(opts)]}}
       end
 
       @doc "Starts the client, linked to the caller. `opts` override the app's configuration."

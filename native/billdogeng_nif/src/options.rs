@@ -31,7 +31,7 @@ impl<'a> Decoder<'a> for Options<'a> {
     }
 }
 
-/// What becomes of a client's events.
+/// How a client treats its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, NifUnitEnum)]
 pub enum Mode {
     /// They are sent.
@@ -42,7 +42,7 @@ pub enum Mode {
     Disabled,
 }
 
-/// What an event gets besides its own terms.
+/// Options of a client's events, which the encoder applies.
 pub struct EventOptions {
     /// Which group types have a number.
     pub groups: GroupIndex,
@@ -110,10 +110,7 @@ impl<'a> Options<'a> {
             api_key: self.get("api_key")?,
             http: self.http()?,
             flush_at: self.count("flush_at")?,
-            // An interval of 0 would keep the flush thread busy.
-            flush_interval: self
-                .duration("flush_interval")?
-                .max(Duration::from_millis(1)),
+            flush_interval: self.duration("flush_interval")?,
             max_queue_size: self.count("max_queue_size")?,
             max_queue_bytes: self.count("max_queue_bytes")?,
             max_batch_size: self.count("max_batch_size")?,

@@ -146,7 +146,6 @@ defmodule BilldogEng.Client.Options.Type do
   @doc false
   # An option without a limit is nil there.
   def to_native({:lenient, type, _effect}, value), do: to_native(type, value)
-  def to_native(:boolean, value), do: value == true
   def to_native({:events, round, least}, value), do: limit(value, round, least)
   def to_native({:or_infinity, {:integer, _least, _unit}}, value), do: limit(value, &floor/1, 0)
   def to_native(:groups, value), do: groups(value)
