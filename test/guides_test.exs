@@ -90,6 +90,18 @@ defmodule BilldogEng.GuidesTest do
     end
   end
 
+  test "guides/delivery.md has a row for every drop reason" do
+    [_, reasons] =
+      Regex.run(~r/pub const ALL: .*? = \[(.*?)\];/s, File.read!("native/billdogeng/src/queue/state.rs"))
+
+    reasons = for [_, reason] <- Regex.scan(~r/Reason::(\w+)/, reasons), do: Macro.underscore(reason)
+
+    rows =
+      for [_, reason] <- Regex.scan(~r/^\| `([a-z_]+)` \| /m, File.read!("guides/delivery.md")), do: reason
+
+    assert Enum.sort(rows) == Enum.sort(reasons)
+  end
+
   test "the log lines that guides/outage.md quotes are lines of guides/log-lines.md" do
     lines = File.read!("guides/log-lines.md")
 
