@@ -218,7 +218,13 @@ defmodule BilldogEng.SpoolTest do
 
       log =
         capture_log(fn ->
-          client = start_client(collector, spool_dir: dir, max_spool_bytes: 200_000, spool_sync: :always)
+          client =
+            start_client(collector,
+              spool_dir: dir,
+              max_spool_bytes: 200_000,
+              spool_sync: :always,
+              max_batch_size: 10
+            )
 
           for n <- 1..3_000,
               do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
@@ -230,7 +236,11 @@ defmodule BilldogEng.SpoolTest do
           assert Analytics.flush(client) == :ok
           stats = Analytics.stats(client)
           given_up = stats.dropped.spool_full
-          assert names(collector) == expected((given_up + 1)..3_000)
+          arrived = names(collector)
+          assert length(arrived) == 3_000 - given_up
+
+          # A slow disk may have gone over its bound only during the first flush: its batch was in flight, and stayed.
+          assert Enum.drop(arrived, 10) == expected((given_up + 11)..3_000)
           assert balanced?(stats) and stats.queued == 0
           eventually(fn -> sized(dir) <= 200_000 end)
         end)
