@@ -300,16 +300,19 @@ defmodule BilldogEng.Analytics do
 
   @doc group: "Delivery"
   @doc """
-  Sends all that was captured before, and waits until that is done.
+  Sends all events that were captured before, and waits for the result.
 
-  `:ok` when nothing of it is left and the ingest refused none; else the first
-  `{:error, %BilldogEng.Error{}}`, and what was not delivered stays queued, but for events that the ingest
-  refused by themselves. It ends any wait between attempts and any pause after a failed flush. While the
-  project's quota is used up it answers an error with the code `"QUOTA_LIMITED"` at once. An attempt in flight that
-  carries all of it is its first.
+  Options:
 
-    * `:timeout` - ms to wait, `:infinity`; after that the answer is an error with the code `"TIMEOUT"`,
-      and the flush goes on
+    * `:timeout` - milliseconds to wait, `:infinity` by default. After that the code of the error is `"TIMEOUT"`, and the
+      flush continues
+
+  Returns `:ok` if none of these events is left and the ingest refused none, else the first
+  `{:error, %BilldogEng.Error{}}`. Events that were not delivered stay queued, except those that the ingest refused alone.
+
+  A call ends any wait between two attempts, and the backoff after a failed flush. An attempt in flight that carries all
+  of these events counts as its first. While the project's quota is used up, the call returns an error with the code
+  `"QUOTA_LIMITED"` at once.
 
       iex> {:ok, collector} = BilldogEng.Collector.start_link()
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: BilldogEng.Collector.url(collector))

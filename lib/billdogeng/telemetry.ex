@@ -118,6 +118,8 @@ defmodule BilldogEng.Telemetry do
       are submitted; false
     * `:id` - by default `{BilldogEng.Telemetry, client, :phoenix}`
 
+  Returns `{:error, :already_exists}` if the `:id` is taken.
+
       iex> BilldogEng.Telemetry.attach_phoenix(MyApp.Analytics, events: [channel_joined: false], sample_rate: 0.1)
       :ok
       iex> BilldogEng.Telemetry.detach({BilldogEng.Telemetry, MyApp.Analytics, :phoenix})
@@ -140,6 +142,8 @@ defmodule BilldogEng.Telemetry do
     * `:slower_than` - ms, a number; required
     * `:event` - another name to capture them by
     * `:id` - by default `{BilldogEng.Telemetry, client, {:ecto, repo}}`
+
+  Returns `{:error, :already_exists}` if the `:id` is taken.
 
       iex> BilldogEng.Telemetry.attach_ecto(MyApp.Analytics, MyApp.Repo, slower_than: 500)
       :ok
@@ -164,6 +168,8 @@ defmodule BilldogEng.Telemetry do
 
     * `:events` - names to capture them by, or false for what isn't wanted: `[job_completed: false]`
     * `:id` - by default `{BilldogEng.Telemetry, client, :oban}`
+
+  Returns `{:error, :already_exists}` if the `:id` is taken.
 
       iex> BilldogEng.Telemetry.attach_oban(MyApp.Analytics, events: [job_failed: "mail_failed"])
       :ok
