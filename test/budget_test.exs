@@ -158,7 +158,7 @@ defmodule BilldogEng.BudgetTest do
 
       assert capture_log(fn ->
                bounded(fn -> Analytics.capture(server, "u", "e", %{v: shared(unquote(levels) + 10)}) end)
-             end) =~ "dropped an event or person update of more than"
+             end) =~ "for a client that is reached by messages: send less"
 
       assert Process.info(server, :message_queue_len) == {:message_queue_len, 0}
 

@@ -66,7 +66,7 @@ defmodule BilldogEng.RemoteTest do
 
     assert said =~ "{:noproc, :noproc}\n"
     assert said =~ "{4, :ok, :ok}"
-    assert said =~ "left out person properties"
+    assert said =~ "left out person properties: the client on"
     refute said =~ "[error]"
   end
 

@@ -218,7 +218,13 @@ defmodule BilldogEng.SpoolTest do
 
       log =
         capture_log(fn ->
-          client = start_client(collector, spool_dir: dir, max_spool_bytes: 200_000, spool_sync: :always)
+          client =
+            start_client(collector,
+              spool_dir: dir,
+              max_spool_bytes: 200_000,
+              spool_sync: :always,
+              max_batch_size: 10
+            )
 
           for n <- 1..3_000,
               do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
@@ -230,13 +236,11 @@ defmodule BilldogEng.SpoolTest do
           assert Analytics.flush(client) == :ok
           stats = Analytics.stats(client)
           given_up = stats.dropped.spool_full
-          # Where the disk is still behind, events go behind a batch in flight, which keeps its own.
-          assert ["e3000" | _] = newest_first = Enum.reverse(names(collector))
-          assert length(newest_first) == 3_000 - given_up
+          arrived = names(collector)
+          assert length(arrived) == 3_000 - given_up
 
-          assert newest_first ==
-                   Enum.sort_by(newest_first, &(&1 |> String.trim("e") |> String.to_integer()), :desc)
-
+          # A slow disk may have gone over its bound only during the first flush: its batch was in flight, and stayed.
+          assert Enum.drop(arrived, 10) == expected((given_up + 11)..3_000)
           assert balanced?(stats) and stats.queued == 0
           eventually(fn -> sized(dir) <= 200_000 end)
         end)
@@ -399,7 +403,7 @@ defmodule BilldogEng.SpoolTest do
           assert Analytics.flush(client) == :ok
         end)
 
-      [lost] = Regex.run(~r/spool: (\d+) events? are lost/, log, capture: :all_but_first)
+      [lost] = Regex.run(~r/spool: (\d+) event\S* are lost/, log, capture: :all_but_first)
       lost = String.to_integer(lost)
       assert lost in 1..500
       assert names(collector) == expected((lost + 1)..5_000)
