@@ -392,7 +392,7 @@ defmodule BilldogEng.SpoolTest do
       for n <- 1..5_000, do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
       stop(client)
       drained(client)
-      [segment] = segments(dir)
+      [segment | _] = segments(dir)
       <<front::binary-size(500), byte, rest::binary>> = File.read!(segment)
       File.write!(segment, [front, bxor(byte, 1), rest])
       collector = start_collector()
