@@ -1,11 +1,13 @@
-/* A disk that fails at random, below one directory: for LD_PRELOAD. See bin/storm.
+/* A disk that fails at random or does not respond, below one directory: for LD_PRELOAD. See bin/storm and
+ * test/slow_disk_test.exs.
  *
  *     DISK_FAULTS_DIR   files whose path has this in it fail
  *     DISK_FAULTS       a file of numbers that is mapped: it can be changed while the program runs
  *
  * The file has 32-bit numbers in the machine's order: for open, read, write (ftruncate too), fsync and unlink the
  * faults per 1,000 calls; then for each of the five how many calls have failed; then a seed; then the milliseconds
- * that a read takes; then the seconds that the system's clock is ahead. */
+ * that a read takes; then the seconds that the system's clock is ahead; then, while it is not 0, reads wait; then how
+ * many reads have begun to wait. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -26,6 +28,8 @@ struct control {
     uint32_t seed;
     uint32_t read_ms;
     uint32_t ahead;
+    uint32_t hold;
+    uint32_t held;
 };
 
 #define FDS 65536
@@ -93,6 +97,11 @@ static int reads(int fd) {
     if (control->read_ms) {
         struct timespec pause = {control->read_ms / 1000, control->read_ms % 1000 * 1000000L};
         nanosleep(&pause, NULL);
+    }
+    if (control->hold) {
+        struct timespec pause = {0, 1000000L};
+        __atomic_add_fetch(&control->held, 1, __ATOMIC_RELAXED);
+        while (control->hold) nanosleep(&pause, NULL);
     }
     return fails(READ);
 }

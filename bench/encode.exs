@@ -1,4 +1,4 @@
-# What it costs to turn an event's terms into JSON: beside Jason, jiffy, and serde_json in plain Rust, in turns.
+# The cost of turning an event's terms into JSON: beside Jason, jiffy, and serde_json in plain Rust, in turns.
 #
 #     bin/bench --only encode
 #     bin/bench --only encode --tweet FILE.json --document FILE.json     with JSON of your own
@@ -9,7 +9,8 @@ Code.require_file("support.ex", __DIR__)
 
 defmodule Bench.Encode do
   alias Bench.{Collector, Numbers, Serde}
-  alias BilldogEng.{Analytics, Native}
+  alias BilldogEng.Analytics
+  alias BilldogEng.Client.Native
 
   def main(argv) do
     {opts, []} = OptionParser.parse!(argv, strict: [rounds: :integer, tweet: :string, document: :string])
@@ -69,7 +70,7 @@ defmodule Bench.Encode do
       for round <- 0..rounds do
         order = if rem(round, 2) == 0, do: contenders, else: Enum.reverse(contenders)
         result = Map.new(order, fn {who, measure} -> {who, measure && measure.()} end)
-        # What was captured leaves in between, untimed.
+        # Captured events leave in between, untimed.
         :ok = Analytics.flush(client)
         result
       end
@@ -94,9 +95,11 @@ defmodule Bench.Encode do
     ns =
       time(fn ->
         repeat(times, fn ->
-          case Native.capture(client, "u", "e", properties, %{}, nil, nil) do
+          event = {"u", "e", properties, %{}, nil}
+
+          case Native.capture(client, :event, event, nil) do
             :ok -> :ok
-            :dirty -> :ok = Native.capture_dirty(client, "u", "e", properties, %{}, nil, nil)
+            :dirty -> :ok = Native.capture_dirty(client, :event, event, nil)
           end
         end)
       end)
@@ -129,7 +132,7 @@ defmodule Bench.Encode do
       path: "/products/17/reviews",
       referrer: "https://www.example.com/search?q=item+17",
       plan: "enterprise",
-      title: "Reviews of product 17: what our customers say",
+      title: "Reviews of product 17: by our customers",
       price: 23.29,
       quantity: 3,
       duration_ms: 5389,
@@ -170,7 +173,7 @@ defmodule Bench.Encode do
   defp given(nil), do: nil
 
   defp given(path) do
-    {:ok, document} = BilldogEng.Native.json_decode(File.read!(path))
+    {:ok, document} = BilldogEng.Client.Native.json_decode(File.read!(path))
     if is_map(document), do: document, else: %{"document" => document}
   end
 

@@ -4,6 +4,7 @@ defmodule BilldogEng.BuildTest do
   # and what is made of its answers is tested here, and cargo itself by every build of the project.
   use ExUnit.Case, async: true
 
+  @moduletag :slow
   @moduletag :tmp_dir
   @moduletag timeout: 180_000
 
@@ -16,7 +17,8 @@ defmodule BilldogEng.BuildTest do
     bin = Path.join(dir, "bin")
     Enum.each([project, bin], &File.mkdir_p!/1)
 
-    for path <- ~w(mix.exs Cargo.toml Cargo.lock .cargo/config.toml lib/billdogeng/native.ex) do
+    for path <-
+          ~w(mix.exs mix/nif_compiler.exs mix/nif_compiler/cargo.exs mix/nif_compiler/target.exs Cargo.toml Cargo.lock .cargo/config.toml lib/billdogeng/client/native.ex) do
       File.mkdir_p!(Path.dirname(Path.join(project, path)))
       File.cp!(Path.join(@root, path), Path.join(project, path))
     end

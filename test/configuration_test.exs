@@ -200,7 +200,7 @@ defmodule BilldogEng.ConfigurationTest do
     args = ["-pa", Application.app_dir(:billdogeng, "ebin"), "-e", code]
     {output, 0} = System.cmd("elixir", args, env: [{"HOME", nil}], stderr_to_stdout: true)
     assert output =~ "captured\n"
-    assert [line] = Regex.scan(~r/.*no :spool_dir, events are kept in memory alone.*/, output)
+    assert [line] = Regex.scan(~r/.*:spool_dir is ignored, events are kept in memory only.*/, output)
     assert to_string(line) =~ "[error]"
     assert to_string(line) =~ ~s("~/spool" can't be expanded)
     assert to_string(line) =~ "HOME"
@@ -218,7 +218,7 @@ defmodule BilldogEng.ConfigurationTest do
       collector = start_collector()
       host = Collector.url(collector)
       # Of other tests.
-      eventually(fn -> BilldogEng.Native.draining() == 0 end)
+      eventually(fn -> BilldogEng.Client.Native.draining() == 0 end)
       before = threads()
 
       for opts <- [
@@ -250,7 +250,7 @@ defmodule BilldogEng.ConfigurationTest do
             assert length(threads()) <= length(before)
             GenServer.stop(client)
             assert Analytics.capture(client, "u", "e") == :ok
-            assert BilldogEng.Native.stats(client) == :no_client
+            assert BilldogEng.Client.Native.stats(client) == :no_client
           end)
 
         assert [_, _] = String.split(log, "[BilldogEng:analytics]")
@@ -258,7 +258,7 @@ defmodule BilldogEng.ConfigurationTest do
       end
 
       assert Collector.requests(collector) == []
-      assert BilldogEng.Native.draining() == 0
+      assert BilldogEng.Client.Native.draining() == 0
     end
 
     test "is not warned of where its mode says so" do

@@ -265,7 +265,7 @@ defmodule BilldogEng.DeliveryTest do
       assert Collector.request_count(collector) == 1
       refute_received _
 
-      assert_raise ArgumentError, ~r/:timeout takes milliseconds/, fn ->
+      assert_raise ArgumentError, ~r/invalid value for :timeout: expected milliseconds/, fn ->
         Analytics.flush(client, timeout: "1")
       end
     end
@@ -422,7 +422,7 @@ defmodule BilldogEng.DeliveryTest do
     for {collector, rest} <- Enum.zip(collectors, 0..3) do
       seen =
         for request <- Collector.requests(collector) do
-          {:ok, body} = BilldogEng.Native.json_decode(request.body)
+          {:ok, body} = BilldogEng.Client.Native.json_decode(request.body)
           assert [%{"user_id" => "u" <> n}, _, _] = body["events"]
           assert body["api_key"] == "key-" <> n
           assert Map.new(request.headers)["x-api-key"] == "key-" <> n

@@ -75,7 +75,7 @@ defmodule BilldogEng.EncoderPropertyTest do
         apply(:jiffy, :decode, [body])
 
       true ->
-        {:ok, value} = BilldogEng.Native.json_decode(body)
+        {:ok, value} = BilldogEng.Client.Native.json_decode(body)
         value
     end
   end

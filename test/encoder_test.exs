@@ -133,7 +133,8 @@ defmodule BilldogEng.EncoderTest do
     test "may capture an event itself" do
       collector = start_collector()
       client = start_client(collector)
-      Analytics.capture(client, "u", "outer", %{a: %Encoded{as: {:capture, client}}, b: self()})
+      inner = fn -> Analytics.capture(client, "u", "inner", %{pid: self()}) end
+      Analytics.capture(client, "u", "outer", %{a: %Encoded{as: {:call, inner}}, b: self()})
       assert Analytics.flush(client) == :ok
       assert names(collector) == ["inner", "outer"]
     end

@@ -1,7 +1,8 @@
 defmodule BilldogEng.ExceptionTest do
   use BilldogEng.ClientCase, async: true
 
-  alias BilldogEng.{ExceptionEvent, Stacktrace}
+  alias BilldogEng.Exceptions
+  alias BilldogEng.Exceptions.Stacktrace
 
   @canary "s3cret"
 
@@ -31,14 +32,14 @@ defmodule BilldogEng.ExceptionTest do
 
   defp described(fun, messages) do
     {kind, reason, stacktrace} = caught(fun)
-    normal = ExceptionEvent.normal(kind, reason, stacktrace)
+    normal = Exceptions.Event.normal(kind, reason, stacktrace)
     opts = [handled: false, messages: messages, in_app: nil]
-    %{"$exception_list" => [entry]} = ExceptionEvent.properties(normal, stacktrace, opts)
+    %{"$exception_list" => [entry]} = Exceptions.Event.properties(normal, stacktrace, opts)
     {entry["type"], entry["value"], entry["mechanism"]["synthetic"]}
   end
 
   defp captured(exception, stacktrace \\ [], properties \\ %{}),
-    do: ExceptionEvent.captured(exception, stacktrace, properties)
+    do: Exceptions.Event.captured(exception, stacktrace, properties)
 
   describe "what describes an exception" do
     test "quotes no value where messages are to be safe" do
@@ -157,7 +158,10 @@ defmodule BilldogEng.ExceptionTest do
       assert innermost["filename"] == "test/exception_test.exs"
       assert is_integer(innermost["lineno"])
       assert innermost["in_app"]
-      assert [%{"in_app" => false}] = BilldogEng.Stacktrace.frames([{:erlang, :map_get, 2, []}], nil)
+
+      assert [%{"in_app" => false}] =
+               BilldogEng.Exceptions.Stacktrace.frames([{:erlang, :map_get, 2, []}], nil)
+
       refute inspect(frames) =~ @canary
 
       assert %{"module" => "ExUnit.Runner", "in_app" => false} =

@@ -1,7 +1,7 @@
 defmodule BilldogEng.JSONDecodeTest do
   use ExUnit.Case, async: true
 
-  import BilldogEng.Native, only: [json_decode: 1]
+  import BilldogEng.Client.Native, only: [json_decode: 1]
 
   test "json_decode/1 returns values of every kind" do
     for {text, value} <- [

@@ -3,6 +3,7 @@ defmodule BilldogEng.PackageTest do
   # (that of this test run, in another's place), on a PATH that has Elixir and no cargo.
   use ExUnit.Case, async: true
 
+  @moduletag :slow
   @moduletag :tmp_dir
   @moduletag timeout: 300_000
 
@@ -21,8 +22,8 @@ defmodule BilldogEng.PackageTest do
     files = for path <- tree(package), do: Path.relative_to(path, package)
 
     kept =
-      ~w(Cargo.lock Cargo.toml .cargo/config.toml mix.exs .formatter.exs README.md CHANGELOG.md LICENSE) ++
-        ~w(ARCHITECTURE.md SECURITY.md native/billdogeng_nif/build.rs)
+      ~w(Cargo.lock Cargo.toml .cargo/config.toml mix.exs mix/nif_compiler.exs .formatter.exs README.md CHANGELOG.md LICENSE) ++
+        ~w(ARCHITECTURE.md CONTRIBUTING.md SECURITY.md native/billdogeng_nif/build.rs)
 
     assert kept -- files == []
     # What bin/nif packs, and a checkout may be without.
@@ -32,7 +33,7 @@ defmodule BilldogEng.PackageTest do
 
     for path <- files -- kept do
       assert path =~
-               ~r{^(lib/.+\.ex|guides/\w+\.md|native/billdogeng(_nif)?/(Cargo\.toml|src/.+\.rs)|THIRD-PARTY-LICENSES)$},
+               ~r{^(lib/.+\.ex|mix/.+\.exs|guides/[\w-]+\.md|native/billdogeng(_nif)?/(Cargo\.toml|src/.+\.rs)|THIRD-PARTY-LICENSES)$},
              path
     end
   end

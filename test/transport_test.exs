@@ -54,7 +54,7 @@ defmodule BilldogEng.TransportTest do
 
     assert [%{method: "POST", body: json, headers: headers}] = Collector.requests(collector)
 
-    assert BilldogEng.Native.json_decode(json) ==
+    assert BilldogEng.Client.Native.json_decode(json) ==
              {:ok,
               %{
                 "api_key" => "key",
@@ -114,7 +114,7 @@ defmodule BilldogEng.TransportTest do
     assert {:error, %Error{message: message}} =
              Transport.request(config(collector), path: "/x", headers: [{"bad name", "v"}])
 
-    assert message =~ "\"bad name\" is no header name"
+    assert message =~ "\"bad name\" is not a header name"
 
     assert {:error, %Error{message: message}} =
              Transport.request(config(collector), path: "/x", headers: [{"a", "se\ncret"}])

@@ -2,6 +2,8 @@ defmodule BilldogEng.UpgradeTest do
   # Code of the library that is replaced, or has no native library, or runs on another node: a VM of its own each.
   use BilldogEng.ClientCase, async: true
 
+  @moduletag :slow
+
   alias BilldogEng.VM
 
   @moduletag :tmp_dir
@@ -28,7 +30,7 @@ defmodule BilldogEng.UpgradeTest do
       )
 
     {:ok, modules} = :application.get_key(:billdogeng, :modules)
-    loaded = for module <- modules, module != BilldogEng.Native, :code.is_loaded(module) != false, do: {module, :code.which(module)}
+    loaded = for module <- modules, module != BilldogEng.Client.Native, :code.is_loaded(module) != false, do: {module, :code.which(module)}
 
     for _ <- 1..2, {module, path} <- loaded do
       # Other code each time: the same functions would be those of the new code, too.
@@ -101,7 +103,7 @@ defmodule BilldogEng.UpgradeTest do
     assert output =~ "fine"
 
     for mode <- [:live, :test],
-        do: assert(output =~ ~r/#{mode}: the native library could not be loaded: .+: build it anew/)
+        do: assert(output =~ ~r/#{mode}: the native library can't be loaded: .+: build it anew/)
 
     assert output =~ "in an escript"
     refute output =~ "s3cret-key"
@@ -207,7 +209,8 @@ defmodule BilldogEng.UpgradeTest do
 
   test "what is captured while the VM stops, to a client that has ended, is counted as stopped" do
     script = """
-    alias BilldogEng.{Analytics, Native}
+    alias BilldogEng.Analytics
+    alias BilldogEng.Client.Native
     {:ok, client} = Analytics.start_link(api_key: "key", host: "#{nobody()}", shutdown_timeout: 200)
     :ok = Analytics.capture(client, "u", "before")
     :ok = Analytics.set_person_properties(client, "u", set: %{a: 1})
@@ -221,6 +224,29 @@ defmodule BilldogEng.UpgradeTest do
     0 = Analytics.queue_length(client)
     %{captured: 2, queued: 0, dropped: %{stopped: 2}, person_updates: updates} = Analytics.stats(client)
     %{captured: 2, queued: 0, dropped: %{stopped: 2}} = updates
+    IO.puts("counted")
+    System.halt(0)
+    """
+
+    assert {output, 0} = run(script)
+    assert output =~ "counted"
+  end
+
+  test "a person update while the VM stops is counted as stopped, also the first one of a client" do
+    script = """
+    alias BilldogEng.Analytics
+    alias BilldogEng.Client.Native
+    {:ok, client} = Analytics.start_link(api_key: "key", host: "#{nobody()}", shutdown_timeout: 0)
+    Native.drain_all()
+    wait = fn wait -> if Native.draining() > 0, do: (Process.sleep(10); wait.(wait)) end
+    wait.(wait)
+    %{person_updates: %{captured: 0}} = Analytics.stats(client)
+    :ok = Analytics.set_person_properties(client, "u", set: %{a: 1})
+    :ok = Analytics.set_person_properties(client, "u", set: %{a: self()})
+    :ok = Analytics.set_person_properties(client, "u", set: %{a: String.duplicate("a", 2_000_000)})
+    %{captured: 0, person_updates: updates} = Analytics.stats(client)
+    %{captured: 3, queued: 0, dropped: %{stopped: 2, too_large: 1}, state: :idle} = updates
+    0 = Native.draining()
     IO.puts("counted")
     System.halt(0)
     """

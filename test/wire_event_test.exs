@@ -1,7 +1,7 @@
 defmodule BilldogEng.WireEventTest do
   use ExUnit.Case, async: true
 
-  alias BilldogEng.WireEvent
+  alias BilldogEng.Collector.WireEvent
 
   doctest WireEvent
 

@@ -35,22 +35,10 @@ defmodule BilldogEng.Analytics do
   counts these.
   """
 
-  alias BilldogEng.{
-    Budget,
-    Error,
-    ExceptionEvent,
-    Hooks,
-    Missing,
-    Native,
-    Normaliser,
-    Options,
-    Owner,
-    PersonUpdate,
-    Stats,
-    Warning
-  }
-
-  alias BilldogEng.Test.Store
+  alias BilldogEng.Error
+  alias BilldogEng.Client.{Capture, Debug, Missing, Native, Options, Owner, PersonUpdate, Remote, Stats}
+  alias BilldogEng.Exceptions
+  alias BilldogEng.Terms.Budget
 
   @not_live "the client was started with mode: :disabled or without a key, and has nothing to send with: " <>
               "start it with mode: :live and a key, and switch it off by set_mode/2"
@@ -124,72 +112,25 @@ defmodule BilldogEng.Analytics do
 
   # ── start ──
 
+  @doc group: "Start"
   @doc """
   Starts a client, linked to the caller.
 
-  Options. `config :billdogeng, …` gives any but `:name` another default, for all clients:
-
-    * `:api_key` - the project's key, a string. Without one, or with a blank one, the client is started with
-      `mode: :disabled`, and says so in one warning
-    * `:mode` - `:live`; `:test` keeps events in memory for `BilldogEng.Test`; `:disabled` counts them and
-      keeps none. Neither of these two needs a key, and neither has a thread, a socket or a file
-    * `:name` - a name to register: an atom, `{:global, _}` or `{:via, _, _}`
-    * `:host` - the ingest's address, `"https://api.billdog.io/v1"`
-    * `:flush_at` - events that make a flush due, 20; or `:infinity`
-    * `:flush_interval` - ms between flushes by time, 10_000
-    * `:max_queue_size` - events kept while the ingest fails or nothing is due, 1_000; or `:infinity`
-    * `:max_queue_bytes` - bytes of JSON kept, always, 64 MiB
-    * `:max_batch_size` - events in one POST, 1_000
-    * `:max_batch_bytes` - bytes of JSON in one POST, before gzip, 1 MiB
-    * `:max_event_bytes` - bytes of JSON of one event, 1 MiB; a larger one is dropped
-    * `:request_timeout` - ms for one attempt, 10_000; or `:infinity`
-    * `:max_retries` - attempts after the first one in a flush, 3; or `:infinity`
-    * `:gzip` - whether larger bodies are compressed, true
-    * `:shutdown_timeout` - ms that the client goes on sending after its process has ended, 5_000
-    * `:spool_dir` - a directory in which events are kept on disk too until they are delivered, so that they
-      outlive the VM; none by default. It is made where there is none, for one client of one VM at a time
-    * `:max_spool_bytes` - bytes of the files there, 256 MiB; the oldest events make room
-    * `:max_spool_age` - ms for which an event is kept there, 604_800_000 (7 days)
-    * `:spool_sync` - `:interval` has each event on disk 100 ms after its capture at the latest; with `:always`
-      `flush/2` and `shutdown/1` moreover wait until what they leave is there
-    * `:group_type_index` - a map of group types to their numbers 0 to 4; others are ignored
-    * `:enable_logging` - whether flushes are logged at debug, false
-    * `:before_send` - a function of the event, called in the capturing process, which answers the event,
-      changed or not, or nil to drop it; or `{module, function, args}`, the event being put before `args`.
-      The event is a map of `"event_name"`, `"event_timestamp"` (ms), `"properties"`, `"user_id"`. One that
-      raises or answers anything else drops its event
-    * `:global_properties` - properties of every `capture/6`, which its own stand above: a map, or a function
-      of no arguments or `{module, function, args}` that answers one
-    * `:context` - whether every `capture/6` has the properties of its process's `BilldogEng.Context`, which
-      its own stand above; false
-    * `:insert_ids` - whether each event's properties get an `$insert_id`, a UUIDv7, the same in every retry,
-      for an ingest that can tell repeats by it; false
-    * `:person_profiles` - which events make a profile of their person, said in each event's
-      `$process_person_profile`, unless it says so itself: `:always`, `:never`, or `:identified_only`, which are
-      `$identify`, `$create_alias`, `$groupidentify`, and events with `$set`, `$set_once` or groups; nil, with
-      which nothing is said and the ingest decides
-    * `:geoip_resolution_level` - how exactly the ingest is to place the address that a request comes from, the
-      header `x-geoip-resolution-level`; nil, with which it decides. `"none"` is right on servers: the address is
-      the server's, not the user's
-    * `:proxy` - the address of an HTTP proxy, or `:environment` for what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`
-      and `NO_PROXY` said when the VM was started; none by default, whatever they say
-    * `:cacertfile` - a PEM file with the authorities to trust; by default those of `SSL_CERT_FILE` or
-      `SSL_CERT_DIR`, else the system's, else `CAStore`'s where the app has it
-    * `:transport` - what `BilldogEng.Transport.config/1` answers, in place of `:host`, `:request_timeout`,
-      `:gzip`, `:max_retries`, `:sleep_fn`, `:proxy` and `:cacertfile`
-    * `:sleep_fn` - called with the ms of each wait between attempts, in place of the wait; for tests. The waits
-      of person updates are real ones
-
-  Raises `ArgumentError` for a wrong value, naming the option and what it accepts. `:flush_at`, `:max_queue_size`,
-  `:group_type_index` and `:enable_logging` accept any term; a warning names the effect of one that they were not
-  made for. Unknown options are ignored with a warning that names the nearest known one.
+  Raises `ArgumentError` for a value that an option does not accept. Unknown options are ignored with a warning.
+  `config :billdogeng` sets defaults of all clients, for every option except `:name`.
 
   In a child spec the key, and a `:host`, `:proxy` or `:transport` with a password, are hidden from supervisors'
   reports.
 
+  ## Examples
+
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", flush_at: 100)
       iex> is_pid(client)
       true
+
+  ## Options
+
+  #{Options.Docs.list("###")}
   """
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts) do
@@ -197,30 +138,22 @@ defmodule BilldogEng.Analytics do
     Owner.start_link({:ok, options}, options.name)
   end
 
+  @doc group: "Start"
   @doc """
-  The child spec of a client; its `id` is the `:name` where there is one.
+  Returns the child spec of a client. Its `id` is the `:name`, or `BilldogEng.Analytics` without one.
 
       iex> BilldogEng.Analytics.child_spec(api_key: "key", name: MyApp.Analytics).id
       MyApp.Analytics
   """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(opts) do
-    opts = hide_secrets(opts)
+    opts = Options.hide(opts)
     %{id: opts[:name] || __MODULE__, start: {__MODULE__, :start_link, [opts]}}
-  end
-
-  @doc false
-  # For a child's arguments.
-  def hide_secrets(opts) do
-    # Raised here, without them: the key is among them.
-    unless Keyword.keyword?(opts),
-      do: raise(ArgumentError, "expected the options of a client as a keyword list")
-
-    Options.hide(opts)
   end
 
   # ── captures ──
 
+  @doc group: "Captures"
   @doc """
   Captures an event of the user `distinct_id`.
 
@@ -242,14 +175,12 @@ defmodule BilldogEng.Analytics do
   @spec capture(server(), term(), term(), term(), term(), keyword()) :: :ok
   def capture(server, distinct_id, event, properties \\ %{}, groups \\ %{}, opts \\ [])
 
-  def capture(pid, distinct_id, event, properties, groups, []) when is_pid(pid) and node(pid) == node() do
-    local(pid, distinct_id, event, properties, groups, nil, :with_groups)
-  end
-
   def capture(server, distinct_id, event, properties, groups, opts) do
-    dispatch(server, distinct_id, event, properties, groups, timestamp(opts), :with_groups)
+    event = {distinct_id, event, properties, groups, Capture.timestamp(opts)}
+    Capture.event(unwrap(server), event, :with_groups)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Sets properties of the user `distinct_id`: the event `$identify`.
 
@@ -269,10 +200,11 @@ defmodule BilldogEng.Analytics do
   """
   @spec identify(server(), term(), term(), keyword()) :: :ok
   def identify(server, distinct_id, properties \\ %{}, opts \\ []) do
-    properties = properties |> identified() |> set_once(opts)
-    dispatch(server, distinct_id, "$identify", properties, %{}, nil, :raw)
+    properties = properties |> Capture.identified() |> Capture.set_once(opts)
+    raw(server, distinct_id, "$identify", properties)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Changes the person `distinct_id`, without an event: a request to `/user-properties` of its own.
 
@@ -303,44 +235,10 @@ defmodule BilldogEng.Analytics do
   """
   @spec set_person_properties(server(), term(), term()) :: :ok
   def set_person_properties(server, distinct_id, operations) do
-    update_person(server, distinct_id, PersonUpdate.operations(operations))
-  catch
-    kind, reason -> give_up(server, &PersonUpdate.give_up(&1, reason(kind, reason)))
+    PersonUpdate.capture(unwrap(server), distinct_id, operations)
   end
 
-  @doc false
-  def update_person(server, distinct_id, operations) do
-    case whereis(unwrap(server)) do
-      pid when is_pid(pid) and node(pid) == node() ->
-        with :no_client <- PersonUpdate.hand_in(pid, distinct_id, operations),
-             do: GenServer.cast(pid, {:set_person_properties, distinct_id, operations})
-
-      nil ->
-        Missing.count(unwrap(server))
-
-      # By no message: a client of the original's kind that runs there would end by it.
-      remote ->
-        if copied?(operations),
-          do: spawn(fn -> update_person_there(remote, distinct_id, operations) end)
-    end
-
-    :ok
-  catch
-    _, _ -> :ok
-  end
-
-  defp update_person_there(remote, distinct_id, operations) do
-    :erpc.call(node_of(remote), __MODULE__, :update_person, [there(remote), distinct_id, operations])
-  catch
-    _, _ ->
-      node = node_of(remote)
-
-      Warning.once(
-        {:remote_person, node},
-        "a client on #{node} takes no person properties; they are left out there"
-      )
-  end
-
+  @doc group: "Users and groups"
   @doc """
   Sets properties of a group: the event `$groupidentify` of the user `group_key`. Always `:ok`.
 
@@ -351,9 +249,10 @@ defmodule BilldogEng.Analytics do
   @spec group_identify(server(), term(), term(), term()) :: :ok
   def group_identify(server, group_type, group_key, properties \\ %{}) do
     properties = %{"$group_type" => group_type, "$group_key" => group_key, "$group_set" => properties}
-    dispatch(server, group_key, "$groupidentify", properties, %{}, nil, :raw)
+    raw(server, group_key, "$groupidentify", properties)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Says that `alias` is another id of the user `distinct_id`: the event `$create_alias`. Always `:ok`.
 
@@ -363,10 +262,13 @@ defmodule BilldogEng.Analytics do
   """
   @spec alias(server(), term(), term()) :: :ok
   def alias(server, distinct_id, alias) do
-    properties = %{"alias" => alias, "distinct_id" => distinct_id}
-    dispatch(server, distinct_id, "$create_alias", properties, %{}, nil, :raw)
+    raw(server, distinct_id, "$create_alias", %{"alias" => alias, "distinct_id" => distinct_id})
   end
 
+  defp raw(server, distinct_id, event, properties),
+    do: Capture.event(unwrap(server), {distinct_id, event, properties, %{}, nil}, :raw)
+
+  @doc group: "Captures"
   @doc """
   Captures an exception of the user `distinct_id`: the event `$exception`.
 
@@ -388,29 +290,29 @@ defmodule BilldogEng.Analytics do
   """
   @spec capture_exception(server(), term(), term(), Exception.stacktrace(), term()) :: :ok
   def capture_exception(server, distinct_id, exception, stacktrace, properties \\ %{}) do
-    capture(
-      server,
-      distinct_id,
-      "$exception",
-      ExceptionEvent.captured(exception, stacktrace, properties)
-    )
-  catch
-    kind, reason -> give_up(server, &Native.give_up(&1, reason(kind, reason)))
+    Capture.guard(unwrap(server), :event, fn ->
+      properties = Exceptions.Event.captured(exception, stacktrace, properties)
+      capture(server, distinct_id, "$exception", properties)
+    end)
   end
 
   # ── calls ──
 
+  @doc group: "Delivery"
   @doc """
-  Sends all that was captured before, and waits until that is done.
+  Sends all events that were captured before, and waits for the result.
 
-  `:ok` when nothing of it is left and the ingest refused none; else the first
-  `{:error, %BilldogEng.Error{}}`, and what was not delivered stays queued, but for events that the ingest
-  refused by themselves. It ends any wait between attempts and any pause after a failed flush. While the
-  project's quota is used up it answers an error with the code `"QUOTA_LIMITED"` at once. An attempt in flight that
-  carries all of it is its first.
+  Options:
 
-    * `:timeout` - ms to wait, `:infinity`; after that the answer is an error with the code `"TIMEOUT"`,
-      and the flush goes on
+    * `:timeout` - milliseconds to wait, `:infinity` by default. After that the code of the error is `"TIMEOUT"`, and the
+      flush continues
+
+  Returns `:ok` if none of these events is left and the ingest refused none, else the first
+  `{:error, %BilldogEng.Error{}}`. Events that were not delivered stay queued, except those that the ingest refused alone.
+
+  A call ends any wait between two attempts, and the backoff after a failed flush. An attempt in flight that carries all
+  of these events counts as its first. While the project's quota is used up, the call returns an error with the code
+  `"QUOTA_LIMITED"` at once.
 
       iex> {:ok, collector} = BilldogEng.Collector.start_link()
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: BilldogEng.Collector.url(collector))
@@ -425,9 +327,11 @@ defmodule BilldogEng.Analytics do
     call(server, :flush, timeout!(opts))
   catch
     :exit, {:timeout, {GenServer, :call, _}} ->
-      {:error, Error.new("the flush did not end within #{opts[:timeout]} ms; it goes on", 0, "TIMEOUT")}
+      {:error,
+       Error.new("the flush did not end within :timeout (#{opts[:timeout]} ms); it continues", 0, "TIMEOUT")}
   end
 
+  @doc group: "State"
   @doc """
   How many events are not yet delivered, once the flush that earlier captures made due has ended.
 
@@ -439,6 +343,7 @@ defmodule BilldogEng.Analytics do
   @spec queue_length(server()) :: non_neg_integer()
   def queue_length(server), do: call(server, :queue_length, :infinity)
 
+  @doc group: "Delivery"
   @doc """
   Stops the flushes by time, then answers as `flush/2`, but `:ok` where the quota is used up. The client stays
   up: what is captured later leaves by `flush/2`, when `:flush_at` is reached, or when the process ends.
@@ -454,6 +359,7 @@ defmodule BilldogEng.Analytics do
   @spec shutdown(server()) :: :ok | {:error, Error.t()}
   def shutdown(server), do: call(server, :shutdown, :infinity)
 
+  @doc group: "Delivery"
   @doc """
   Gives up all that is queued, in memory and on disk (`purged` in `stats/1`), and the batch in flight, which may
   have arrived all the same. Returns `:ok` once nothing of it is left on disk.
@@ -470,14 +376,10 @@ defmodule BilldogEng.Analytics do
       %{purged: 1}
   """
   @spec purge(server()) :: :ok | {:error, Error.t()}
-  def purge(server) do
-    case whereis(unwrap(server)) do
-      pid when is_pid(pid) and node(pid) == node() -> GenServer.call(pid, :purge, :infinity)
-      nil -> no_client(server, :purge)
-      remote -> remote_call(remote, :purge, server)
-    end
-  end
+  def purge(server),
+    do: Remote.run(unwrap(server), {__MODULE__, :purge, []}, &GenServer.call(&1, :purge, :infinity))
 
+  @doc group: "Delivery"
   @doc """
   Switches captures off (`:disabled`) and on again (`:live`), while the client runs.
 
@@ -500,28 +402,16 @@ defmodule BilldogEng.Analytics do
   """
   @spec set_mode(server(), :live | :disabled) :: :ok | {:error, Error.t()}
   def set_mode(server, mode) when mode in [:live, :disabled] do
-    server = unwrap(server)
-
-    case whereis(server) do
-      pid when is_pid(pid) and node(pid) == node() ->
-        case Native.set_mode(pid, mode) do
-          :ok -> :ok
-          :error -> {:error, Error.new(@not_live, 0, "NOT_LIVE")}
-          :no_client -> no_client(server, :set_mode)
-        end
-
-      nil ->
-        no_client(server, :set_mode)
-
-      remote ->
-        remote_call(remote, :set_mode, server, [mode])
-    end
+    Remote.run(unwrap(server), {__MODULE__, :set_mode, [mode]}, fn pid ->
+      with :error <- Native.set_mode(pid, mode), do: {:error, Error.new(@not_live, 0, "NOT_LIVE")}
+    end)
   end
 
   def set_mode(_server, mode) do
     raise ArgumentError, "set_mode/2 takes :live or :disabled, got: #{inspect(mode)}"
   end
 
+  @doc group: "State"
   @doc """
   The client's accounts, at once: this waits for no flush. Only of a client that is just starting it waits for the
   end of that.
@@ -533,59 +423,13 @@ defmodule BilldogEng.Analytics do
       %{}
   """
   @spec stats(server()) :: stats()
-  def stats(server) do
-    server = unwrap(server)
-
-    case whereis(server) do
-      pid when is_pid(pid) and node(pid) == node() ->
-        # A client knows its accounts once its spool is open, and its process answers from then on.
-        counters =
-          with :no_client <- Native.stats(pid),
-               :no_client <- GenServer.call(pid, :stats, :infinity),
-               # Its process is there still, while the VM stops.
-               do: no_client(server, :stats)
-
-        Stats.from_native(counters)
-
-      nil ->
-        no_client(server, :stats)
-
-      remote ->
-        remote_call(remote, :stats, server)
-    end
-  end
+  def stats(server), do: Remote.run(unwrap(server), {__MODULE__, :stats, []}, &Stats.of/1)
 
   @doc false
-  # Shows why a call hangs: the `:state` of `stats/1`, for how many ms (`:since`), what it `:waits_for`, and the calls
-  # that wait, each with its process and the number of undelivered events that it waits for. See `guides/outage.md`.
-  def debug(server) do
-    server = unwrap(server)
+  # Shows why a call hangs: see `BilldogEng.Client.Debug.of/1` and `guides/outage.md`.
+  def debug(server), do: Remote.run(unwrap(server), {__MODULE__, :debug, []}, &Debug.of/1)
 
-    case whereis(server) do
-      pid when is_pid(pid) and node(pid) == node() ->
-        with :no_client <- Native.debug(pid),
-             do: no_client(server, :debug),
-             else: (debug -> debug(pid, debug))
-
-      nil ->
-        no_client(server, :debug)
-
-      remote ->
-        remote_call(remote, :debug, server)
-    end
-  end
-
-  defp debug(pid, debug) do
-    pids = GenServer.call(pid, :callers)
-    updates = debug.person_updates && with_pids(debug.person_updates, pids)
-    with_pids(%{debug | person_updates: updates}, pids)
-  end
-
-  defp with_pids(debug, pids) do
-    callers = for {id, call, events} <- debug.callers, do: %{pid: pids[id], call: call, events: events}
-    %{debug | callers: callers}
-  end
-
+  @doc group: "State"
   @doc """
   Returns the captures that were lost because no client had the name they were made under, by name. A client that
   takes such a name logs their number and takes it out of here.
@@ -601,212 +445,9 @@ defmodule BilldogEng.Analytics do
   @spec missing() :: %{optional(term()) => pos_integer()}
   def missing, do: Missing.counts()
 
-  # ── the way of an event ──
-
-  @doc false
-  # Of an event that came by message: to the client of this very process, or nowhere.
-  def enqueue(owner, distinct_id, event, properties, groups, kind) do
-    case native(owner, distinct_id, event, properties, groups, nil, kind) do
-      {:event, event} -> file(owner, event)
-      _ -> :ok
-    end
-  end
-
-  defp dispatch(server, distinct_id, event, properties, groups, timestamp, kind) do
-    case whereis(unwrap(server)) do
-      pid when is_pid(pid) and node(pid) == node() ->
-        local(pid, distinct_id, event, properties, groups, timestamp, kind)
-
-      nil ->
-        Missing.count(unwrap(server))
-
-      remote ->
-        if timestamp,
-          do: Warning.once(:remote_timestamp, "a client on another node takes no :timestamp; it is left out")
-
-        message(remote, distinct_id, event, properties, groups, kind)
-    end
-  catch
-    _, _ -> :ok
-  end
-
-  # No client: the process is the original's, or gone.
-  defp local(pid, distinct_id, event, properties, groups, timestamp, kind) do
-    case native(pid, distinct_id, event, properties, groups, timestamp, kind) do
-      :ok -> :ok
-      :no_client -> message(pid, distinct_id, event, properties, groups, kind)
-      {:event, event} -> file(pid, event)
-    end
-  end
-
-  # Its client counts it as delivered already.
-  defp file(pid, event) do
-    Store.file(pid, event)
-  catch
-    _, _ ->
-      Native.disown(pid)
-      :ok
-  end
-
-  defp message(server, distinct_id, event, properties, _groups, :raw) do
-    cast(server, {:enqueue, distinct_id, event, {:raw, properties}})
-  end
-
-  defp message(server, distinct_id, event, properties, groups, :with_groups) do
-    cast(server, {:enqueue, distinct_id, event, {:with_groups, properties, groups}})
-  end
-
-  defp cast(server, message), do: if(copied?(message), do: GenServer.cast(server, message), else: :ok)
-
-  # Of a term with shared parts a message is many times as large: it could take all the VM's memory.
-  defp copied?(term) do
-    if Budget.walk_copied(term, Budget.most()) >= 0 do
-      true
-    else
-      Warning.once(
-        :large_message,
-        "an event or a person update for a client that is reached by messages was dropped: it has more than " <>
-          "#{Budget.most()} terms, and so will be others"
-      )
-
-      false
-    end
-  end
-
-  # Of a client that the event didn't come to. What fails here must not fail the caller.
-  defp give_up(server, give_up) do
-    pid = whereis(unwrap(server))
-    if is_pid(pid) and node(pid) == node(), do: give_up.(pid)
-    :ok
-  catch
-    _, _ -> :ok
-  end
-
-  defp reason(:throw, {Normaliser, :too_large}), do: :too_large
-  defp reason(_kind, _reason), do: :failed
-
-  # Whatever fails on the way, the event is in the client's accounts.
-  defp native(pid, distinct_id, event, properties, groups, timestamp, kind) do
-    encoded(pid, distinct_id, event, properties, groups, timestamp, kind)
-  catch
-    kind, reason ->
-      give_up(pid, &Native.give_up(&1, reason(kind, reason)))
-      :ok
-  end
-
-  defp encoded(pid, distinct_id, event, properties, groups, timestamp, kind) do
-    case Native.capture(pid, distinct_id, event, properties, groups, timestamp, nil) do
-      :dirty -> dirty(pid, distinct_id, event, properties, groups, timestamp, :hooked)
-      :normalise -> normalised(pid, distinct_id, event, properties, groups, timestamp)
-      :hooks -> hooked(pid, {distinct_id, event, properties, groups, timestamp}, kind)
-      taken -> taken
-    end
-  end
-
-  defp hooked(pid, event, kind) do
-    case Hooks.run(Hooks.of(pid), pid, event, kind) do
-      {:ok, {distinct_id, name, properties, groups, timestamp}} ->
-        case Native.capture(pid, distinct_id, name, properties, groups, timestamp, :hooked) do
-          :dirty -> dirty(pid, distinct_id, name, properties, groups, timestamp, :hooked)
-          :normalise -> normalised(pid, distinct_id, name, properties, groups, timestamp)
-          taken -> taken
-        end
-
-      {:drop, reason} ->
-        Native.give_up(pid, reason)
-    end
-  end
-
-  defp dirty(pid, distinct_id, event, properties, groups, timestamp, marker) do
-    case Native.capture_dirty(pid, distinct_id, event, properties, groups, timestamp, marker) do
-      :normalise -> normalised(pid, distinct_id, event, properties, groups, timestamp)
-      taken -> taken
-    end
-  end
-
-  defp normalised(pid, distinct_id, event, properties, groups, timestamp) do
-    marker = make_ref()
-
-    [id, name, properties, groups] =
-      Normaliser.run([distinct_id, event, properties, groups], marker, Native.max_event_bytes(pid))
-
-    case Native.capture(pid, id, name, properties, groups, timestamp, marker) do
-      :dirty -> Native.capture_dirty(pid, id, name, properties, groups, timestamp, marker)
-      taken -> taken
-    end
-  end
-
-  # As the original's `Map.merge(%{"$set" => properties}, properties)`.
-  defp identified(properties) when is_map(properties) and not is_struct(properties) do
-    Map.put_new(properties, "$set", properties)
-  end
-
-  defp identified([]), do: []
-
-  defp identified(properties) do
-    if Keyword.keyword?(properties),
-      do: properties |> Map.new() |> identified(),
-      else: %{"$set" => properties}
-  end
-
-  defp set_once(properties, []), do: properties
-
-  defp set_once(properties, opts) do
-    case if(Keyword.keyword?(opts), do: Keyword.split(opts, [:set_once])) do
-      {[{:set_once, value} | _], []} ->
-        properties |> Map.new() |> Map.put("$set_once", value)
-
-      _ ->
-        Warning.once(
-          :identify,
-          "identify/4 takes the option :set_once, and no other; the others were left out"
-        )
-
-        properties
-    end
-  end
-
-  defp timestamp([]), do: nil
-
-  defp timestamp(opts) do
-    case opts[:timestamp] do
-      nil -> nil
-      %DateTime{} = time -> DateTime.to_unix(time, :millisecond)
-      %NaiveDateTime{} = time -> time |> DateTime.from_naive!("Etc/UTC") |> DateTime.to_unix(:millisecond)
-      ms when is_integer(ms) and ms >= -0x8000_0000_0000_0000 and ms < 0x8000_0000_0000_0000 -> ms
-      other -> no_timestamp(other)
-    end
-  catch
-    _, _ -> no_timestamp(opts)
-  end
-
-  # The event counts for more than its time.
-  defp no_timestamp(other) do
-    Warning.once(
-      :timestamp,
-      ":timestamp takes a DateTime, a NaiveDateTime or integer ms; now was taken for #{kind_of(other)}"
-    )
-
-    nil
-  end
-
-  # What it is, for what it says may be anybody's.
-  defp kind_of(%module{}), do: "a #{inspect(module)}"
-  defp kind_of(term) when is_binary(term), do: "a string"
-  defp kind_of(term) when is_number(term), do: "a number"
-  defp kind_of(term) when is_atom(term), do: "an atom"
-  defp kind_of(term) when is_list(term), do: "a list"
-  defp kind_of(term) when is_map(term), do: "a map"
-  defp kind_of(_term), do: "another term"
-
-  # ── servers ──
-
-  defp unwrap(%BilldogEng{analytics: server}), do: server
+  # The struct of `BilldogEng.new/2`.
+  defp unwrap(%_{analytics: server}), do: server
   defp unwrap(server), do: server
-
-  defp whereis(pid) when is_pid(pid), do: pid
-  defp whereis({name, node}) when is_atom(name) and node == node(), do: Process.whereis(name)
-  defp whereis(server), do: GenServer.whereis(server)
 
   defp call(server, request, timeout), do: server |> unwrap() |> GenServer.call(request, timeout)
 
@@ -820,22 +461,7 @@ defmodule BilldogEng.Analytics do
 
       other ->
         raise ArgumentError,
-              "the option :timeout takes milliseconds or :infinity; it was #{Budget.inspect(other)}"
+              "invalid value for :timeout: expected milliseconds as an integer from 0, or :infinity, got: #{Budget.inspect(other)}"
     end
   end
-
-  defp no_client(server, request), do: exit({:noproc, {GenServer, :call, [server, request, :infinity]}})
-
-  # What the original's messages have no word for is asked of this module there.
-  defp remote_call(remote, function, server, args \\ []) do
-    :erpc.call(node_of(remote), __MODULE__, function, [there(remote) | args])
-  catch
-    _, _ -> no_client(server, function)
-  end
-
-  defp node_of(pid) when is_pid(pid), do: node(pid)
-  defp node_of({_name, node}), do: node
-
-  defp there(pid) when is_pid(pid), do: pid
-  defp there({name, _node}), do: name
 end

@@ -19,7 +19,8 @@ defmodule BilldogEng.LiveDashboard do
   Whatever the app has its own way of showing can be had by `BilldogEng.Analytics.stats/1`.
   """
 
-  alias BilldogEng.{Analytics, Stats}
+  alias BilldogEng.Analytics
+  alias BilldogEng.Client.Stats
 
   # LiveDashboard's own things are named in the quoted code alone, which is compiled with the app's module.
   @doc false

@@ -50,7 +50,10 @@ defmodule BilldogEng.LoggerHandler do
   as is whatever is logged in the domain `[:billdogeng]`, or while a crash is being captured.
   """
 
-  alias BilldogEng.{Analytics, Context, Crash, ExceptionEvent, Hooks, Warning}
+  alias BilldogEng.{Analytics, Context}
+  alias BilldogEng.Exceptions
+  alias BilldogEng.Exceptions.Crash
+  alias BilldogEng.Log.{Failure, Writer}
 
   @options [:client, :distinct_id, :messages, :in_app]
 
@@ -62,6 +65,7 @@ defmodule BilldogEng.LoggerHandler do
   @window 5
   @rate 10
 
+  @doc group: "State"
   @doc """
   What a handler has captured since it was added: `:captured` crashes handed to the client, `:suppressed` ones
   beyond 10 a second, and `:failed` ones of which it could make no event.
@@ -217,7 +221,7 @@ defmodule BilldogEng.LoggerHandler do
     Process.put(:"$billdogeng_capturing", true)
     {distinct_id, more} = distinct_id(config.distinct_id || context_id(meta), meta)
     opts = [handled: false, messages: config.messages, in_app: config.in_app]
-    properties = ended_with |> ExceptionEvent.properties(stacktrace, opts) |> Map.merge(more)
+    properties = ended_with |> Exceptions.Event.properties(stacktrace, opts) |> Map.merge(more)
 
     properties =
       case :atomics.exchange(config.counters, @untold, 0) do
@@ -248,7 +252,7 @@ defmodule BilldogEng.LoggerHandler do
   # Of the process that crashed: no other's is asked for.
   defp context_id(meta) do
     if meta.pid == self(),
-      do: guarded(fn -> Context.distinct_id() || BilldogEng.Plug.failed(meta[:request_id]) end)
+      do: guarded(fn -> Context.distinct_id() || BilldogEng.Context.Request.failed(meta[:request_id]) end)
   end
 
   # One that fails costs the id, not the event.
@@ -260,17 +264,8 @@ defmodule BilldogEng.LoggerHandler do
     function.()
   catch
     kind, reason ->
-      how =
-        if kind == :error,
-          do: "raised #{inspect(Exception.normalize(:error, reason).__struct__)}",
-          else: "ended by #{kind}"
-
-      Warning.once(
-        :logger_distinct_id,
-        "the :distinct_id of BilldogEng.LoggerHandler #{how}#{Hooks.at(__STACKTRACE__)}; the crash is captured " <>
-          "without a user, as will be those of further failures"
-      )
-
+      failure = Failure.shown(kind, reason, __STACKTRACE__)
+      Writer.once(:logger_distinct_id, {:logger_id_failed, failure})
       nil
   end
 

@@ -1,9 +1,9 @@
-defmodule BilldogEng.Budget.Tree do
+defmodule BilldogEng.Terms.Budget.Tree do
   @moduledoc "A struct that nobody has written a protocol for."
   defstruct [:of]
 end
 
-defmodule BilldogEng.Budget.Encodable do
+defmodule BilldogEng.Terms.Budget.Encodable do
   @moduledoc "A struct whose encoder counts leaves, or shares parts of its iodata."
   defstruct [:of]
 
@@ -15,7 +15,7 @@ defmodule BilldogEng.Budget.Encodable do
   end
 end
 
-defmodule BilldogEng.Budget.Showy do
+defmodule BilldogEng.Terms.Budget.Showy do
   @moduledoc "A struct whose `inspect/1` counts leaves."
   defstruct [:of]
 
@@ -24,7 +24,7 @@ defmodule BilldogEng.Budget.Showy do
   end
 end
 
-defmodule BilldogEng.Budget.Named do
+defmodule BilldogEng.Terms.Budget.Named do
   @moduledoc "A struct whose `to_string/1` counts leaves."
   defstruct [:of]
 
@@ -33,13 +33,13 @@ defmodule BilldogEng.Budget.Named do
   end
 end
 
-defmodule BilldogEng.Budget.Quoting do
+defmodule BilldogEng.Terms.Budget.Quoting do
   @moduledoc "An exception whose message prints all of a term."
   defexception [:term]
   def message(exception), do: "unexpected " <> inspect(exception.term, limit: :infinity)
 end
 
-defmodule BilldogEng.Budget.Selfish do
+defmodule BilldogEng.Terms.Budget.Selfish do
   @moduledoc "A struct whose encoder captures it."
   defstruct [:client]
 

@@ -23,8 +23,8 @@ defmodule BilldogEng.Encoded do
     def encode(%{as: :throw}, _opts), do: throw(:s3cret)
     def encode(%{as: :exit}, _opts), do: exit(:s3cret)
 
-    def encode(%{as: {:capture, client}}, _opts) do
-      BilldogEng.Analytics.capture(client, "u", "inner", %{pid: self()})
+    def encode(%{as: {:call, fun}}, _opts) do
+      fun.()
       "1"
     end
   end

@@ -2,7 +2,8 @@ defmodule BilldogEng.Collector.Ingest do
   @moduledoc false
   # Answers a request as the real ingest does: pure functions, no sockets.
 
-  alias BilldogEng.{Native, WireEvent}
+  alias BilldogEng.Client.Native
+  alias BilldogEng.Collector.WireEvent
 
   @keys ~w(event_name event_timestamp properties user_id)
 

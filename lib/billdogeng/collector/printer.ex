@@ -2,7 +2,7 @@ defmodule BilldogEng.Collector.Printer do
   @moduledoc false
   # The lines of `print: true`. Whatever was received, a line is one line and cannot control the terminal.
 
-  alias BilldogEng.WireEvent
+  alias BilldogEng.Collector.WireEvent
 
   @doc "Prints a line. A device that is gone is none of the collector's business."
   @spec puts(iodata) :: :ok

@@ -6,7 +6,8 @@ defmodule BilldogEng.Collector.Server do
 
   use GenServer
 
-  alias BilldogEng.{Error, Native}
+  alias BilldogEng.Error
+  alias BilldogEng.Client.Native
   alias BilldogEng.Collector.{Connection, Ingest, Printer}
 
   @impl true
@@ -40,7 +41,7 @@ defmodule BilldogEng.Collector.Server do
         {:stop, {reason, cannot_listen(state, reason)}}
 
       reason ->
-        {:stop, Error.new("the native library could not be loaded: #{reason}", 0, "NOT_LOADED")}
+        {:stop, Error.new("the native library can't be loaded: #{reason}", 0, "NOT_LOADED")}
     end
   end
 

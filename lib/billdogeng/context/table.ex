@@ -14,7 +14,7 @@ defmodule BilldogEng.Context.Table do
 
   use GenServer
 
-  alias BilldogEng.Budget
+  alias BilldogEng.Terms.Budget
 
   @kept_for :timer.seconds(5)
 

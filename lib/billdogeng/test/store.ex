@@ -11,7 +11,7 @@ defmodule BilldogEng.Test.Store do
 
   use GenServer
 
-  alias BilldogEng.Native
+  alias BilldogEng.Client.Native
 
   # {{:owner, pid}} · {{:allowed, client, pid}, owner} · {{:lazy, client, ref}, owner, fun} ·
   # {{:shared, client | :all}, owner} · {{:waiter, owner, ref}, pid} · {:unowned, count}
@@ -110,7 +110,7 @@ defmodule BilldogEng.Test.Store do
 
   @doc false
   # Of the process that captured it. A message to the client's process is that process's event.
-  def file(client, event) do
+  def file(client, lane, event) do
     number = :erlang.unique_integer([:monotonic])
     owner = owner(client)
 
@@ -123,18 +123,18 @@ defmodule BilldogEng.Test.Store do
             do: send(pid, {ref, :captured})
       else
         :ets.delete(@events, {owner, number})
-        unowned(client)
+        unowned(client, lane)
       end
     else
-      unowned(client)
+      unowned(client, lane)
     end
 
     :ok
   end
 
-  defp unowned(client) do
+  defp unowned(client, lane) do
     :ets.update_counter(@relations, :unowned, 1)
-    Native.disown(client)
+    Native.disown(client, lane)
   end
 
   @doc false

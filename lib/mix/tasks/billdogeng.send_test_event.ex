@@ -29,7 +29,7 @@ defmodule Mix.Tasks.Billdogeng.SendTestEvent do
 
   use Mix.Task
 
-  alias BilldogEng.{TestEvent, Using}
+  alias BilldogEng.Client.{TestEvent, Using}
 
   @switches [client: :string, host: :string, api_key: :string]
 

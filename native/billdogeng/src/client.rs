@@ -94,6 +94,14 @@ impl Client {
         })
     }
 
+    /// Returns a client that has ended without having sent anything: it counts every event as dropped.
+    #[must_use]
+    pub fn ended(config: Config) -> Arc<Self> {
+        let client = Self::idle(config);
+        client.state().close();
+        client
+    }
+
     /// Counts an event that the caller itself keeps, as delivered.
     pub fn hand_back(&self, replaced: u64) {
         self.state().hand_back(replaced);

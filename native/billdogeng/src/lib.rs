@@ -33,7 +33,7 @@ pub use draining::Draining;
 pub use error::Error;
 pub use event::json;
 pub use event::place::Place;
-pub use event::profiles::{PersonProfiles, PROPERTY as PROCESS_PERSON_PROFILE};
+pub use event::profiles::{Noted, PersonProfiles, PROPERTY as PROCESS_PERSON_PROFILE};
 pub use http::check::{check, Unusable};
 pub use http::client::has_roots;
 pub use http::policy::SUSPENSION;
@@ -44,7 +44,7 @@ pub use http::roots::{named_roots, NamedRoots};
 pub use protocol::{
     Command, LastWords, Listener, Notice, Outcome, Reply, Report, Span, Tidings, Trigger,
 };
-pub use queue::accounts::{Reason, Stats};
+pub use queue::accounts::{Limit, Reason, Stats};
 pub use report::reports::{Reports, Told};
 pub use report::status::{Activity, Call, Caller, LastError, PhaseName, Status, WaitsFor};
 pub use threads::keep_mapped;

@@ -1,34 +1,37 @@
-//! The edge to the BEAM: terms become bytes here, and tidings become messages.
+//! The edge to the BEAM: terms become bytes, updates become messages.
+//!
+//! From the files that need none of the others to those that need most:
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `capture.rs` | the NIFs of a capture: a pid and five terms become a queued event |
-//! | `check.rs` | the NIFs that look at options and texts before anything is sent |
-//! | `encode.rs` | walks a term and writes it as JSON, within bounds |
-//! | `json.rs` | the NIF that decodes JSON for the collector |
-//! | `names.rs` | atoms as JSON, kept |
-//! | `client.rs` | the NIFs of the owner: start, commands, tidings, accounts |
-//! | `person_updates.rs` | the NIFs of person updates, and their lane |
+//! | `atoms.rs` | all atoms |
+//! | `vm.rs` | the VM's clock and terms without rustler's overhead; the only file with `unsafe` |
+//! | `word.rs`, `names.rs` | a hash for terms of one word; atoms as JSON, cached |
+//! | `terms.rs` | JSON, errors and counters as terms; the NIF that decodes JSON |
+//! | `encode/` | writes a term as JSON, within limits |
+//! | `options.rs` | the options of clients and requests; the NIFs that check them |
+//! | `reports.rs` | the NIFs of telemetry |
+//! | `lanes.rs` | a client's two lanes, and the messages of their flush threads |
 //! | `registry.rs` | from an owner's pid to its client |
-//! | `reports.rs` | the NIFs of telemetry: what flush threads report |
+//! | `event.rs` | the NIFs of a capture: a term becomes a queued event or person update |
+//! | `updates.rs` | the NIFs that return notices, replies and counters |
+//! | `debug.rs` | the NIF that shows what a client waits for |
+//! | `owner.rs` | the NIFs of the owner: start, commands, modes; and its end |
 //! | `request.rs` | the NIF of `Transport.request/2` |
-//! | `status.rs` | what a client is doing, as terms |
-//! | `value.rs` | JSON values and errors as terms |
-//! | `word.rs` | a hash for terms that are one word |
-//! | `vm.rs` | the VM's clock, and terms, straight: the one file with `unsafe` |
 
-mod capture;
-mod check;
-mod client;
+mod atoms;
+mod debug;
 mod encode;
-mod json;
+mod event;
+mod lanes;
 mod names;
-mod person_updates;
+mod options;
+mod owner;
 mod registry;
 mod reports;
 mod request;
-mod status;
-mod value;
+mod terms;
+mod updates;
 mod vm;
 mod word;
 
@@ -43,4 +46,4 @@ fn load(_env: rustler::Env, _info: rustler::Term) -> bool {
     }
 }
 
-rustler::init!("Elixir.BilldogEng.Native", load = load);
+rustler::init!("Elixir.BilldogEng.Client.Native", load = load);

@@ -1,12 +1,11 @@
 //! From an owner's pid to its client, without asking any process.
 //!
-//! Readers load a snapshot and wait for nobody; a start or an end replaces it.
+//! Readers load a snapshot and wait for nothing; a start or an end replaces it.
 
-use crate::encode::GroupIndex;
-use crate::person_updates::Lane;
+use crate::lanes::Lanes;
+use crate::options::{EventOptions, Mode};
 use crate::word::WordHasher;
 use arc_swap::ArcSwap;
-use billdogeng::{Client, PersonProfiles};
 use rustler::sys::ErlNifTerm;
 use rustler::{Env, Term};
 use std::collections::HashMap;
@@ -14,41 +13,21 @@ use std::hash::BuildHasherDefault;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, LazyLock};
 
-/// What becomes of a client's events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// They are sent.
-    Live,
-    /// They are encoded and handed back, for a test to look at.
-    Test,
-    /// They are counted.
-    Disabled,
-}
-
-/// A client and what its captures need beside it.
+/// A client, and what its captures need besides its lanes.
 pub struct Entry {
-    pub client: Arc<Client>,
-    /// As which it was started: only a live one has a flush thread.
+    pub lanes: Lanes,
+    /// The mode that it was started in.
     pub started: Mode,
-    /// Switched off at run time: captures are counted, what is queued is still sent.
+    /// Switched off at run time: captures are counted, and queued events are still sent.
     pub off: AtomicBool,
-    pub groups: GroupIndex,
-    /// Whether each event is given an `$insert_id`.
-    pub insert_ids: bool,
-    /// Which events say whether they make a profile.
-    pub person_profiles: Option<PersonProfiles>,
-    /// Updates of persons.
-    pub lane: Lane,
-    /// What the app has done to its events in Elixir, before they come here for good.
+    pub options: EventOptions,
     pub hooks: Option<Hooks>,
-    /// Its owner has ended, or the VM stops.
-    pub draining: AtomicBool,
-    /// Kinds of failures of its hooks that were reported, one bit each.
+    /// The failures of its hooks that were reported, one bit for each hook.
     pub failures: AtomicU8,
 }
 
 impl Entry {
-    /// What becomes of events that are captured now.
+    /// Returns the mode for events that are captured now.
     pub fn mode(&self) -> Mode {
         if self.off.load(Ordering::Acquire) {
             Mode::Disabled
@@ -58,8 +37,8 @@ impl Entry {
     }
 }
 
-/// A term of Elixir's, kept for whoever captures: in the external format, since terms of an environment of
-/// their own can't be shared between threads.
+/// The hooks that a client's events pass through in Elixir, in the external format: a term in an environment of its own
+/// cannot be shared between threads.
 pub struct Hooks(Vec<u8>);
 
 impl Hooks {
@@ -72,15 +51,15 @@ impl Hooks {
     }
 }
 
-/// What a pid is known by here.
+/// A pid as one word.
 pub type Key = ErlNifTerm;
 
 pub type Entries = HashMap<Key, Arc<Entry>, BuildHasherDefault<WordHasher>>;
 
 static ENTRIES: LazyLock<ArcSwap<Entries>> = LazyLock::new(Default::default);
 
-/// A local pid is one word, its own; two living processes never share it. What is no local pid is a word
-/// of another kind, and found nowhere.
+/// Returns the word of a local pid: no two living processes share it. Any other term is a word of another kind, and is
+/// in no registry.
 pub fn key(pid: Term) -> Key {
     pid.as_c_arg()
 }
@@ -90,7 +69,7 @@ pub fn with<R>(pid: Term, with: impl FnOnce(&Entry) -> R) -> Option<R> {
     ENTRIES.load().get(&key(pid)).map(|entry| with(entry))
 }
 
-/// The clients there are at this moment.
+/// Returns all clients.
 pub fn all() -> Arc<Entries> {
     ENTRIES.load_full()
 }

@@ -3,19 +3,12 @@
 //! A client that was started without a label reports nothing. The reports outlive their owner, so that a
 //! drain's are told too.
 
-use crate::client::reason_to_atom;
-use crate::{value, vm};
+use crate::{atoms, terms, vm};
 use billdogeng::{Report, Reports, Trigger};
 use rustler::env::OwnedEnv;
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-
-rustler::atoms! {
-    ok, billdogeng_reports,
-    started, stopped, panicked,
-    size, interval, call, shutdown, retry,
-}
 
 /// What a client is called in its reports, in the external format.
 pub struct Label(Arc<[u8]>);
@@ -40,7 +33,7 @@ impl Label {
         }
         let emitter = *EMITTER.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(emitter) = emitter {
-            let _ = OwnedEnv::new().send_and_clear(&emitter, |_| billdogeng_reports());
+            let _ = OwnedEnv::new().send_and_clear(&emitter, |_| atoms::billdogeng_reports());
         }
     }
 }
@@ -49,7 +42,7 @@ impl Label {
 #[rustler::nif]
 fn report_flushes_to_me(env: Env<'_>) -> Atom {
     *EMITTER.lock().unwrap_or_else(PoisonError::into_inner) = Some(env.pid());
-    ok()
+    atoms::ok()
 }
 
 /// `{spans, dropped, missed}`: all that has come up since the last call. Times are in ns, a span's beginning
@@ -63,7 +56,7 @@ fn take_reports(env: Env<'_>) -> Term<'_> {
         .iter()
         .filter_map(|(label, report)| Some((client(env, label)?, span_to_term(env, now, report)?)));
     let dropped = told.dropped.iter().filter_map(|(label, reason, count)| {
-        Some((client(env, label)?, reason_to_atom(*reason), *count))
+        Some((client(env, label)?, terms::reason(*reason), *count))
     });
     let missed = told
         .missed
@@ -87,7 +80,7 @@ fn span_to_term<'a>(
     report: &Report,
 ) -> Option<Term<'a>> {
     let (kind, span, rest) = match report {
-        Report::Started(span) => (started(), span, ().encode(env)),
+        Report::Started(span) => (atoms::started(), span, ().encode(env)),
         Report::Stopped(span, took, outcome) => {
             let error = outcome.error.as_ref();
             let rest = (
@@ -97,11 +90,15 @@ fn span_to_term<'a>(
                 outcome.wire_bytes,
                 outcome.attempts,
                 outcome.status,
-                error.map(|error| value::error_to_term(env, error)),
+                error.map(|error| terms::error(env, error)),
             );
-            (stopped(), span, rest.encode(env))
+            (atoms::stopped(), span, rest.encode(env))
         }
-        Report::Panicked(span, took) => (panicked(), span, (took.as_nanos() as u64,).encode(env)),
+        Report::Panicked(span, took) => (
+            atoms::panicked(),
+            span,
+            (took.as_nanos() as u64,).encode(env),
+        ),
         Report::Dropped(..) => return None,
     };
     let ago = now.saturating_duration_since(span.began).as_nanos() as i64;
@@ -111,10 +108,10 @@ fn span_to_term<'a>(
 
 fn trigger_to_atom(trigger: Trigger) -> Atom {
     match trigger {
-        Trigger::Size => size(),
-        Trigger::Interval => interval(),
-        Trigger::Call => call(),
-        Trigger::Shutdown => shutdown(),
-        Trigger::Retry => retry(),
+        Trigger::Size => atoms::size(),
+        Trigger::Interval => atoms::interval(),
+        Trigger::Call => atoms::call(),
+        Trigger::Shutdown => atoms::shutdown(),
+        Trigger::Retry => atoms::retry(),
     }
 }

@@ -1,31 +1,33 @@
 //! The NIF of `Transport.request/2`: one attempt, answered by a message.
 
-use crate::client::HttpOptions;
 use crate::encode::{Encoder, Scratch, Stop};
-use crate::value;
+use crate::options::Options;
+use crate::{atoms, terms};
 use billdogeng::request::{self, Request};
 use billdogeng::{Answer, Failure};
 use rustler::env::OwnedEnv;
 use rustler::{Binary, Encoder as _, Env, LocalPid, Term};
-
-rustler::atoms! { ok, error, normalise, nil, billdogeng_response }
 
 /// Sends `{:billdogeng_response, id, {:ok, data, status, quota_limited} | {:error, error, retryable}}` to the
 /// caller later; answers `:ok`, `:normalise`, or `{:error, message}`. On a dirty scheduler: bodies have any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn request<'a>(
     env: Env<'a>,
-    http: HttpOptions,
+    options: Options<'a>,
     path: String,
     headers: Vec<(Binary<'a>, Binary<'a>)>,
     body: Term<'a>,
     marker: Term<'a>,
     id: u64,
 ) -> Term<'a> {
+    let http = match options.http() {
+        Ok(http) => http,
+        Err(unreadable) => return (atoms::error(), unreadable.to_string()).encode(env),
+    };
     let body = match encode(body, marker) {
         Ok(body) => body,
-        Err(Stop::Normalise) => return normalise().encode(env),
-        Err(_) => return (error(), "the body is too large").encode(env),
+        Err(Stop::Normalise) => return atoms::normalise().encode(env),
+        Err(_) => return (atoms::error(), "the body is too large").encode(env),
     };
     let headers = headers
         .iter()
@@ -33,19 +35,19 @@ fn request<'a>(
         .collect();
     let headers = match headers {
         Ok(headers) => headers,
-        Err(message) => return (error(), message).encode(env),
+        Err(message) => return (atoms::error(), message).encode(env),
     };
     let caller = env.pid();
     let answer = Box::new(move |result| reply(caller, id, result));
     match request::send(Request {
-        http: http.into(),
+        http,
         path,
         headers,
         body,
         answer,
     }) {
-        Ok(()) => ok().encode(env),
-        Err(failed) => (error(), failed.to_string()).encode(env),
+        Ok(()) => atoms::ok().encode(env),
+        Err(failed) => (atoms::error(), failed.to_string()).encode(env),
     }
 }
 
@@ -54,17 +56,17 @@ fn reply(caller: LocalPid, id: u64, result: Result<Answer, Failure>) {
     let _ = OwnedEnv::new().send_and_clear(&caller, |env| {
         let answer = match &result {
             Ok(answer) => {
-                let data = value::to_term(env, &answer.data);
-                (ok(), data, answer.status, answer.quota_limited).encode(env)
+                let data = terms::value(env, &answer.data);
+                (atoms::ok(), data, answer.status, answer.quota_limited).encode(env)
             }
             Err(failure) => (
-                error(),
-                value::error_to_term(env, &failure.error),
+                atoms::error(),
+                terms::error(env, &failure.error),
                 failure.is_retryable(),
             )
                 .encode(env),
         };
-        (billdogeng_response(), id, answer)
+        (atoms::billdogeng_response(), id, answer)
     });
 }
 
@@ -72,10 +74,10 @@ fn reply(caller: LocalPid, id: u64, result: Result<Answer, Failure>) {
 const LARGEST_BODY: usize = 16 * 1024 * 1024;
 
 fn encode<'a>(body: Term<'a>, marker: Term<'a>) -> Result<Option<Vec<u8>>, Stop> {
-    if nil() == body {
+    if atoms::nil() == body {
         return Ok(None);
     }
-    let marker = (nil() != marker).then_some(marker);
+    let marker = (atoms::nil() != marker).then_some(marker);
     let mut encoder = Encoder::new(Scratch::default(), LARGEST_BODY, false, marker);
     encoder.value(body)?;
     let body = encoder.into_scratch().out;

@@ -99,25 +99,40 @@ pub fn float(term: Term) -> Option<f64> {
     (found != 0).then_some(value)
 }
 
-/// The elements of a tuple. rustler copies all of them first, and of ten million only some are looked at.
-pub fn elements<'a>(term: Term<'a>) -> Option<impl ExactSizeIterator<Item = Term<'a>> + Clone> {
+/// Returns the elements of a tuple; `None` for any other term. rustler copies all of them first, and the walk may stop
+/// after a few of ten million.
+pub fn elements<'a>(term: Term<'a>) -> Option<impl ExactSizeIterator<Item = Term<'a>>> {
     let env = term.get_env();
-    let (mut arity, mut array) = (0, std::ptr::null());
-    // SAFETY: the term is of this environment. The VM answers with its own array of `arity` terms, which stays
-    // where it is as long as the environment; of an empty tuple with any pointer.
-    let elements: &'a [ErlNifTerm] = unsafe {
-        match enif_get_tuple(env.as_c_arg(), term.as_c_arg(), &mut arity, &mut array) {
-            0 => return None,
-            _ if arity <= 0 => &[],
-            _ => std::slice::from_raw_parts(array, arity as usize),
-        }
-    };
+    let words = words(term)?.iter();
     // SAFETY: each is a term of the same environment.
-    Some(
-        elements
-            .iter()
-            .map(move |element| unsafe { Term::new(env, *element) }),
-    )
+    Some(words.map(move |word| unsafe { Term::new(env, *word) }))
+}
+
+/// Returns the elements of a tuple of this size; `None` for any other term.
+pub fn tuple<const N: usize>(term: Term) -> Option<[Term; N]> {
+    let env = term.get_env();
+    let words: [ErlNifTerm; N] = words(term)?.try_into().ok()?;
+    // SAFETY: each is a term of the same environment.
+    Some(words.map(|word| unsafe { Term::new(env, word) }))
+}
+
+#[inline(always)]
+fn words<'a>(term: Term<'a>) -> Option<&'a [ErlNifTerm]> {
+    let (mut arity, mut array) = (0, std::ptr::null());
+    // SAFETY: the term is of this environment. The VM returns its own array of `arity` terms, which stays where it is
+    // as long as the environment; for an empty tuple the pointer may be invalid.
+    unsafe {
+        match enif_get_tuple(
+            term.get_env().as_c_arg(),
+            term.as_c_arg(),
+            &mut arity,
+            &mut array,
+        ) {
+            0 => None,
+            _ if arity <= 0 => Some(&[]),
+            _ => Some(std::slice::from_raw_parts(array, arity as usize)),
+        }
+    }
 }
 
 /// The elements of a list, up to where it is none any more. rustler's own way of taking it apart hands whole terms

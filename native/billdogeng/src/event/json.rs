@@ -1,8 +1,6 @@
 //! JSON text, written straight into bytes (RFC 8259).
 
-use serde::de::IgnoredAny;
 use serde_json::Value;
-use std::collections::HashMap;
 
 /// Per byte: 0 as it is, 1 needs more than a look (not ASCII), else the letter after the backslash.
 static ESCAPES: [u8; 256] = {
@@ -27,7 +25,7 @@ static ESCAPES: [u8; 256] = {
     table
 };
 
-/// Writes a string with its quotes. What isn't UTF-8 becomes U+FFFD, once for each bad sequence (the
+/// Writes a string with its quotes. Invalid UTF-8 becomes U+FFFD, once for each bad sequence (the
 /// Unicode standard's "maximal subparts", chapter 3.9); answers whether there was any.
 pub fn write_str(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
     let plain = plain_len(bytes);
@@ -142,28 +140,18 @@ pub fn write_f64(out: &mut Vec<u8>, value: f64) {
     out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
 }
 
-/// Whether an object, as written here, has a member of that name. The name needs no escaping.
-pub fn has_member(object: &[u8], name: &str) -> bool {
-    let quoted = [b"\"", name.as_bytes(), b"\":"].concat();
-    if !object.windows(quoted.len()).any(|window| window == quoted) {
-        return false;
-    }
-    // Perhaps of an object deeper in it.
-    serde_json::from_slice::<HashMap<String, IgnoredAny>>(object)
-        .is_ok_and(|members| members.contains_key(name))
+/// Reads JSON; returns `None` unless `bytes` are exactly one value that every ingest can read: text of whole characters,
+/// numbers that a float can represent. An ingest would refuse the whole batch for any other.
+pub fn read(bytes: &[u8]) -> Option<Value> {
+    let value = serde_json::from_slice(bytes).ok()?;
+    is_readable(&value).then_some(value)
 }
 
-/// How deep a JSON value is, 0 for a scalar; `None` unless `bytes` are exactly one, and one that every ingest can
-/// read: text of whole characters, numbers that a float can hold. Others would have the whole batch refused.
-pub fn depth(bytes: &[u8]) -> Option<usize> {
-    let value = serde_json::from_slice::<Value>(bytes).ok()?;
-    is_readable(&value).then(|| depth_of(&value))
-}
-
-fn depth_of(value: &Value) -> usize {
+/// Returns how deep a value is, 0 for a scalar.
+pub fn depth(value: &Value) -> usize {
     match value {
-        Value::Array(values) => 1 + values.iter().map(depth_of).max().unwrap_or(0),
-        Value::Object(members) => 1 + members.values().map(depth_of).max().unwrap_or(0),
+        Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(depth).max().unwrap_or(0),
         _ => 0,
     }
 }
@@ -204,14 +192,6 @@ mod tests {
             );
             assert!(!replaced);
         }
-    }
-
-    #[test]
-    fn a_member_is_found_in_the_object_itself_alone() {
-        assert!(has_member(br#"{"a":{"x":1},"x":2}"#, "x"));
-        assert!(!has_member(br#"{"a":{"x":1},"b":"x"}"#, "x"));
-        assert!(!has_member(br#"{"a":"\"x\":"}"#, "x"));
-        assert!(!has_member(b"{}", "x"));
     }
 
     #[test]
@@ -282,15 +262,19 @@ mod tests {
                 value.to_bits(),
                 "{text}"
             );
-            assert_eq!(depth(text.as_bytes()), Some(0));
+            assert_eq!(depth_of(text.as_bytes()), Some(0));
         }
+    }
+
+    fn depth_of(bytes: &[u8]) -> Option<usize> {
+        read(bytes).as_ref().map(depth)
     }
 
     #[test]
     fn one_value_is_one_value() {
-        assert_eq!(depth(b" {\"a\": [1, 2.5e3, null], \"b\": {}} "), Some(2));
-        assert_eq!(depth(b"[]"), Some(1));
-        assert_eq!(depth(&b"9".repeat(400)), Some(0));
+        assert_eq!(depth_of(b" {\"a\": [1, 2.5e3, null], \"b\": {}} "), Some(2));
+        assert_eq!(depth_of(b"[]"), Some(1));
+        assert_eq!(depth_of(&b"9".repeat(400)), Some(0));
         let bad: [&[u8]; 9] = [
             b"",
             b"1 2",
@@ -303,7 +287,7 @@ mod tests {
             b"{\"\xE9\":1}",
         ];
         for bad in bad {
-            assert_eq!(depth(bad), None, "{}", String::from_utf8_lossy(bad));
+            assert_eq!(depth_of(bad), None, "{}", String::from_utf8_lossy(bad));
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::http::payload::Payload;
 use crate::http::response::{Answer, Failure, Kind, Unreachable};
 use crate::protocol::Notice;
 use crate::queue::accounts::Reason;
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
 use std::sync::Arc;
 use tokio::time::Instant;
 

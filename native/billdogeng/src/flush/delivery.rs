@@ -3,7 +3,7 @@
 use crate::flush::split::{Parts, Seen};
 use crate::http::payload::Payload;
 use crate::http::response::Failure;
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
 
 /// What the worker keeps for a flush.
 #[derive(Default)]

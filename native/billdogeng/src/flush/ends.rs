@@ -7,7 +7,7 @@ use crate::flush::split::Parts;
 use crate::flush::worker::Worker;
 use crate::protocol::{LastWords, Notice};
 use crate::queue::accounts::Reason;
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
 use crate::queue::store::Next;
 use std::sync::Arc;
 use tokio::time::Instant;

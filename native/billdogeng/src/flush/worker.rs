@@ -10,6 +10,7 @@ use crate::flush::opening::Opening;
 use crate::flush::phase::{Action, Event, Facts, Rules};
 use crate::flush::requests::{Attempt, Requests};
 use crate::protocol::{Command, Listener, Notice, Reply, Report};
+use crate::queue::accounts::Reason;
 use crate::report::flush_report::FlushReport;
 use crate::report::status::MOST_CALLERS;
 use crate::threads;
@@ -248,8 +249,14 @@ impl Worker {
 
     /// Reports drops, whenever the last report was.
     pub(super) fn report_drops(&mut self) {
-        let untold: Vec<_> = self.client.state().take_untold().collect();
+        let (untold, full_by) = {
+            let mut state = self.client.state();
+            (state.take_untold().collect::<Vec<_>>(), state.full_by())
+        };
         for (reason, count) in untold {
+            if let (Reason::QueueFull, Some(limit)) = (reason, full_by) {
+                self.client.news().notice(Notice::QueueFullBy(limit));
+            }
             self.client.news().notice(Notice::Dropped(reason, count));
             self.listener.report(Report::Dropped(reason, count));
         }

@@ -54,6 +54,15 @@ impl Reason {
     ];
 }
 
+/// The limit of the queue for which the oldest events are dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `max_queue_size`.
+    Events,
+    /// `max_queue_bytes`.
+    Bytes,
+}
+
 /// The accounts: `captured = delivered + dropped + queued`, always.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {

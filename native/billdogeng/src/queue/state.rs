@@ -1,8 +1,8 @@
 //! What callers and the flush thread share: what is queued, its bounds and the accounts, under one lock.
 
 use crate::config::Config;
-use crate::queue::accounts::{Accounts, Reason, Stats};
-use crate::queue::events::Batch;
+use crate::queue::accounts::{Accounts, Limit, Reason, Stats};
+use crate::queue::batch::Batch;
 use crate::queue::store::{Next, Store};
 use crate::spool::{Page, Recovered, Spool};
 use std::borrow::Cow;
@@ -47,6 +47,7 @@ pub(crate) struct State {
     opening: bool,
     flush_at: u64,
     max_queue_size: usize,
+    full_by: Option<Limit>,
     max_queue_bytes: usize,
     max_batch_size: usize,
     max_batch_bytes: usize,
@@ -68,6 +69,7 @@ impl State {
             opening: config.spool.is_some(),
             flush_at: config.flush_at as u64,
             max_queue_size: config.max_queue_size,
+            full_by: None,
             max_queue_bytes: config.max_queue_bytes,
             max_batch_size: config.max_batch_size,
             max_batch_bytes: config.max_batch_bytes,
@@ -180,6 +182,11 @@ impl State {
                 break;
             }
             dropped += 1;
+            self.full_by = Some(if too_large {
+                Limit::Bytes
+            } else {
+                Limit::Events
+            });
         }
         self.accounts.drop(Reason::QueueFull, dropped);
     }
@@ -187,6 +194,11 @@ impl State {
     /// Returns how many events were dropped for this reason.
     pub fn dropped(&self, reason: Reason) -> u64 {
         self.accounts.dropped(reason)
+    }
+
+    /// Returns the limit that the last drop for [`Reason::QueueFull`] was for.
+    pub fn full_by(&self) -> Option<Limit> {
+        self.full_by
     }
 
     /// Returns the drops that no notice has reported yet, once.

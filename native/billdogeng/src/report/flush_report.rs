@@ -6,7 +6,7 @@
 use crate::error::Error;
 use crate::http::response::{Answer, Failure, Kind};
 use crate::protocol::{Listener, Outcome, Report, Span, Trigger};
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
