@@ -921,8 +921,8 @@ fn directories_links_pipes_and_sockets_with_a_files_name_are_left_alone_and_bloc
     fs::remove_file(&lock).unwrap();
     assert!(pipe(&lock));
     let error = try_open(&options(dir.path())).err().unwrap();
-    let said = format!("can't lock {}: it is not a regular file", lock.display());
-    assert_eq!(error.to_string(), said);
+    let expected = format!("can't lock {}: it is not a regular file", lock.display());
+    assert_eq!(error.to_string(), expected);
 }
 
 fn pipe(path: &Path) -> bool {
