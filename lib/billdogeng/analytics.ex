@@ -231,8 +231,8 @@ defmodule BilldogEng.Analytics do
   def capture(server, distinct_id, event, properties \\ %{}, groups \\ %{}, opts \\ [])
 
   def capture(server, distinct_id, event, properties, groups, opts) do
-    event = {distinct_id, event, properties, groups, Capture.timestamp(opts)}
-    Capture.event(unwrap(server), event, :with_groups)
+    timestamp = Capture.timestamp(opts)
+    Capture.event(unwrap(server), distinct_id, event, properties, groups, timestamp, :with_groups)
   end
 
   @doc """
@@ -317,7 +317,7 @@ defmodule BilldogEng.Analytics do
   end
 
   defp raw(server, distinct_id, event, properties),
-    do: Capture.event(unwrap(server), {distinct_id, event, properties, %{}, nil}, :raw)
+    do: Capture.event(unwrap(server), distinct_id, event, properties, %{}, nil, :raw)
 
   @doc """
   Captures an exception of the user `distinct_id`: the event `$exception`.

@@ -124,7 +124,9 @@ defmodule BilldogEng.Client.PersonUpdate do
   end
 
   def enqueue(pid, distinct_id, operations) do
-    with :no_thread <- Capture.item(pid, :person_update, distinct_id: distinct_id, operations: operations),
+    update = {distinct_id, nil, operations, nil, nil}
+
+    with :no_thread <- Capture.item(pid, :person_update, update, :raw),
          do: Warning.log("the system has no thread for person updates: one is left out")
   end
 end
