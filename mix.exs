@@ -17,7 +17,7 @@ defmodule BilldogEng.MixProject do
       deps: deps(Mix.env()),
       name: "BilldogEng",
       description:
-        "An analytics client with a native core: captures cost microseconds, delivery is its own affair.",
+        "An analytics client: captures take about a microsecond, and a native thread delivers the events.",
       package: package(),
       docs: docs()
     ]
@@ -30,15 +30,14 @@ defmodule BilldogEng.MixProject do
     ]
   end
 
-  # `mix docs` (before Elixir 1.15 `MIX_ENV=docs mix docs`), in the one environment that has ex_doc.
+  # `mix docs`, in the one environment that has ex_doc, takes Elixir 1.15 or later.
   def cli, do: [preferred_envs: [docs: :docs]]
 
-  # A dependency under `only: :docs` would still have every Mix command of every app that uses this one ask
-  # for Hex.
-  defp deps(:docs), do: [{:ex_doc, "~> 0.34", runtime: false}]
+  # With a dependency under `only: :docs`, every Mix command of every app that uses this one would ask for Hex.
+  defp deps(:docs), do: [{:ex_doc, "~> 0.40", runtime: false}]
   defp deps(_), do: []
 
-  # The crates have the same one: it is kept where they take it from.
+  # The crates read the same version there.
   defp version do
     [_, version] = Regex.run(~r/^version = "(.+)"$/m, File.read!(Path.join(__DIR__, "Cargo.toml")))
     version
@@ -48,27 +47,53 @@ defmodule BilldogEng.MixProject do
     [
       licenses: ["MIT"],
       links: %{"Source" => @source_url},
-      # The workspace whole, or cargo builds nothing from it; of `.cargo` the one file, for others may hold
-      # credentials. `native/prebuilt` is what `bin/nif` has packed; `bin/package` makes the whole of it.
+      # cargo builds from the whole workspace only. Other files of `.cargo` may contain credentials. `bin/nif` packs
+      # `native/prebuilt`, and `bin/package` makes the package.
       files:
         ~w(lib native/billdogeng*/Cargo.toml native/billdogeng*/build.rs native/billdogeng*/src native/prebuilt) ++
           ~w(Cargo.toml Cargo.lock .cargo/config.toml mix mix.exs .formatter.exs) ++
-          ~w(README.md guides CHANGELOG.md ARCHITECTURE.md SECURITY.md LICENSE THIRD-PARTY-LICENSES)
+          ~w(README.md guides ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md LICENSE THIRD-PARTY-LICENSES)
     ]
   end
 
+  # The pages in the order in which a reader needs them; the modules by use.
   defp docs do
     [
       main: "readme",
+      api_reference: false,
       source_url: @source_url,
       source_ref: "v#{version()}",
-      extras:
-        ["README.md"] ++
-          Path.wildcard("guides/*.md") ++ ["ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "LICENSE"],
-      groups_for_extras: [Guides: ~r{^guides/}],
+      extras: [{"README.md", title: "Overview"} | Enum.flat_map(pages(), &elem(&1, 1))],
+      groups_for_extras: pages(),
       groups_for_modules: [
-        "Development and tests": [~r/^BilldogEng\.Collector/, ~r/^BilldogEng\.Test/]
-      ]
+        Client: [BilldogEng, BilldogEng.Analytics, BilldogEng.Transport, BilldogEng.Error],
+        Phoenix: [
+          BilldogEng.Plug,
+          BilldogEng.LiveView,
+          BilldogEng.Visitor,
+          BilldogEng.Context,
+          BilldogEng.LiveDashboard
+        ],
+        Telemetry: [BilldogEng.Telemetry, BilldogEng.LoggerHandler],
+        Testing: [BilldogEng.Test],
+        Development: [BilldogEng.Collector]
+      ],
+      groups_for_docs: for(group <- doc_groups(), do: {group, &(&1[:group] == group)})
     ]
+  end
+
+  defp pages do
+    [
+      Start: ~w(guides/phoenix.md guides/configuration.md guides/testing.md guides/migrating.md),
+      Delivery: ~w(guides/delivery.md guides/spool.md guides/outage.md guides/log-lines.md),
+      Operation: ~w(guides/deploying.md guides/telemetry.md guides/privacy.md guides/performance.md),
+      Project: ~w(ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md)
+    ]
+  end
+
+  # In a module's page in this order: `@doc group: "Captures"`.
+  defp doc_groups do
+    ["Start", "Captures", "Users and groups", "Delivery", "State", "Requests"] ++
+      ["Handlers", "Metrics", "Asserts", "Events", "Processes", "Responses"]
   end
 end

@@ -1,4 +1,4 @@
-# What a capture takes its caller while the ingest is out of order, beside a healthy one, in turns.
+# The time that a capture takes its caller while the ingest is out of order, beside a healthy one, in turns.
 #
 #     bin/bench --only callers
 #     bin/bench --only callers --rounds 9 --ms 2000
@@ -15,7 +15,7 @@ defmodule Bench.Callers do
   @burst 40
   @faults [
     hang: "hangs",
-    slow: "answers one byte a second",
+    slow: "sends one byte a second",
     reset: "resets",
     refuse: "refuses connections",
     unknown: "has a name that nobody knows",
@@ -105,7 +105,7 @@ defmodule Bench.Callers do
          path: "/products/#{n}/reviews",
          referrer: "https://www.example.com/search?q=item+#{n}",
          plan: "pro",
-         title: "Reviews of product #{n}: what our customers say",
+         title: "Reviews of product #{n}: by our customers",
          price: n * 1.37,
          quantity: rem(n, 9) + 1,
          duration_ms: n * 317,

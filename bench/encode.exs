@@ -1,4 +1,4 @@
-# What it costs to turn an event's terms into JSON: beside Jason, jiffy, and serde_json in plain Rust, in turns.
+# The cost of turning an event's terms into JSON: beside Jason, jiffy, and serde_json in plain Rust, in turns.
 #
 #     bin/bench --only encode
 #     bin/bench --only encode --tweet FILE.json --document FILE.json     with JSON of your own
@@ -70,7 +70,7 @@ defmodule Bench.Encode do
       for round <- 0..rounds do
         order = if rem(round, 2) == 0, do: contenders, else: Enum.reverse(contenders)
         result = Map.new(order, fn {who, measure} -> {who, measure && measure.()} end)
-        # What was captured leaves in between, untimed.
+        # Captured events leave in between, untimed.
         :ok = Analytics.flush(client)
         result
       end
@@ -130,7 +130,7 @@ defmodule Bench.Encode do
       path: "/products/17/reviews",
       referrer: "https://www.example.com/search?q=item+17",
       plan: "enterprise",
-      title: "Reviews of product 17: what our customers say",
+      title: "Reviews of product 17: by our customers",
       price: 23.29,
       quantity: 3,
       duration_ms: 5389,

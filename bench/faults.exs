@@ -17,7 +17,7 @@ defmodule Faults do
     IO.read(:stdio, :all)
   end
 
-  # What comes after isn't answered at all, as in a network that swallows it.
+  # Later bytes get no response at all, as in a network that swallows them.
   defp fill(port) do
     for _ <- 1..4, do: spawn_link(fn -> :gen_tcp.connect({127, 0, 0, 1}, port, [], :infinity) && hold() end)
     Process.sleep(100)

@@ -1,4 +1,4 @@
-# What clients cost that have nothing to do: memory, threads, and how often their threads wake.
+# The cost of idle clients: memory, threads, and how often their threads wake.
 #
 #     bin/bench --only idle
 #     bin/bench --only idle --clients 1000 --seconds 300
@@ -20,7 +20,7 @@ defmodule Bench.Idle do
     {:ok, _} = Application.ensure_all_started(:inets)
     url = Collector.start()
 
-    # What the first client of a VM brings along is not the second one's cost.
+    # The first client of a VM loads what later ones share: it is not counted.
     warm = start(url)
     :ok = Analytics.capture(warm, "user", "event")
     :ok = Analytics.flush(warm)
@@ -32,7 +32,7 @@ defmodule Bench.Idle do
     for pid <- pids, do: :ok = Analytics.capture(pid, "user", "event")
     for pid <- pids, do: :ok = Analytics.flush(pid)
     ^clients = Collector.count(url).events - got
-    IO.puts(:stderr, "idle: #{@pool_idle} s until the connections are given up")
+    IO.puts(:stderr, "idle: #{@pool_idle} s until the connections are closed")
     Process.sleep(@pool_idle * 1_000)
     used = row("each has delivered an event", before, clients, seconds)
 

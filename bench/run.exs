@@ -127,7 +127,7 @@ defmodule Bench.Run do
     ]
   end
 
-  # `[{theirs, ours}]`. Who goes first changes each round.
+  # `[{theirs, ours}]`. They take turns at going first.
   defp rounds(what, settings, measure) do
     Enum.each(@clients, measure)
 
@@ -285,7 +285,7 @@ defmodule Bench.Run do
         path: "/products/#{n}/reviews",
         referrer: "https://www.example.com/search?q=item+#{n}",
         plan: Enum.at(["free", "pro", "enterprise"], rem(n, 3)),
-        title: "Reviews of product #{n}: what our customers say",
+        title: "Reviews of product #{n}: by our customers",
         price: n * 1.37,
         quantity: rem(n, 9) + 1,
         duration_ms: n * 317,

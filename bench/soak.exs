@@ -9,7 +9,7 @@ defmodule Soak do
   @writers 4
   # Each of this many is marked; some of them will be refused.
   @marked 997
-  # What a heap may be larger by, or the allocator hold back.
+  # The growth that a heap or the allocator's reserve may account for.
   @growth_kib 16 * 1024
   @every 10_000
 
@@ -92,7 +92,7 @@ defmodule Soak do
     if left <= 0 do
       Enum.reverse(samples)
     else
-      tell(ingest)
+      control(ingest)
       Process.sleep(min(@every, left))
       sample = sample(client, now() - started)
       IO.puts(line(sample))
@@ -182,7 +182,7 @@ defmodule Soak do
   # The least of each half: what a queue holds that has grown meanwhile is no leak. The first minute is for what
   # is made once.
   defp flat(samples) do
-    case halves(samples) do
+    case split(samples) do
       {[_ | _] = before, [_ | _] = later} ->
         grown = least(later) - least(before)
         threads = for sample <- before ++ later, uniq: true, do: sample.threads
@@ -193,12 +193,12 @@ defmodule Soak do
         ]
 
       _ ->
-        [{false, "the run was too short to tell of memory and threads: two minutes at least"}]
+        [{false, "the run was too short to judge memory and threads: two minutes at least"}]
     end
   end
 
   defp summary(samples) do
-    case halves(samples) do
+    case split(samples) do
       {[_ | _] = before, [_ | _] = later} ->
         "RSS at its least: #{div(least(before), 1_024)} MiB in the first half, #{div(least(later), 1_024)} MiB in " <>
           "the second; at its most #{div(Enum.max(for s <- samples, do: s.rss), 1_024)} MiB"
@@ -208,7 +208,7 @@ defmodule Soak do
     end
   end
 
-  defp halves(samples) do
+  defp split(samples) do
     samples = Enum.filter(samples, &(&1.at > 60_000))
     Enum.split(samples, div(length(samples), 2))
   end
@@ -238,16 +238,16 @@ defmodule Soak do
           do: String.replace_prefix(line, start, ""),
           else: hear(ingest, start)
     after
-      120_000 -> raise "the ingest did not say: #{start}"
+      120_000 -> raise "the ingest did not report: #{start}"
     end
   end
 
   # Its faults, since the last time.
-  defp tell(%{port: port} = ingest) do
+  defp control(%{port: port} = ingest) do
     receive do
       {^port, {:data, {:eol, "fault " <> fault}}} ->
         IO.puts("         the ingest: #{fault}")
-        tell(ingest)
+        control(ingest)
     after
       0 -> :ok
     end

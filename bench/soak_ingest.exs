@@ -3,7 +3,7 @@
 #
 #     elixir bench/soak_ingest.exs SEED EVENTS WRITERS
 #
-# Prints where it listens, and each fault as it begins. Told `heal` it fails no more, told `report` it prints
+# Prints where it listens, and each fault as it begins. `heal` ends the faults, `report` prints
 # its accounts.
 defmodule SoakIngest do
   alias BilldogEng.Collector
@@ -30,7 +30,7 @@ defmodule SoakIngest do
     faults = spawn_link(fn -> fail(collector, :rand.seed_s(:exsss, seed)) end)
     IO.puts("listening #{Collector.url(collector)}")
 
-    heard(fn
+    on_command(fn
       "heal" ->
         Process.unlink(faults)
         Process.exit(faults, :kill)
@@ -44,11 +44,11 @@ defmodule SoakIngest do
     end)
   end
 
-  defp heard(act) do
+  defp on_command(act) do
     case IO.gets("") do
       line when is_binary(line) ->
         act.(String.trim(line))
-        heard(act)
+        on_command(act)
 
       :eof ->
         :ok
@@ -103,7 +103,7 @@ defmodule SoakIngest do
     {distinct, repeats, lost} =
       Enum.reduce(0..(captured - 1)//1, {0, 0, 0}, fn n, {distinct, repeats, lost} ->
         case :atomics.get(counts, n + 1) do
-          # What was marked may be refused.
+          # Marked events may be refused.
           0 when rem(n, 997) == 0 -> {distinct, repeats, lost}
           0 -> {distinct, repeats, lost + 1}
           times -> {distinct + 1, repeats + times - 1, lost}

@@ -1,4 +1,4 @@
-# What a spool costs: delivered events/s and a capture's p99, with and without one, in turns; and what a queued
+# The cost of a spool: delivered events/s and a capture's p99, with and without one, in turns; and what a queued
 # event costs in memory.
 #
 #     bin/bench --only spool
@@ -146,7 +146,7 @@ defmodule Bench.Spool do
           path: "/products/#{n}/reviews",
           referrer: "https://www.example.com/search?q=item+#{n}",
           plan: "pro",
-          title: "Reviews of product #{n}: what our customers say",
+          title: "Reviews of product #{n}: by our customers",
           price: n * 1.37,
           quantity: rem(n, 9) + 1,
           duration_ms: n * 317,

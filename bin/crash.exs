@@ -1,5 +1,5 @@
 # See bin/crash. This VM is the ingest; those that are killed are started from here, one after the other, all with
-# the same spool. Each says on its standard output, which outlives it, how far it had come and when.
+# the same spool. Each prints its progress on its standard output, which outlives it.
 
 defmodule Crash do
   alias BilldogEng.{Analytics, Collector}
@@ -74,7 +74,7 @@ defmodule Crash do
       {^port, {:data, {:eol, line}}} -> parse(line)
       {^port, {:exit_status, status}} -> raise "a victim ended by itself, with status #{status}"
     after
-      30_000 -> raise "a victim said nothing for 30 s"
+      30_000 -> raise "a victim printed nothing for 30 s"
     end
   end
 

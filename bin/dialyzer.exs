@@ -1,5 +1,4 @@
-# What bin/dialyzer runs. In Elixir, and not by the `dialyzer` command, which can't read Elixir's modules unless
-# it is told where all of it is.
+# The script behind bin/dialyzer. The `dialyzer` command cannot read Elixir's modules without the paths of all of them.
 
 modules =
   for beam <- Path.wildcard("_build/test/lib/billdogeng/ebin/*.beam"),
@@ -58,7 +57,7 @@ warnings =
     warnings: [:unknown, :extra_return, :missing_return]
   )
 
-# Libraries that an app may have or not, and this machine has not: Elixir's compiler has been told of them.
+# Libraries that an app may have or not, and this machine has not: Elixir's compiler ignores them.
 optional? = fn
   {:warn_unknown, _, {_, {module, _, _}}} -> :code.which(module) == :non_existing
   {:warn_unknown, _, {_, {module, _}}} -> :code.which(module) == :non_existing

@@ -3,7 +3,7 @@
 #     deny.toml: targets ─► cargo tree, of each ─► crates ─┐
 #                           cargo metadata: where they lie ┴─► the license files in there, each text once
 #
-# What is linked, on any target: neither what tests or builds need, nor macros, which run in the compiler.
+# The crates that are linked, on any target: neither what tests or builds need, nor macros, which run in the compiler.
 
 defmodule Licenses do
   @file_name "THIRD-PARTY-LICENSES"
@@ -116,7 +116,7 @@ defmodule Licenses do
   defp cargo(arguments) do
     case System.cmd("cargo", arguments) do
       {out, 0} -> out
-      # It has said why.
+      # It has printed the reason.
       {_, status} -> System.halt(status)
     end
   end

@@ -1,4 +1,4 @@
-# What bin/package runs. By `elixir`, not by `mix run`: a package is made of files, and nothing is compiled for it.
+# The script behind bin/package. Run by `elixir`, not by `mix run`: a package is made of files, and nothing is compiled for it.
 
 Mix.start()
 Code.compile_file("mix.exs")

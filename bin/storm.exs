@@ -174,14 +174,18 @@ defmodule Storm do
   end
 
   defp modes do
-    gzipped = :zlib.gzip(~s({"success":false,"error":{"code":"BUSY","message":"busy"}}))
+    gzip = [{"content-encoding", "gzip"}]
+    busy = :zlib.gzip(~s({"success":false,"error":{"code":"BUSY","message":"busy"}}))
+    quota = :zlib.gzip(~s({"success":true,"quota_limited":["events"]}))
 
-    [
+    often = [
       &if(&1.body =~ ~s("bad":true), do: {:status, 400}, else: :ok),
       {:status, 401},
       {:status, 500},
       {:status, 503},
-      {:status, 503, [{"content-encoding", "gzip"}], gzipped},
+      {:status, 503, gzip, busy},
+      # Nothing of the batch is stored: only the compressed body shows it.
+      {:status, 200, gzip, busy},
       {:status, 429, [{"retry-after", "1"}]},
       :hang,
       :reset,
@@ -190,6 +194,9 @@ defmodule Storm do
       # Later than the client waits: what was accepted arrives once more.
       {:delay, 1_500}
     ]
+
+    # The next client is the first that takes events again, so this is to be seldom.
+    Enum.concat(List.duplicate(often, 4)) ++ [{:status, 200, gzip, quota}]
   end
 
   defp count(table, arrivals) do
@@ -267,7 +274,13 @@ defmodule Storm do
     do: Path.wildcard(Path.join([System.fetch_env!("STORM_DIR"), "spool", "*.spool"]))
 
   defp verdict(arena, captured, _ended, nil, _table, _arrivals, _lives, _purges) do
-    ["#{arena.kind}: of #{captured} events some are still queued: #{inspect(Analytics.stats(client(arena)))}"]
+    left =
+      arena |> left_on_disk() |> Enum.map_join(", ", &"#{Path.basename(&1)} (#{File.stat!(&1).size} bytes)")
+
+    [
+      "#{arena.kind}: of #{captured} events some are still queued: #{inspect(Analytics.stats(client(arena)))}, " <>
+        "files: #{left}"
+    ]
   end
 
   defp verdict(arena, captured, ended, last, table, arrivals, lives, purges) do
@@ -310,7 +323,7 @@ defmodule Storm do
 
   defp ended do
     receive do
-      {:billdogeng_ended, :event, _stopped, stats, _untold} -> stats
+      {:billdogeng_ended, _owner, :event, _stopped, stats, _unlogged} -> stats
     after
       30_000 -> raise "a client has not ended"
     end

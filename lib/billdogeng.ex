@@ -14,10 +14,9 @@ defmodule BilldogEng do
 
       MyApp.Analytics.capture("user-1", "signed_up", %{plan: "pro"})
 
-  Its options are those of `BilldogEng.Analytics.start_link/1`, read from the app's configuration when it is
-  started. What the child spec gives (`{MyApp.Analytics, flush_at: 1}`) stands above it, and
-  `config :billdogeng, …`, the defaults of all clients, beneath. The client has the module's name, so
-  `:name` isn't among them.
+  Its options are those of `BilldogEng.Analytics.start_link/1` except `:name`, since the client has the module's name.
+  They are read from the app's configuration when the client starts. Options in the child spec
+  (`{MyApp.Analytics, flush_at: 1}`) override it, and it overrides `config :billdogeng, …`, the defaults of all clients.
 
       config :my_app, MyApp.Analytics, api_key: "…", flush_at: 50
 
@@ -32,8 +31,7 @@ defmodule BilldogEng do
       {:ok, client} = BilldogEng.new("key")
       BilldogEng.capture(client, "user-1", "signed_up", %{plan: "pro"})
 
-  The functions are those of `BilldogEng.Analytics`, which also says what they do; they take the struct,
-  a pid or a name.
+  The functions are those of `BilldogEng.Analytics`. They take the struct, a pid or a name.
   """
 
   alias BilldogEng.{Analytics, Error, Transport}
@@ -49,11 +47,12 @@ defmodule BilldogEng do
           flags: nil
         }
 
+  @doc group: "Start"
   @doc """
   Starts a client, linked to the caller. `opts` are those of `BilldogEng.Analytics.start_link/1`.
 
-  Returns `{:error, %BilldogEng.Error{}}` with the code `"INVALID_OPTION"` for a key that is no string or
-  blank, and for an option that can't be used.
+  Returns `{:error, %BilldogEng.Error{}}` with the code `"INVALID_OPTION"` if the key is blank or not a string, and for
+  a value that an option does not accept.
 
       iex> {:ok, client} = BilldogEng.new("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.capture(client, "user-1", "signed_up")
@@ -61,34 +60,33 @@ defmodule BilldogEng do
 
       iex> {:error, error} = BilldogEng.new("")
       iex> error.message
-      "the key is empty: it takes the project's key, a string"
+      "invalid value for :api_key: expected a string that is not blank"
   """
   @spec new(String.t(), keyword()) :: {:ok, t()} | {:error, Error.t()}
   def new(api_key, opts \\ [])
 
   def new(api_key, opts) when is_binary(api_key) do
-    cond do
-      String.trim(api_key) == "" -> invalid("the key is empty: it takes the project's key, a string")
-      Keyword.keyword?(opts) -> start(Keyword.put(opts, :api_key, api_key))
-      true -> invalid("expected the options of a client as a keyword list")
-    end
+    if String.trim(api_key) == "", do: no_key(), else: start(api_key, opts)
   end
 
-  def new(_api_key, _opts), do: invalid("the key is no string: it takes the project's key, a string")
+  def new(_api_key, _opts), do: no_key()
 
-  defp start(opts) do
+  defp start(api_key, opts) do
+    opts = opts |> Options.keywords!() |> Keyword.put(:api_key, api_key)
+
     with {:ok, options} <- Options.parse(opts),
          {:ok, pid} <- Owner.start_link({:ok, options}, options.name) do
       {:ok, %__MODULE__{api_key: options.native.api_key, transport: options.transport, analytics: pid}}
     else
       {:error, %Error{} = error} -> {:error, error}
-      {:error, {:already_started, _}} -> invalid("the :name #{inspect(opts[:name])} is taken")
+      {:error, {:already_started, _}} -> invalid("invalid value for :name: #{inspect(opts[:name])} is taken")
       {:error, other} -> {:error, Error.new(inspect(other), 0, "NOT_STARTED")}
     end
   rescue
     error in ArgumentError -> invalid(Exception.message(error))
   end
 
+  @doc group: "Start"
   @doc """
   As `new/2`, but raises the `BilldogEng.Error`.
 
@@ -110,6 +108,7 @@ defmodule BilldogEng do
     end
   end
 
+  @doc group: "Start"
   @doc """
   That of `BilldogEng.Analytics.child_spec/1`: `{BilldogEng, opts}` and `{BilldogEng.Analytics, opts}` are one
   child.
@@ -120,8 +119,10 @@ defmodule BilldogEng do
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   defdelegate child_spec(opts), to: Analytics
 
+  defp no_key, do: invalid("invalid value for :api_key: expected a string that is not blank")
   defp invalid(message), do: {:error, Error.new(message, 0, "INVALID_OPTION")}
 
+  @doc group: "Captures"
   @doc """
   See `BilldogEng.Analytics.capture/6`.
 
@@ -132,6 +133,7 @@ defmodule BilldogEng do
   @spec capture(Analytics.server(), term(), term(), term(), term(), keyword()) :: :ok
   defdelegate capture(client, distinct_id, event, properties \\ %{}, groups \\ %{}, opts \\ []), to: Analytics
 
+  @doc group: "Users and groups"
   @doc """
   See `BilldogEng.Analytics.identify/4`.
 
@@ -142,6 +144,7 @@ defmodule BilldogEng do
   @spec identify(Analytics.server(), term(), term(), keyword()) :: :ok
   defdelegate identify(client, distinct_id, properties \\ %{}, opts \\ []), to: Analytics
 
+  @doc group: "Users and groups"
   @doc """
   See `BilldogEng.Analytics.set_person_properties/3`.
 
@@ -152,6 +155,7 @@ defmodule BilldogEng do
   @spec set_person_properties(Analytics.server(), term(), term()) :: :ok
   defdelegate set_person_properties(client, distinct_id, operations), to: Analytics
 
+  @doc group: "Users and groups"
   @doc """
   See `BilldogEng.Analytics.group_identify/4`.
 
@@ -162,6 +166,7 @@ defmodule BilldogEng do
   @spec group_identify(Analytics.server(), term(), term(), term()) :: :ok
   defdelegate group_identify(client, group_type, group_key, properties \\ %{}), to: Analytics
 
+  @doc group: "Users and groups"
   @doc """
   See `BilldogEng.Analytics.alias/3`.
 
@@ -172,6 +177,7 @@ defmodule BilldogEng do
   @spec alias(Analytics.server(), term(), term()) :: :ok
   defdelegate alias(client, distinct_id, alias), to: Analytics
 
+  @doc group: "Captures"
   @doc """
   See `BilldogEng.Analytics.capture_exception/5`.
 
@@ -186,6 +192,7 @@ defmodule BilldogEng do
   @spec capture_exception(Analytics.server(), term(), term(), Exception.stacktrace(), term()) :: :ok
   defdelegate capture_exception(client, distinct_id, exception, stacktrace, properties \\ %{}), to: Analytics
 
+  @doc group: "Delivery"
   @doc """
   See `BilldogEng.Analytics.flush/2`.
 
@@ -196,6 +203,7 @@ defmodule BilldogEng do
   @spec flush(Analytics.server(), timeout: timeout()) :: :ok | {:error, Error.t()}
   defdelegate flush(client, opts \\ []), to: Analytics
 
+  @doc group: "State"
   @doc """
   See `BilldogEng.Analytics.queue_length/1`.
 
@@ -206,6 +214,7 @@ defmodule BilldogEng do
   @spec queue_length(Analytics.server()) :: non_neg_integer()
   defdelegate queue_length(client), to: Analytics
 
+  @doc group: "Delivery"
   @doc """
   See `BilldogEng.Analytics.shutdown/1`.
 
@@ -216,6 +225,7 @@ defmodule BilldogEng do
   @spec shutdown(Analytics.server()) :: :ok | {:error, Error.t()}
   defdelegate shutdown(client), to: Analytics
 
+  @doc group: "Delivery"
   @doc """
   See `BilldogEng.Analytics.purge/1`.
 
@@ -226,6 +236,7 @@ defmodule BilldogEng do
   @spec purge(Analytics.server()) :: :ok | {:error, Error.t()}
   defdelegate purge(client), to: Analytics
 
+  @doc group: "Delivery"
   @doc """
   See `BilldogEng.Analytics.set_mode/2`.
 
@@ -236,6 +247,7 @@ defmodule BilldogEng do
   @spec set_mode(Analytics.server(), :live | :disabled) :: :ok | {:error, Error.t()}
   defdelegate set_mode(client, mode), to: Analytics
 
+  @doc group: "State"
   @doc """
   See `BilldogEng.Analytics.stats/1`.
 

@@ -82,7 +82,7 @@ defmodule Mix.Tasks.Compile.BilldogengNif do
         actual ->
           {:error,
            "#{path} isn't the library that its checksum file is for: " <>
-             "its SHA-256 is #{actual}, and #{Path.basename(path)}.sha256 says #{expected}. " <>
+             "its SHA-256 is #{actual}, and #{Path.basename(path)}.sha256 has #{expected}. " <>
              "Fetch both again, or delete them to have cargo build the library"}
       end
     else
@@ -143,7 +143,7 @@ defmodule Mix.Tasks.Compile.BilldogengNif do
     paths = [Path.join(:code.lib_dir(:elixir), "ebin"), Path.join([stage(), "billdogeng", "ebin"])]
     stub = Path.join([@root, "lib", "billdogeng", "client", "native.ex"])
     arguments = ["-noinput", "-pa"] ++ paths ++ ["-eval", to_string(script), "-extra", stub]
-    # What the user's own VM is given (a node name, a shell's settings) isn't for this one.
+    # Flags for the user's own VM (a node name, a shell's settings) are not for this one.
     env = for name <- ~w(ERL_FLAGS ERL_AFLAGS ERL_ZFLAGS ERL_LIBS), do: {name, nil}
 
     case System.cmd(erl, arguments, env: env, stderr_to_stdout: true) do
@@ -158,8 +158,8 @@ defmodule Mix.Tasks.Compile.BilldogengNif do
     end
   end
 
-  # What is meant for another machine can't be tried on this one; should it not load there either, a client's
-  # start says why.
+  # A library for another machine can't be tried on this one. If it does not load there either, the start of a client
+  # returns the reason.
   defp refuse(built, reason) do
     message = "the native library #{built} doesn't load: #{reason}"
 
@@ -173,7 +173,7 @@ defmodule Mix.Tasks.Compile.BilldogengNif do
       {:error,
        message <>
          ". A library has to be built for this operating system, processor and libc; " <>
-         "a build for another machine says so with MIX_TARGET or CARGO_BUILD_TARGET"}
+         "a build for another machine sets MIX_TARGET or CARGO_BUILD_TARGET"}
     end
   end
 

@@ -254,16 +254,22 @@ defmodule BilldogEng.AnalyticsTest do
 
     test "a wrong value raises, with its name and what is expected" do
       for {option, value, accepted} <- [
-            {:max_queue_bytes, 0, "an integer from 1"},
-            {:max_batch_size, "10", "an integer from 1"},
-            {:max_batch_bytes, :infinity, "an integer from 1"},
-            {:max_event_bytes, 1.0, "an integer from 1"},
-            {:shutdown_timeout, -1, "milliseconds, an integer from 0"},
-            {:api_key, 1, "the project's key"},
-            {:api_key, "ke\ny", "the project's key"},
-            {:api_key, <<255>>, "the project's key"},
-            {:flush_interval, -1, "milliseconds, an integer from 0"},
-            {:flush_interval, "10", "milliseconds, an integer from 0"},
+            {:max_queue_bytes, 0, "bytes as a positive integer"},
+            {:max_batch_size, "10", "a positive integer"},
+            {:max_batch_size, 0, "a positive integer"},
+            {:max_batch_bytes, :infinity, "bytes as a positive integer"},
+            {:max_event_bytes, 1.0, "bytes as a positive integer"},
+            {:max_spool_bytes, Integer.pow(2, 64), "bytes as a positive integer"},
+            {:max_spool_age, 0, "milliseconds as a positive integer"},
+            {:spool_sync, :never, ":interval or :always"},
+            {:spool_dir, "", "the path of a directory as a string"},
+            {:spool_dir, ~c"/tmp/spool", "the path of a directory as a string"},
+            {:shutdown_timeout, -1, "milliseconds as a non-negative integer"},
+            {:api_key, 1, "a string of UTF-8 without control characters"},
+            {:api_key, "ke\ny", "a string of UTF-8 without control characters"},
+            {:api_key, <<255>>, "a string of UTF-8 without control characters"},
+            {:flush_interval, -1, "milliseconds as a non-negative integer"},
+            {:flush_interval, "10", "milliseconds as a non-negative integer"},
             {:transport, [], "what BilldogEng.Transport.config/1 returns"},
             {:transport, %{host: "h"}, "an http:// or https:// address"},
             {:transport, %{host: "http://h", gzip: 1}, "true or false"},
@@ -273,9 +279,14 @@ defmodule BilldogEng.AnalyticsTest do
             {:global_properties, {Map, :get, []}, "a map, a function"},
             {:host, "api.billdog.io", "an http:// or https:// address"},
             {:host, nil, "an http:// or https:// address"},
-            {:request_timeout, 0, "milliseconds, an integer from 1"},
+            {:request_timeout, 0, "milliseconds as a positive integer, or :infinity"},
             {:gzip, 1, "true or false"},
-            {:max_retries, -1, "an integer from 0"},
+            {:insert_ids, nil, "true or false"},
+            {:context, :yes, "true or false"},
+            {:person_profiles, :some, ":always, :never, :identified_only or nil"},
+            {:geoip_resolution_level, "a\nb", "a word"},
+            {:geoip_resolution_level, true, "a word"},
+            {:max_retries, -1, "a non-negative integer, or :infinity"},
             {:sleep_fn, fn -> 1 end, "a function of the milliseconds"},
             {:name, "name", "an atom"}
           ] do
@@ -297,10 +308,11 @@ defmodule BilldogEng.AnalyticsTest do
 
     test "new/2 returns an error where start_link/1 raises" do
       for key <- [:key, 1, nil, "", " \n"] do
-        assert {:error, %Error{code: "INVALID_OPTION", message: "the key is " <> _}} = BilldogEng.new(key)
+        assert {:error, %Error{code: "INVALID_OPTION", message: "invalid value for :api_key: " <> _}} =
+                 BilldogEng.new(key)
       end
 
-      assert_raise Error, ~r/the key is empty/, fn -> BilldogEng.new!("") end
+      assert_raise Error, ~r/:api_key: expected a string that is not blank/, fn -> BilldogEng.new!("") end
       assert {:error, %Error{code: "INVALID_OPTION"}} = BilldogEng.new("key", flush_interval: -1)
     end
 
@@ -539,7 +551,7 @@ defmodule BilldogEng.AnalyticsTest do
 
       # Past the checks of options, too.
       {:ok, options} = BilldogEng.Client.Options.parse(api_key: secret, host: nobody())
-      options = put_in(options.native.http.cacertfile, 1)
+      options = put_in(options.native.cacertfile, 1)
       assert {:error, reason} = GenServer.start(BilldogEng.Client.Owner, {{:ok, options}, nil})
       assert %Error{code: "NOT_STARTED"} = reason
       refute inspect(reason) =~ secret
@@ -592,7 +604,7 @@ defmodule BilldogEng.AnalyticsTest do
       client = start_client(collector, max_queue_size: 2)
 
       log =
-        capture_log(fn ->
+        log_of(client, fn ->
           for n <- 1..3, do: Analytics.capture(client, "u", "e#{n}")
           assert :ok = Analytics.flush(client)
           for n <- 1..9, do: Analytics.capture(client, "u", "e#{n}")
@@ -600,8 +612,22 @@ defmodule BilldogEng.AnalyticsTest do
           assert %{dropped: %{queue_full: 8}} = Analytics.stats(client)
         end)
 
-      assert [["dropped 1 event(s), queue_full"]] = Regex.scan(~r/dropped \d+ event\(s\), queue_full/, log)
+      assert [["dropped 1 event (queue_full): the queue is at max_queue_size (2)"]] =
+               Regex.scan(~r/dropped \d+ events? \(queue_full\): the queue is at \w+ \(\d+\)/, log)
+
       refute log =~ "[debug] [BilldogEng"
+    end
+
+    test "the limit in bytes is named if the queue has reached it" do
+      client = start_client(nobody(), max_queue_bytes: 2_000)
+
+      log =
+        capture_log(fn ->
+          for _ <- 1..3, do: Analytics.capture(client, "u", "e", %{text: String.duplicate("x", 900)})
+          assert {:error, _} = Analytics.flush(client)
+        end)
+
+      assert log =~ "dropped 1 event (queue_full): the queue is at max_queue_bytes (2000); raise it"
     end
   end
 
@@ -691,7 +717,7 @@ defmodule BilldogEng.AnalyticsTest do
           drained(client)
         end)
 
-      assert log =~ "captured 500, delivered 0, dropped in all: 490 queue_full, 10 stopped"
+      assert log =~ "captured 500, delivered 0, dropped 490 (queue_full), 10 (stopped)"
     end
   end
 end

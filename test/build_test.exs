@@ -4,6 +4,7 @@ defmodule BilldogEng.BuildTest do
   # and what is made of its answers is tested here, and cargo itself by every build of the project.
   use ExUnit.Case, async: true
 
+  @moduletag :slow
   @moduletag :tmp_dir
   @moduletag timeout: 180_000
 

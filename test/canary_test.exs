@@ -225,7 +225,7 @@ defmodule BilldogEng.CanaryTest do
 
       ids = attach(:canary, opts)
       log = capture_log(fn -> everything(steps) end)
-      assert [_, _, _, _] = Regex.scan(~r/the handler .* failed/, log)
+      assert [_, _, _, _] = Regex.scan(~r/the handler .* (raised|ended by) /, log)
       refute log =~ @canary
 
       assert for(

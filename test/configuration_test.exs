@@ -200,7 +200,7 @@ defmodule BilldogEng.ConfigurationTest do
     args = ["-pa", Application.app_dir(:billdogeng, "ebin"), "-e", code]
     {output, 0} = System.cmd("elixir", args, env: [{"HOME", nil}], stderr_to_stdout: true)
     assert output =~ "captured\n"
-    assert [line] = Regex.scan(~r/.*no :spool_dir, events are kept in memory alone.*/, output)
+    assert [line] = Regex.scan(~r/.*:spool_dir is ignored, events are kept in memory only.*/, output)
     assert to_string(line) =~ "[error]"
     assert to_string(line) =~ ~s("~/spool" can't be expanded)
     assert to_string(line) =~ "HOME"

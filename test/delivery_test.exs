@@ -265,7 +265,7 @@ defmodule BilldogEng.DeliveryTest do
       assert Collector.request_count(collector) == 1
       refute_received _
 
-      assert_raise ArgumentError, ~r/:timeout takes milliseconds/, fn ->
+      assert_raise ArgumentError, ~r/invalid value for :timeout: expected milliseconds/, fn ->
         Analytics.flush(client, timeout: "1")
       end
     end

@@ -1,7 +1,7 @@
 defmodule BilldogEng.DocsTest do
   use ExUnit.Case, async: true
 
-  # Those that a user is shown: a module or function with `@doc false` is nobody's but ours.
+  # The modules that the docs show, and their functions.
   defp documented do
     {:ok, modules} = :application.get_key(:billdogeng, :modules)
 
@@ -13,7 +13,7 @@ defmodule BilldogEng.DocsTest do
 
   defp source(module), do: to_string(module.module_info(:compile)[:source])
 
-  # Of what this library doesn't bring: their examples can't run here.
+  # The example needs a library that the tests do not have.
   @elsewhere ["BilldogEng.Telemetry.metrics/0"]
 
   test "every public function has a doc with an example" do
@@ -28,6 +28,20 @@ defmodule BilldogEng.DocsTest do
     assert without == @elsewhere
   end
 
+  # Markdown takes code that directly follows a list for text of its last item.
+  test "no example directly follows a list" do
+    behind =
+      for {module, docs} <- documented(),
+          {{_, name, arity}, _, _, %{"en" => doc}, _} <- [
+            {{:module, :moduledoc, 0}, 0, [], moduledoc(module), %{}} | docs
+          ],
+          [before, example] <- doc |> String.split(~r/\n\n+/) |> Enum.chunk_every(2, 1, :discard),
+          example =~ ~r/^    iex>/ and before =~ ~r/^  ( *)\* |^    (?! *iex>)/,
+          do: Exception.format_mfa(module, name, arity)
+
+    assert behind == []
+  end
+
   test "every public function has a spec" do
     without =
       for {module, docs} <- documented(),
@@ -38,6 +52,46 @@ defmodule BilldogEng.DocsTest do
 
     assert without == []
   end
+
+  test "the files directly in lib/billdogeng, and the tasks, are the documented modules" do
+    public =
+      ["lib/billdogeng.ex"] ++ Path.wildcard("lib/billdogeng/*.ex") ++ Path.wildcard("lib/mix/tasks/*.ex")
+
+    sources = for {module, _} <- documented(), do: module |> source() |> Path.relative_to_cwd()
+    assert Enum.sort(sources) == Enum.sort(public)
+  end
+
+  test "every documented module is in one group" do
+    grouped = for {_, modules} <- pages()[:groups_for_modules], module <- modules, do: module
+    tasks = [Mix.Tasks.Billdogeng.Collector, Mix.Tasks.Billdogeng.SendTestEvent]
+    documented = for {module, _} <- documented(), do: module
+    assert Enum.sort(grouped ++ tasks) == Enum.sort(documented)
+  end
+
+  test "every public function is in a group that mix.exs orders" do
+    groups = for {group, _} <- pages()[:groups_for_docs], do: group
+
+    without =
+      for {module, docs} <- documented(),
+          {{kind, name, arity}, _, _, %{}, metadata} <- docs,
+          kind in [:function, :macro],
+          metadata[:group] not in groups,
+          do: Exception.format_mfa(module, name, arity)
+
+    assert without == []
+  end
+
+  test "every page is in the docs, guides first" do
+    extras = for extra <- pages()[:extras], do: if(is_tuple(extra), do: elem(extra, 0), else: extra)
+    assert ["README.md", "guides/" <> _ | _] = extras
+    assert (Path.wildcard("*.md") ++ Path.wildcard("guides/*.md")) -- extras == []
+    assert extras -- Enum.uniq(extras) == []
+    for extra <- extras, do: assert(File.exists?(extra), "#{extra} does not exist")
+  end
+
+  defp pages, do: Mix.Project.config()[:docs]
+
+  defp moduledoc(module), do: elem(Code.fetch_docs(module), 4)
 
   test "every example runs in some test" do
     tests = "test/**/*_test.exs" |> Path.wildcard() |> Enum.map_join(&File.read!/1)

@@ -80,7 +80,7 @@ defmodule BilldogEng.EndingTest do
       assert [line] = for(line <- String.split(log, "\n"), line =~ "BilldogEng", do: line)
 
       assert line =~
-               "dropped 25 event(s) (stopped); captured 35, delivered 10, dropped in all: 25 stopped"
+               "dropped 25 events (stopped) after the client's process had ended: captured 35, delivered 10, dropped 25 (stopped)"
     end
 
     test "#{how}, in the middle of a flush/1: the same", %{collector: collector} do
@@ -99,7 +99,7 @@ defmodule BilldogEng.EndingTest do
       # Who waited is told, as of any GenServer that ends.
       assert_receive {:DOWN, ^ref, :process, _, {_reason, {GenServer, :call, _}}}, 5_000
       assert names(collector) == for(n <- 1..10, do: "e#{n}")
-      assert log =~ "captured 35, delivered 10, dropped in all: 25 stopped"
+      assert log =~ "captured 35, delivered 10, dropped 25 (stopped)"
     end
 
     test "#{how}, with a spool: what is left is sent by the next start", context do
@@ -115,7 +115,7 @@ defmodule BilldogEng.EndingTest do
         end)
 
       assert names(collector) == for(n <- 1..10, do: "e#{n}")
-      assert log =~ "left 25 event(s) in its spool"
+      assert log =~ "left 25 events in the spool"
       refute log =~ ~r|dropped .*captured 35,|
 
       Collector.respond(collector, :ok)

@@ -36,7 +36,7 @@ defmodule BilldogEng.HookFaultsTest do
       client = start_client(collector, [{:name, name}, {unquote(option), hook}])
 
       log =
-        capture_log(fn ->
+        log_of(client, fn ->
           for _ <- 1..3, do: assert(Analytics.capture(client, "u", "outer") == :ok)
           eventually(fn -> Analytics.stats(client).captured == 6 end)
           assert Analytics.flush(client) == :ok
@@ -45,7 +45,7 @@ defmodule BilldogEng.HookFaultsTest do
 
       assert names(collector) == ["outer", "outer", "outer"]
       assert %{captured: 6, delivered: 3, dropped: %{in_hook: 3}} = Analytics.stats(client)
-      assert [_] = Regex.scan(~r/event\(s\), in_hook/, log)
+      assert [_] = Regex.scan(~r/events? \(in_hook\)/, log)
     end
   end
 
@@ -109,8 +109,8 @@ defmodule BilldogEng.HookFaultsTest do
     [before_send, globals] = Enum.map(hooks, &:erlang.binary_to_term/1)
 
     for {option, hook, effect} <- [
-          {:before_send, before_send, "its event was dropped"},
-          {:global_properties, globals, "its event goes without them"}
+          {:before_send, before_send, "dropped its event"},
+          {:global_properties, globals, "sent its event without them"}
         ] do
       client = start_client(nobody(), [{option, hook}])
 
@@ -147,7 +147,7 @@ defmodule BilldogEng.HookFaultsTest do
     client = start_client(nobody(), before_send: & &1)
 
     log =
-      capture_log(fn ->
+      log_of(client, fn ->
         # What a process keeps there is nobody else's to write.
         Process.put(:"$billdogeng_hooks", :broken)
         for _ <- 1..3, do: assert(Analytics.capture(client, "u", "e") == :ok)
@@ -159,6 +159,6 @@ defmodule BilldogEng.HookFaultsTest do
       end)
 
     assert %{captured: 5, dropped: %{failed: 5}} = Analytics.stats(client)
-    assert [_] = Regex.scan(~r/event\(s\), failed: /, log)
+    assert [_] = Regex.scan(~r/events? \(failed\): /, log)
   end
 end

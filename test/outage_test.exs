@@ -7,122 +7,112 @@ defmodule BilldogEng.OutageTest do
 
   import ExUnit.CaptureLog
 
-  alias BilldogEng.Log.{Diagnosis, Outage}
+  alias BilldogEng.Log.{Lines, Notices, Outage}
 
   @route %{host: "https://api.example/v1", proxy: nil, variable: nil}
-  @native %{spool: nil, max_queue_size: 1_000}
+  @native %{max_queue_size: 1_000, max_queue_bytes: 2_000, max_event_bytes: 100, spool_dir: nil}
   @minute :timer.minutes(1)
 
-  defp words(kind \\ :event, route \\ @route, native \\ @native), do: Outage.words(kind, route, native)
-
-  # Plays `{:failed, minute}` and `{:delivered, count}`; returns the level and the first words of each line.
+  # Plays `{:failed, minute}` and `:delivered`; returns what is to be logged.
   defp play(steps) do
-    {lines, _} =
-      Enum.map_reduce(steps, %Outage{}, fn
-        {:failed, minute}, outage ->
-          {outage, line} = Outage.failed(outage, 20, Error.new("HTTP 503", 503), words(), minute * @minute)
-          {line, outage}
+    {logged, _} =
+      Enum.map_reduce(steps, %Outage{}, fn step, outage ->
+        {outage, logged} =
+          case step do
+            {:failed, minute} -> Outage.failed(outage, minute * @minute)
+            :delivered -> Outage.delivered(outage)
+            :over -> {Outage.over(outage), nil}
+          end
 
-        {:delivered, count}, outage ->
-          {outage, line} = Outage.delivered(outage, count, words())
-          {line, outage}
-
-        :over, outage ->
-          {nil, Outage.over(outage)}
+        {logged, outage}
       end)
 
-    for {level, text} <- lines, do: {level, text |> String.split([": the ingest", ": delivered"]) |> hd()}
+    for line <- logged, line != nil, do: line
   end
 
   describe "lines" do
     test "are a warning at the first failure, a summary in ten minutes, one line at the end" do
       failures = for minute <- 0..30, do: {:failed, minute}
 
-      flushes = "flushes to https://api.example/v1"
-
-      assert play(failures ++ [{:delivered, 345}, {:delivered, 1}]) == [
-               warning: flushes <> " fail",
-               warning: flushes <> " still fail, 11 in a row",
-               warning: flushes <> " still fail, 21 in a row",
-               warning: flushes <> " still fail, 31 in a row",
-               info: flushes <> " succeed again, after 31 that failed"
+      assert play(failures ++ [:delivered, :delivered]) == [
+               {:first, 1},
+               {:still, 11},
+               {:still, 21},
+               {:still, 31},
+               31
              ]
     end
 
-    test "are as few where flushes fail and succeed in turns" do
-      steps = for minute <- 0..20, step <- [{:failed, minute}, {:delivered, 1}], do: step
-      assert [warning: _, info: _, warning: _, info: _, warning: _, info: _] = play(steps)
+    test "are as few if flushes fail and succeed in turns" do
+      steps = for minute <- 0..20, step <- [{:failed, minute}, :delivered], do: step
+      assert play(steps) == [{:first, 1}, 1, {:first, 1}, 1, {:first, 1}, 1]
     end
 
-    test "are none where nothing fails, or where a suspension has its own" do
-      assert play([{:delivered, 1}, {:delivered, 1}]) == []
-      assert [warning: _] = play([{:failed, 0}, :over, {:delivered, 1}])
+    test "count the failures before a warning" do
+      steps = [{:failed, 0}, :delivered, {:failed, 1}, {:failed, 11}, :delivered]
+      assert play(steps) == [{:first, 1}, 1, {:first, 2}, 2]
     end
 
-    test "name the status or the cause, the host, what becomes of the events, and the remedy" do
+    test "are none if nothing fails, or if the lines of the quota take over" do
+      assert play([:delivered, :delivered]) == []
+      assert play([{:failed, 0}, :over, :delivered]) == [{:first, 1}]
+    end
+
+    defp warning(error, opts \\ []) do
+      transport = opts[:transport] || %{host: @route.host, proxy: nil}
+      notices = Notices.new(transport, opts[:native] || @native, false)
+      failed = {:flush_failed, opts[:count] || 20, {error.message, error.status, error.code, nil}}
+      {_, [{:write, notice}]} = Notices.handle(notices, opts[:lane] || :event, [failed], 0, 0)
+      assert {:warning, "[BilldogEng:analytics] " <> line} = Lines.line(notice)
+      line
+    end
+
+    test "name the host, the cause, the events and the remedy" do
       for {error, cause, remedy} <- [
-            {Error.new("unknown API key", 401), "the ingest answered 401: unknown API key",
+            {Error.new("unknown API key", 401), "the ingest returned HTTP 401: unknown API key",
              "compare :api_key"},
-            {Error.new("HTTP 403", 403), "the ingest answered 403", "compare :api_key"},
-            {Error.new("HTTP 404", 404), "the ingest answered 404", "without /ingest-events"},
-            {Error.new("HTTP 302", 302), "the ingest answered 302", "without /ingest-events"},
-            {Error.new("HTTP 503", 503), "the ingest answered 503", "try again later"},
-            {Error.new("HTTP 429", 429), "the ingest answered 429", "quota"},
+            {Error.new("HTTP 403", 403), "the ingest returned HTTP 403.", "compare :api_key"},
+            {Error.new("HTTP 404", 404), "the ingest returned HTTP 404.", "without /ingest-events"},
+            {Error.new("HTTP 302", 302), "the ingest returned HTTP 302.", "without /ingest-events"},
+            {Error.new("HTTP 503", 503), "the ingest returned HTTP 503.", "try again later"},
+            {Error.new("HTTP 429", 429), "the ingest returned HTTP 429.", "quota"},
             {Error.new("a page", 200, "MALFORMED_RESPONSE"), "a page", "a login page"},
             {Error.new("failed to lookup address information: Name or service not known", 0),
-             "the name api.example is not known to DNS", "look for a mistake in :host"},
+             "DNS does not know the name api.example", "check :host"},
             {Error.new("Connection refused (os error 111)", 0), "refuses the connection",
-             "nothing listens there"},
-            {Error.new("no answer within 10000 ms", 0), "can't be reached: no answer", "firewall"},
+             "the ingest is running"},
+            {Error.new("no response within request_timeout (10000 ms)", 0), "can't be reached: no response",
+             "firewall"},
             {Error.new("invalid peer certificate: UnknownIssuer", 0),
              "TLS with https://api.example/v1 failed", "ca-certificates"},
             {Error.new("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", 0), "TLS with",
-             "the CA's certificate"},
+             "set :cacertfile"},
             {Error.new("invalid peer certificate: certificate expired", 0), "TLS with", "clock"},
             {Error.new("the flush thread panicked", 0, "INTERNAL_ERROR"), "panicked", "report this"}
           ] do
-        {_, {:warning, line}} = Outage.failed(%Outage{}, 20, error, words(), 0)
+        line = warning(error)
         assert "flushes to https://api.example/v1 fail: " <> _ = line
         assert line =~ cause
-
-        assert line =~
-                 ". 20 event(s) of the last one are kept in memory, up to :max_queue_size (1000), and tried"
-
-        assert [_, told] = String.split(line, "What to do: ")
-        assert told =~ remedy
+        assert line =~ ". Re-queued 20 events, kept in memory up to max_queue_size (1000). What to do: "
+        assert [_, what] = String.split(line, "What to do: ")
+        assert what =~ remedy
       end
     end
 
     test "have a message of any length in one line" do
-      message = "no\n[error] forged\r\n" <> String.duplicate("é", 100_000)
-      {_, {:warning, line}} = Outage.failed(%Outage{}, 20, Error.new(message, 400), words(), 0)
-      assert line =~ "answered 400: no [error] forged éé"
-      assert line =~ "é…. 20 event(s)"
+      message = "no\n[error] forged\u202E\r\n" <> String.duplicate("é", 100_000)
+      line = warning(Error.new(message, 400))
+      assert line =~ ~S(returned HTTP 400: no\n[error] forged\u{202E}\r\néé)
+      assert line =~ "é…. Re-queued 20 events"
       assert String.length(line) < 1_000
       refute line =~ ~r/[[:cntrl:]]/u
     end
 
     test "name the proxy, without its password" do
       transport = %{host: "https://me:pa55@api.example/v1", proxy: "http://me:pa55@proxy:3128"}
-      words = words(:event, Diagnosis.route(transport))
-      error = Error.new("Connection refused (os error 111)", 0, "NETWORK_ERROR")
-      {_, {:warning, line}} = Outage.failed(%Outage{}, 1, error, words, 0)
+      line = warning(Error.new("Connection refused (os error 111)", 0, "NETWORK_ERROR"), transport: transport)
       assert line =~ "flushes to https://api.example/v1 fail: the proxy http://proxy:3128 can't be reached"
       refute line =~ "pa55"
-    end
-
-    test "say where events and person updates are kept" do
-      error = Error.new("HTTP 503", 503)
-
-      for {kind, native, kept} <- [
-            {:event, %{@native | spool: %{dir: "/x"}}, "event(s) of the last one are kept on disk"},
-            {:event, %{@native | max_queue_size: nil}, "kept in memory, up to :max_queue_bytes"},
-            {:person_update, @native,
-             "person update(s) of the last one are kept in memory, up to 1000 of them"}
-          ] do
-        {_, {:warning, line}} = Outage.failed(%Outage{}, 1, error, words(kind, @route, native), 0)
-        assert line =~ kept
-      end
     end
   end
 
@@ -143,7 +133,7 @@ defmodule BilldogEng.OutageTest do
       assert to_string(line) =~ "[warning]"
 
       assert to_string(line) =~
-               "flushes to #{Collector.url(collector)} fail: the ingest answered 401: unknown API key"
+               "flushes to #{Collector.url(collector)} fail: the ingest returned HTTP 401: unknown API key"
 
       assert to_string(line) =~ "compare :api_key"
 
@@ -151,7 +141,7 @@ defmodule BilldogEng.OutageTest do
       log = capture_log(fn -> for _ <- 1..2, do: assert(Analytics.flush(client) == :ok) end)
       assert [line] = Regex.scan(~r/.*\[BilldogEng:analytics\].*/, log)
       assert to_string(line) =~ "[info]"
-      assert to_string(line) =~ "succeed again, after 30 that failed: delivered 30 event(s)"
+      assert to_string(line) =~ "succeed again after 30 failures: delivered 30 events"
     end
 
     test "logs nothing where the retries of a flush succeed" do
@@ -168,7 +158,7 @@ defmodule BilldogEng.OutageTest do
       client = start_client(collector, max_batch_size: 1)
       Collector.respond(collector, [{:status, 403}])
       Analytics.capture(client, "u", "e1")
-      assert capture_log(fn -> Analytics.flush(client) end) =~ "fail: the ingest answered 403"
+      assert capture_log(fn -> Analytics.flush(client) end) =~ "fail: the ingest returned HTTP 403"
       Analytics.capture(client, "u", "e2")
       Collector.respond(collector, [:ok, {:status, 403}])
 
@@ -181,7 +171,7 @@ defmodule BilldogEng.OutageTest do
       Collector.respond(collector, :ok)
 
       assert capture_log(fn -> assert Analytics.flush(client) == :ok end) =~
-               "succeed again, after 2 that failed"
+               "succeed again after 2 failures"
     end
 
     test "warns of person updates too" do
@@ -198,7 +188,7 @@ defmodule BilldogEng.OutageTest do
         end)
 
       assert [line] = Regex.scan(~r/.*\[BilldogEng:analytics\].*/, log)
-      assert to_string(line) =~ "1 person update(s) of the last one are kept"
+      assert to_string(line) =~ "Re-queued 1 person update, kept in memory up to 1000 of them"
       Collector.respond(collector, :ok)
       assert capture_log(fn -> assert Analytics.flush(client) == :ok end) =~ "succeed again"
     end

@@ -105,8 +105,25 @@ defmodule BilldogEng.OwnerTest do
         end)
 
       assert [line] = Regex.scan(~r/.*\[warning\].*/, log)
-      assert to_string(line) =~ "dropped 3 event(s) (stopped)"
+      assert to_string(line) =~ "dropped 3 events (stopped)"
       assert Collector.request_count(collector) == 1
+    end
+
+    test "its name, and all reasons, are in that line" do
+      name = :"#{__MODULE__}.named"
+      {_, client} = spawn_client(nobody(), name: name, max_queue_size: 2, shutdown_timeout: 0)
+
+      log =
+        capture_log(fn ->
+          for n <- 1..3, do: Analytics.capture(client, "u", "e#{n}")
+          eventually(fn -> match?(%{dropped: %{queue_full: 1}}, Analytics.stats(client)) end)
+          Process.exit(client, :kill)
+          drained(client)
+        end)
+
+      assert log =~
+               "[warning] [BilldogEng:analytics] #{inspect(name)}: dropped 2 events (stopped) after the client's " <>
+                 "process had ended: captured 3, delivered 0, dropped 1 (queue_full), 2 (stopped); raise"
     end
 
     test "nothing where its drops were logged before, and nothing is left" do
@@ -115,13 +132,13 @@ defmodule BilldogEng.OwnerTest do
       log =
         capture_log(fn ->
           Analytics.capture(client, "u", "e", %{text: String.duplicate("x", 200)})
-          eventually(fn -> :sys.get_state(client).drops != %{} end)
+          eventually(fn -> :sys.get_state(client).notices.drops != %{} end)
           Process.exit(client, :kill)
           drained(client)
         end)
 
-      assert log =~ "dropped 1 event(s), too_large"
-      refute log =~ "a client whose process had ended"
+      assert log =~ "dropped 1 event (too_large)"
+      refute log =~ "after the client's process had ended"
     end
 
     test "at once where the connection is refused or the name unknown" do
@@ -154,6 +171,7 @@ defmodule BilldogEng.OwnerTest do
   end
 
   @tag :resident
+  @tag :slow
   test "ten thousand starts and kills leave no thread, memory or term behind" do
     drained()
     opts = [api_key: "key", host: nobody(), shutdown_timeout: 0]
@@ -217,6 +235,7 @@ defmodule BilldogEng.OwnerTest do
     end
   end
 
+  @tag :slow
   test "the stub module deleted, purged and loaded again, a hundred times with clients draining" do
     collector = start_collector()
     {_, living} = spawn_client(Collector.url(collector), [])

@@ -3,6 +3,7 @@ defmodule BilldogEng.PackageTest do
   # (that of this test run, in another's place), on a PATH that has Elixir and no cargo.
   use ExUnit.Case, async: true
 
+  @moduletag :slow
   @moduletag :tmp_dir
   @moduletag timeout: 300_000
 
@@ -22,7 +23,7 @@ defmodule BilldogEng.PackageTest do
 
     kept =
       ~w(Cargo.lock Cargo.toml .cargo/config.toml mix.exs mix/nif_compiler.exs .formatter.exs README.md CHANGELOG.md LICENSE) ++
-        ~w(ARCHITECTURE.md SECURITY.md native/billdogeng_nif/build.rs)
+        ~w(ARCHITECTURE.md CONTRIBUTING.md SECURITY.md native/billdogeng_nif/build.rs)
 
     assert kept -- files == []
     # What bin/nif packs, and a checkout may be without.
@@ -32,7 +33,7 @@ defmodule BilldogEng.PackageTest do
 
     for path <- files -- kept do
       assert path =~
-               ~r{^(lib/.+\.ex|mix/.+\.exs|guides/\w+\.md|native/billdogeng(_nif)?/(Cargo\.toml|src/.+\.rs)|THIRD-PARTY-LICENSES)$},
+               ~r{^(lib/.+\.ex|mix/.+\.exs|guides/[\w-]+\.md|native/billdogeng(_nif)?/(Cargo\.toml|src/.+\.rs)|THIRD-PARTY-LICENSES)$},
              path
     end
   end

@@ -9,28 +9,11 @@ defmodule BilldogEng.ReadmeTest do
     for [_, block] <- Regex.scan(~r/^```#{language}\n(.*?)^```$/ms, @readme), do: block
   end
 
-  test "its first lines print what it says" do
+  test "its first lines print the block below them" do
     [first | _] = blocks("elixir")
     [printed | _] = blocks("text")
     assert length(String.split(first, "\n", trim: true)) == 5
     assert capture_io(fn -> Code.eval_string(first) end) == printed
-  end
-
-  test "its table has every option, with its default" do
-    rows =
-      for [_, option, default] <- Regex.scan(~r/^\| `:(\w+)` \|[^|]*\| `?(.*?)`? \|/m, @readme), into: %{} do
-        {String.to_atom(option), default}
-      end
-
-    for {option, default} <- BilldogEng.Client.Options.defaults() do
-      case option do
-        :api_key -> assert rows.api_key == "none"
-        :name -> assert rows.name == "none"
-        _ -> assert rows[option] |> Code.eval_string() |> elem(0) == default, "#{option}"
-      end
-    end
-
-    assert map_size(rows) == length(BilldogEng.Client.Options.defaults())
   end
 
   test "it names this version" do
@@ -41,8 +24,16 @@ defmodule BilldogEng.ReadmeTest do
     assert File.read!("CHANGELOG.md") =~ "## [#{version}]"
   end
 
-  test "the files that it points to are there" do
-    for [_, path] <- Regex.scan(~r/\]\(([^)h][^)]*)\)/, @readme), do: assert(File.exists?(path))
+  test "it has at most 250 lines" do
+    assert length(String.split(@readme, "\n")) <= 250
+  end
+
+  test "it links every guide and every page of the project" do
+    for page <- Path.wildcard("guides/*.md") ++ (Path.wildcard("*.md") -- ["README.md"]),
+        do: assert(@readme =~ "](#{page})", "no link to #{page}")
+  end
+
+  test "its scripts exist" do
     for [_, path] <- Regex.scan(~r{\b(bin/\w+)}, @readme), do: assert(File.exists?(path), path)
   end
 end

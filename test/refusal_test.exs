@@ -35,7 +35,7 @@ defmodule BilldogEng.RefusalTest do
         assert names(collector) == for(n <- 1..20, n != 7, do: "e#{n}")
         assert %{queued: 0, delivered: 19, dropped: %{rejected: 1}} = stats = Analytics.stats(client)
         assert balanced?(stats)
-        assert log =~ "dropped 1 event(s), rejected"
+        assert log =~ "dropped 1 event (rejected)"
         capture(client, [21])
         assert Analytics.flush(client) == :ok
       end
@@ -126,7 +126,7 @@ defmodule BilldogEng.RefusalTest do
       assert length(names(collector)) == 500
       assert %{queued: 0, delivered: 500, dropped: %{rejected: 8}} = stats = Analytics.stats(client)
       assert balanced?(stats)
-      assert log =~ "the ingest answered HTTP 400 to them alone"
+      assert log =~ "the ingest returned HTTP 400 to each alone"
     end
 
     for percent <- [30, 50] do
@@ -190,7 +190,7 @@ defmodule BilldogEng.RefusalTest do
         log = capture_log(fn -> assert {:error, %Error{status: ^status}} = Analytics.flush(client) end)
         assert %{queued: 0, delivered: 199, dropped: %{rejected: 1}} = stats = Analytics.stats(client)
         assert balanced?(stats)
-        assert log =~ "dropped 1 event(s), rejected: the ingest answered HTTP #{status} to them alone"
+        assert log =~ "dropped 1 event (rejected): the ingest returned HTTP #{status} to each alone"
         capture(client, 201..210)
         assert Analytics.flush(client) == :ok
       end

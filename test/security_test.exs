@@ -96,6 +96,7 @@ defmodule BilldogEng.SecurityTest do
   end
 
   # In a VM of its own: what Erlang sets in its environment, its native code does not see.
+  @tag :slow
   test "SSL_CERT_FILE and SSL_CERT_DIR that name no certificate are warned of, with their remedy" do
     {_, cacertfile} = TlsIngest.start()
     directory = Path.join(System.tmp_dir!(), "billdogeng_roots_#{System.unique_integer([:positive])}")
@@ -108,15 +109,15 @@ defmodule BilldogEng.SecurityTest do
     IO.puts("roots: " <> BilldogEng.Client.Roots.describe("https://h.invalid", nil))
     """
 
-    empty = "SSL_CERT_FILE names \"/nowhere.pem\", where there is no certificate that can be read"
-    untrusted = "until then no https ingest can be trusted"
+    empty = "SSL_CERT_FILE (\"/nowhere.pem\") has no certificate that can be read"
+    untrusted = "until then no https ingest is trusted"
 
     for {file, dir, roots, said, unsaid} <- [
           {"/nowhere.pem", nil, "none; SSL_CERT_FILE, /nowhere.pem, has none", [empty, untrusted], "apt-get"},
           {"/nowhere.pem", directory,
            "those of SSL_CERT_DIR, #{directory}; SSL_CERT_FILE, /nowhere.pem, has none", [empty], untrusted},
-          {nil, "/nowhere", "none; SSL_CERT_DIR, /nowhere, has none", ["SSL_CERT_DIR names"],
-           "SSL_CERT_FILE"},
+          {nil, "/nowhere", "none; SSL_CERT_DIR, /nowhere, has none",
+           ["SSL_CERT_DIR (\"/nowhere\") has no certificate"], "SSL_CERT_FILE"},
           {cacertfile, nil, "those of SSL_CERT_FILE, #{cacertfile}", [], "[warning]"}
         ] do
       ebin = Application.app_dir(:billdogeng, "ebin")

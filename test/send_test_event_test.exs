@@ -100,7 +100,7 @@ defmodule BilldogEng.SendTestEventTest do
       refute printed =~ "mode"
       assert Collector.count(collector) == 1
 
-      assert {_, "the event was not accepted: the ingest answered 401" <> _} =
+      assert {_, "the event was not accepted: the ingest returned HTTP 401" <> _} =
                run(["--host", Collector.url(collector)])
     end
 
@@ -124,7 +124,7 @@ defmodule BilldogEng.SendTestEventTest do
       for key <- [nil, "", " "] do
         configure(api_key: key, host: nobody())
         assert {printed, failed} = run(~w(--client #{inspect(Shop)}))
-        assert failed =~ "there is no key"
+        assert failed =~ ":api_key is missing or blank"
         assert failed =~ "System.fetch_env!"
         assert printed =~ "library"
       end
@@ -134,12 +134,21 @@ defmodule BilldogEng.SendTestEventTest do
       collector = start_collector(api_key: "another")
       assert {printed, failed} = run_with(host: Collector.url(collector))
       assert printed =~ "status     401"
-      assert failed =~ "401: unknown API key"
+      assert failed =~ "HTTP 401: unknown API key"
       assert failed =~ "compare :api_key"
 
       Collector.respond(collector, {:json, 403, ~s({"error":{"message":"no project has #{@key}"}})})
       assert {_, failed} = run_with(host: Collector.url(collector))
       assert failed =~ "403: no project has [api_key]"
+    end
+
+    test "a key that the ingest quotes where the message is cut, without a part of it" do
+      collector = start_collector()
+      message = String.duplicate("x", 296) <> @key
+      Collector.respond(collector, {:json, 403, ~s({"error":{"message":"#{message}"}})})
+      assert {_, failed} = run_with(host: Collector.url(collector))
+      assert failed =~ "xxx[api…"
+      refute failed =~ "xs3c"
     end
 
     test "a key that can't be sent" do
@@ -150,8 +159,8 @@ defmodule BilldogEng.SendTestEventTest do
 
     test "a name that DNS doesn't know" do
       assert {printed, failed} = run_with(host: "https://ingest.invalid/v1")
-      assert failed =~ "the name ingest.invalid is not known to DNS"
-      assert failed =~ "look for a mistake in :host"
+      assert failed =~ "DNS does not know the name ingest.invalid"
+      assert failed =~ "check :host"
       assert printed =~ "took"
       refute printed =~ "status"
     end
@@ -171,11 +180,11 @@ defmodule BilldogEng.SendTestEventTest do
       {host, own} = TlsIngest.start_self_signed()
       assert {_, failed} = run_with(host: host, cacertfile: own)
       assert failed =~ "CaUsedAsEndEntity"
-      assert failed =~ "name the CA's certificate by :cacertfile"
+      assert failed =~ "set :cacertfile to the authority's"
 
       plain = start_collector()
       assert {_, failed} = run_with(host: String.replace(Collector.url(plain), "http:", "https:"))
-      assert failed =~ "nobody speaks TLS on that port"
+      assert failed =~ "the host's port does not speak TLS"
     end
 
     test "a proxy that isn't there, wants a password, or lets nothing through" do
@@ -189,12 +198,12 @@ defmodule BilldogEng.SendTestEventTest do
         proxy = start_collector()
         Collector.respond(proxy, {:status, 407, [{"proxy-authenticate", "Basic"}]})
         assert {_, failed} = run_with(host: host, proxy: Collector.url(proxy))
-        assert failed =~ "asks for a name and a password"
+        assert failed =~ "requires a name and a password"
       end
 
       proxy = start_collector()
       assert {_, failed} = run_with(host: "https://ingest.invalid", proxy: Collector.url(proxy))
-      assert failed =~ "gives no way to the host"
+      assert failed =~ "does not connect to the host"
     end
 
     test "a quota that is used up" do
@@ -215,13 +224,13 @@ defmodule BilldogEng.SendTestEventTest do
 
       for {mode, said} <- [
             {:reset, "can't be reached"},
-            {:hang, "no answer within 200 ms"},
+            {:hang, "no response within request_timeout (200 ms)"},
             {{:status, 200, [{"content-type", "text/html"}], "<html>"}, "a login page"},
             {{:status, 302, [{"location", "/v2"}]}, "without /ingest-events"},
             {{:status, 404}, "without /ingest-events"},
-            {{:status, 503}, "in trouble"},
-            {{:status, 429}, "too often"},
-            {{:status, 422}, "refuses what this version sends"}
+            {{:status, 503}, "fails: try again later"},
+            {{:status, 429}, "send less often"},
+            {{:status, 422}, "refuses the request"}
           ] do
         Collector.respond(collector, mode)
         assert {_, failed} = run_with(host: Collector.url(collector), request_timeout: 200)
@@ -251,11 +260,15 @@ defmodule BilldogEng.SendTestEventTest do
     assert TestEvent.clients([app, :kernel, :no_such_app]) == [Shop, Second]
   end
 
+  @tag :slow
   test "the command's exit status says whether it went well" do
     collector = start_collector(api_key: @key)
     url = Collector.url(collector)
 
-    for {key, status, said} <- [{@key, 0, "The ingest has accepted"}, {"wrong", 1, "What to do: the key"}] do
+    for {key, status, said} <- [
+          {@key, 0, "The ingest has accepted"},
+          {"wrong", 1, "What to do: compare :api_key"}
+        ] do
       command = ~w(billdogeng.send_test_event --host #{url} --api-key #{key})
 
       assert {output, ^status} =

@@ -168,7 +168,7 @@ defmodule BilldogEng.SpoolTest do
         end)
 
       # Other tests' clients may end at the same time, and say what they drop.
-      assert log =~ "left 70 event(s) in its spool"
+      assert log =~ "left 70 events in the spool"
       refute log =~ "captured 70,"
       collector = start_collector()
       assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
@@ -181,6 +181,7 @@ defmodule BilldogEng.SpoolTest do
   end
 
   describe "the bounds" do
+    @tag :slow
     test "of memory cost nothing that is on disk", %{dir: dir} do
       collector = start_collector()
       Collector.respond(collector, {:status, 503})
@@ -217,24 +218,34 @@ defmodule BilldogEng.SpoolTest do
 
       log =
         capture_log(fn ->
-          client = start_client(collector, spool_dir: dir, max_spool_bytes: 200_000, spool_sync: :always)
+          client =
+            start_client(collector,
+              spool_dir: dir,
+              max_spool_bytes: 200_000,
+              spool_sync: :always,
+              max_batch_size: 10
+            )
 
           for n <- 1..3_000,
               do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
 
-          # All is on disk, and what had to go for it is gone.
+          # A batch in flight would keep the oldest, so all is on disk before the first.
+          eventually(fn -> match?(%{dropped: %{spool_full: n}} when n > 2_200, Analytics.stats(client)) end)
           assert {:error, _} = Analytics.flush(client)
-          assert Analytics.stats(client).dropped.spool_full > 1_000
           Collector.respond(collector, :ok)
           assert Analytics.flush(client) == :ok
           stats = Analytics.stats(client)
           given_up = stats.dropped.spool_full
-          assert names(collector) == expected((given_up + 1)..3_000)
+          arrived = names(collector)
+          assert length(arrived) == 3_000 - given_up
+
+          # A slow disk may have gone over its bound only during the first flush: its batch was in flight, and stayed.
+          assert Enum.drop(arrived, 10) == expected((given_up + 11)..3_000)
           assert balanced?(stats) and stats.queued == 0
           eventually(fn -> sized(dir) <= 200_000 end)
         end)
 
-      assert log =~ "spool_full: the spool is at :max_spool_bytes"
+      assert log =~ "(spool_full): the spool is at max_spool_bytes (200000)"
     end
 
     test "of age give up what is too old (expired)", %{dir: dir} do
@@ -295,11 +306,12 @@ defmodule BilldogEng.SpoolTest do
       File.write!(file, "")
 
       assert in_memory(Path.join(file, "spool")) =~
-               "no :spool_dir, events are kept in memory alone: can't make #{file}/spool"
+               ":spool_dir can't be opened, events are kept in memory only: can't make #{file}/spool"
 
       assert File.read!(file) == ""
     end
 
+    @tag :slow
     test "that another client of this VM holds is left to it", %{dir: dir} do
       client = start_client(nobody(), spool_dir: dir)
       capture_all(client, 1..3)
@@ -307,6 +319,7 @@ defmodule BilldogEng.SpoolTest do
       assert %{queued: 3} = Analytics.stats(client)
     end
 
+    @tag :slow
     test "that another process of the system holds is left to it", %{dir: dir} do
       client = lone_client(nobody(), dir)
       stop(client)
@@ -379,7 +392,7 @@ defmodule BilldogEng.SpoolTest do
       for n <- 1..5_000, do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
       stop(client)
       drained(client)
-      [segment] = segments(dir)
+      [segment | _] = segments(dir)
       <<front::binary-size(500), byte, rest::binary>> = File.read!(segment)
       File.write!(segment, [front, bxor(byte, 1), rest])
       collector = start_collector()
@@ -390,7 +403,7 @@ defmodule BilldogEng.SpoolTest do
           assert Analytics.flush(client) == :ok
         end)
 
-      [lost] = Regex.run(~r/the spool: (\d+) event\(s\) are lost/, log, capture: :all_but_first)
+      [lost] = Regex.run(~r/spool: (\d+) event\S* are lost/, log, capture: :all_but_first)
       lost = String.to_integer(lost)
       assert lost in 1..500
       assert names(collector) == expected((lost + 1)..5_000)
@@ -409,8 +422,8 @@ defmodule BilldogEng.SpoolTest do
           drained(client)
         end)
 
-      assert log =~ "dropped 45 event(s) (stopped)"
-      refute log =~ "left 45 event(s)"
+      assert log =~ "dropped 45 events (stopped)"
+      refute log =~ "left 45 events"
     end
 
     test "in which something else has the name of a file", %{dir: dir, tmp_dir: tmp} do
@@ -463,6 +476,7 @@ defmodule BilldogEng.SpoolTest do
   end
 
   describe "a directory that can't be had for now" do
+    @tag :slow
     test "is taken once it can be, with what was captured meanwhile", %{dir: dir} do
       first = lone_client(nobody(), dir, spool_sync: :always)
       capture_all(first, 1..3)
@@ -496,13 +510,19 @@ defmodule BilldogEng.SpoolTest do
           drained(client)
         end)
 
-      assert [_] = Regex.scan(~r/no :spool_dir, events are kept in memory alone/, log)
-      assert log =~ "the spool: it is open now"
+      assert [_] =
+               Regex.scan(
+                 ~r/:spool_dir can't be opened, events are kept in memory only: #{Regex.escape(dir)}/,
+                 log
+               )
+
+      assert log =~ "spool: open, with"
       collector = start_collector()
       assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
       assert names(collector) == expected(7..9)
     end
 
+    @tag :slow
     test "lets flushes go on in memory, and its events are sent once it is open", %{dir: dir} do
       first = lone_client(nobody(), dir, spool_sync: :always)
       capture_all(first, 1..3)
@@ -536,9 +556,9 @@ defmodule BilldogEng.SpoolTest do
     host = nobody()
     refute run.(host, []) =~ "another key or host"
     refute run.(host, []) =~ "another key or host"
-    assert run.(host, api_key: "another-key") =~ "6 event(s) in it were captured for another key or host"
+    assert run.(host, api_key: "another-key") =~ "6 events captured for another api_key or host"
     log = run.(collector, api_key: "another-key")
-    assert log =~ "9 event(s) in it were captured for another key or host"
+    assert log =~ "9 events captured for another api_key or host"
     assert Collector.count(collector) == 12
     # Nothing lies there any more.
     refute run.(nobody(), []) =~ "another key or host"
@@ -616,10 +636,12 @@ defmodule BilldogEng.SpoolTest do
         drained(client)
       end)
 
-    [left] = Regex.run(~r/left (\d+) event\(s\) in its spool/, log, capture: :all_but_first)
+    [left] = Regex.run(~r/left (\d+) events in the spool/, log, capture: :all_but_first)
 
     [stopped] =
-      Regex.run(~r/dropped (\d+) event\(s\) \(stopped\); captured 3000/, log, capture: :all_but_first)
+      Regex.run(~r/dropped (\d+) events \(stopped\) after the client's process had ended: captured 3000/, log,
+        capture: :all_but_first
+      )
 
     [left, stopped] = Enum.map([left, stopped], &String.to_integer/1)
     assert left > 0 and 300 + left + stopped == 3_000

@@ -371,8 +371,8 @@ defmodule BilldogEng.TelemetryPhoenixTest do
     assert Address.segments("/") == []
 
     socket = %{router: ShopWeb.Router, endpoint: ShopWeb.Endpoint}
-    alias BilldogEng.Telemetry.Phoenix, as: Routes
-    route = &Routes.live_route(&1, Address.parse("http://localhost" <> &2))
+    alias BilldogEng.Telemetry.Route
+    route = &Route.of_view(&1, Address.parse("http://localhost" <> &2))
     assert route.(socket, "/tea%20%E2%98%95/1/") == "/tea ☕/:id"
     assert route.(socket, "/%zz") == nil
     assert route.(%{socket | router: nil}, "/") == nil

@@ -1,7 +1,3 @@
-# A test's log is captured with it, and shown where it fails. Between tests only errors are shown: the rest are the last
-# words of clients whose tests are over, which those tests have no part in (owner_test.exs asserts what they say).
-if Version.match?(System.version(), ">= 1.15.0"),
-  do: :logger.set_handler_config(:default, :level, :error),
-  else: apply(Logger, :configure_backend, [:console, [level: :error]])
-
-ExUnit.start(capture_log: true)
+# Slow tests take a VM, a build or seconds of their own. `bin/test --all` sets SLOW_TESTS, and `mix test --include slow`
+# runs them too.
+ExUnit.start(capture_log: true, exclude: if(System.get_env("SLOW_TESTS"), do: [], else: [:slow]))

@@ -114,7 +114,7 @@ defmodule BilldogEng.TransportTest do
     assert {:error, %Error{message: message}} =
              Transport.request(config(collector), path: "/x", headers: [{"bad name", "v"}])
 
-    assert message =~ "\"bad name\" is no header name"
+    assert message =~ "\"bad name\" is not a header name"
 
     assert {:error, %Error{message: message}} =
              Transport.request(config(collector), path: "/x", headers: [{"a", "se\ncret"}])

@@ -2,6 +2,8 @@ defmodule BilldogEng.UpgradeTest do
   # Code of the library that is replaced, or has no native library, or runs on another node: a VM of its own each.
   use BilldogEng.ClientCase, async: true
 
+  @moduletag :slow
+
   alias BilldogEng.VM
 
   @moduletag :tmp_dir
@@ -101,7 +103,7 @@ defmodule BilldogEng.UpgradeTest do
     assert output =~ "fine"
 
     for mode <- [:live, :test],
-        do: assert(output =~ ~r/#{mode}: the native library could not be loaded: .+: build it anew/)
+        do: assert(output =~ ~r/#{mode}: the native library can't be loaded: .+: build it anew/)
 
     assert output =~ "in an escript"
     refute output =~ "s3cret-key"
@@ -232,7 +234,8 @@ defmodule BilldogEng.UpgradeTest do
 
   test "a person update while the VM stops is counted as stopped, also the first one of a client" do
     script = """
-    alias BilldogEng.{Analytics, Native}
+    alias BilldogEng.Analytics
+    alias BilldogEng.Client.Native
     {:ok, client} = Analytics.start_link(api_key: "key", host: "#{nobody()}", shutdown_timeout: 0)
     Native.drain_all()
     wait = fn wait -> if Native.draining() > 0, do: (Process.sleep(10); wait.(wait)) end

@@ -98,72 +98,25 @@ defmodule BilldogEng.Analytics do
 
   # ── start ──
 
+  @doc group: "Start"
   @doc """
   Starts a client, linked to the caller.
 
-  Options. `config :billdogeng, …` gives any but `:name` another default, for all clients:
-
-    * `:api_key` - the project's key, a string. Without one, or with a blank one, the client is started with
-      `mode: :disabled`, and says so in one warning
-    * `:mode` - `:live`; `:test` keeps events in memory for `BilldogEng.Test`; `:disabled` counts them and
-      keeps none. Neither of these two needs a key, and neither has a thread, a socket or a file
-    * `:name` - a name to register: an atom, `{:global, _}` or `{:via, _, _}`
-    * `:host` - the ingest's address, `"https://api.billdog.io/v1"`
-    * `:flush_at` - events that make a flush due, 20; or `:infinity`
-    * `:flush_interval` - ms between flushes by time, 10_000
-    * `:max_queue_size` - events kept while the ingest fails or nothing is due, 1_000; or `:infinity`
-    * `:max_queue_bytes` - bytes of JSON kept, always, 64 MiB
-    * `:max_batch_size` - events in one POST, 1_000
-    * `:max_batch_bytes` - bytes of JSON in one POST, before gzip, 1 MiB
-    * `:max_event_bytes` - bytes of JSON of one event, 1 MiB; a larger one is dropped
-    * `:request_timeout` - ms for one attempt, 10_000; or `:infinity`
-    * `:max_retries` - attempts after the first one in a flush, 3; or `:infinity`
-    * `:gzip` - whether larger bodies are compressed, true
-    * `:shutdown_timeout` - ms that the client goes on sending after its process has ended, 5_000
-    * `:spool_dir` - a directory in which events are kept on disk too until they are delivered, so that they
-      outlive the VM; none by default. It is made where there is none, for one client of one VM at a time
-    * `:max_spool_bytes` - bytes of the files there, 256 MiB; the oldest events make room
-    * `:max_spool_age` - ms for which an event is kept there, 604_800_000 (7 days)
-    * `:spool_sync` - `:interval` has each event on disk 100 ms after its capture at the latest; with `:always`
-      `flush/2` and `shutdown/1` moreover wait until what they leave is there
-    * `:group_type_index` - a map of group types to their numbers 0 to 4; others are ignored
-    * `:enable_logging` - whether flushes are logged at debug, false
-    * `:before_send` - a function of the event, called in the capturing process, which answers the event,
-      changed or not, or nil to drop it; or `{module, function, args}`, the event being put before `args`.
-      The event is a map of `"event_name"`, `"event_timestamp"` (ms), `"properties"`, `"user_id"`. One that
-      raises or answers anything else drops its event
-    * `:global_properties` - properties of every `capture/6`, which its own stand above: a map, or a function
-      of no arguments or `{module, function, args}` that answers one
-    * `:context` - whether every `capture/6` has the properties of its process's `BilldogEng.Context`, which
-      its own stand above; false
-    * `:insert_ids` - whether each event's properties get an `$insert_id`, a UUIDv7, the same in every retry,
-      for an ingest that can tell repeats by it; false
-    * `:person_profiles` - which events make a profile of their person, said in each event's
-      `$process_person_profile`, unless it says so itself: `:always`, `:never`, or `:identified_only`, which are
-      `$identify`, `$create_alias`, `$groupidentify`, and events with `$set`, `$set_once` or groups; nil, with
-      which nothing is said and the ingest decides
-    * `:geoip_resolution_level` - how exactly the ingest is to place the address that a request comes from, the
-      header `x-geoip-resolution-level`; nil, with which it decides. `"none"` is right on servers: the address is
-      the server's, not the user's
-    * `:proxy` - the address of an HTTP proxy, or `:environment` for what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`
-      and `NO_PROXY` said when the VM was started; none by default, whatever they say
-    * `:cacertfile` - a PEM file with the authorities to trust; by default those of `SSL_CERT_FILE` or
-      `SSL_CERT_DIR`, else the system's, else `CAStore`'s where the app has it
-    * `:transport` - what `BilldogEng.Transport.config/1` answers, in place of `:host`, `:request_timeout`,
-      `:gzip`, `:max_retries`, `:sleep_fn`, `:proxy` and `:cacertfile`
-    * `:sleep_fn` - called with the ms of each wait between attempts, in place of the wait; for tests. The waits
-      of person updates are real ones
-
-  Raises `ArgumentError` for a wrong value, naming the option and what it accepts. `:flush_at`, `:max_queue_size`,
-  `:group_type_index` and `:enable_logging` accept any term; a warning names the effect of one that they were not
-  made for. Unknown options are ignored with a warning that names the nearest known one.
+  Raises `ArgumentError` for a value that an option does not accept. Unknown options are ignored with a warning.
+  `config :billdogeng` sets defaults of all clients, for every option except `:name`.
 
   In a child spec the key, and a `:host`, `:proxy` or `:transport` with a password, are hidden from supervisors'
   reports.
 
+  ## Examples
+
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", flush_at: 100)
       iex> is_pid(client)
       true
+
+  ## Options
+
+  #{Options.Docs.list("###")}
   """
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts) do
@@ -171,30 +124,22 @@ defmodule BilldogEng.Analytics do
     Owner.start_link({:ok, options}, options.name)
   end
 
+  @doc group: "Start"
   @doc """
-  Returns the child spec of a client. Its `id` is the `:name`, if there is one.
+  Returns the child spec of a client. Its `id` is the `:name`, or `BilldogEng.Analytics` without one.
 
       iex> BilldogEng.Analytics.child_spec(api_key: "key", name: MyApp.Analytics).id
       MyApp.Analytics
   """
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(opts) do
-    opts = hide_secrets(opts)
+    opts = Options.hide(opts)
     %{id: opts[:name] || __MODULE__, start: {__MODULE__, :start_link, [opts]}}
-  end
-
-  @doc false
-  # Returns the arguments of a child.
-  def hide_secrets(opts) do
-    # Raised without the options: the key is one of them.
-    unless Keyword.keyword?(opts),
-      do: raise(ArgumentError, "expected the options of a client as a keyword list")
-
-    Options.hide(opts)
   end
 
   # ── captures ──
 
+  @doc group: "Captures"
   @doc """
   Captures an event of the user `distinct_id`.
 
@@ -221,6 +166,7 @@ defmodule BilldogEng.Analytics do
     Capture.event(unwrap(server), distinct_id, event, properties, groups, timestamp, :with_groups)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Sets properties of the user `distinct_id`, with the event `$identify`.
 
@@ -243,6 +189,7 @@ defmodule BilldogEng.Analytics do
     raw(server, distinct_id, "$identify", properties)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Changes the person `distinct_id` without an event, with a request to `/user-properties`.
 
@@ -275,6 +222,7 @@ defmodule BilldogEng.Analytics do
     PersonUpdate.capture(unwrap(server), distinct_id, operations)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Sets properties of a group, with the event `$groupidentify` of the user `group_key`. Returns `:ok`, always.
 
@@ -288,6 +236,7 @@ defmodule BilldogEng.Analytics do
     raw(server, group_key, "$groupidentify", properties)
   end
 
+  @doc group: "Users and groups"
   @doc """
   Makes `alias` another ID of the user `distinct_id`, with the event `$create_alias`. Returns `:ok`, always.
 
@@ -303,6 +252,7 @@ defmodule BilldogEng.Analytics do
   defp raw(server, distinct_id, event, properties),
     do: Capture.event(unwrap(server), distinct_id, event, properties, %{}, nil, :raw)
 
+  @doc group: "Captures"
   @doc """
   Captures an exception of the user `distinct_id`, as the event `$exception`.
 
@@ -332,17 +282,21 @@ defmodule BilldogEng.Analytics do
 
   # ── calls ──
 
+  @doc group: "Delivery"
   @doc """
-  Sends everything that was captured before this call, and waits for the result.
+  Sends all events that were captured before, and waits for the result.
 
-  Returns `:ok` if none of it is left and the ingest refused no event of it. Otherwise returns the first
-  `{:error, %BilldogEng.Error{}}`; events that were not delivered stay queued, except those that the ingest refused by
-  themselves. Ends any wait between attempts,
-  and the backoff after a failed flush. Returns an error with the code `"QUOTA_LIMITED"` at once while the project's
-  quota is used up. If an attempt in flight carries all of the events, it counts as the first attempt.
+  Options:
 
-    * `:timeout` - ms to wait. After that the result is an error with the code `"TIMEOUT"`, and the flush continues.
-      Defaults to `:infinity`
+    * `:timeout` - milliseconds to wait, `:infinity` by default. After that the code of the error is `"TIMEOUT"`, and the
+      flush continues
+
+  Returns `:ok` if none of these events is left and the ingest refused none, else the first
+  `{:error, %BilldogEng.Error{}}`. Events that were not delivered stay queued, except those that the ingest refused alone.
+
+  A call ends any wait between two attempts, and the backoff after a failed flush. An attempt in flight that carries all
+  of these events counts as its first. While the project's quota is used up, the call returns an error with the code
+  `"QUOTA_LIMITED"` at once.
 
       iex> {:ok, collector} = BilldogEng.Collector.start_link()
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: BilldogEng.Collector.url(collector))
@@ -357,9 +311,11 @@ defmodule BilldogEng.Analytics do
     call(server, :flush, timeout!(opts))
   catch
     :exit, {:timeout, {GenServer, :call, _}} ->
-      {:error, Error.new("the flush did not end within #{opts[:timeout]} ms; it goes on", 0, "TIMEOUT")}
+      {:error,
+       Error.new("the flush did not end within :timeout (#{opts[:timeout]} ms); it continues", 0, "TIMEOUT")}
   end
 
+  @doc group: "State"
   @doc """
   Returns the number of events not yet delivered, after any flush that earlier captures triggered has ended.
 
@@ -371,6 +327,7 @@ defmodule BilldogEng.Analytics do
   @spec queue_length(server()) :: non_neg_integer()
   def queue_length(server), do: call(server, :queue_length, :infinity)
 
+  @doc group: "Delivery"
   @doc """
   Stops the timer, then flushes and returns as `flush/2`, except that it returns `:ok` while the quota is used up. The
   client stays alive: events that are captured later are sent by `flush/2`, at `:flush_at`, or when the process ends.
@@ -386,6 +343,7 @@ defmodule BilldogEng.Analytics do
   @spec shutdown(server()) :: :ok | {:error, Error.t()}
   def shutdown(server), do: call(server, :shutdown, :infinity)
 
+  @doc group: "Delivery"
   @doc """
   Drops all queued events, in memory and on disk (`purged` in `stats/1`), and the batch in flight, which may have
   arrived. Returns `:ok` once none of it is left on disk.
@@ -405,6 +363,7 @@ defmodule BilldogEng.Analytics do
   def purge(server),
     do: Remote.run(unwrap(server), {__MODULE__, :purge, []}, &GenServer.call(&1, :purge, :infinity))
 
+  @doc group: "Delivery"
   @doc """
   Switches captures off (`:disabled`) and on again (`:live`), while the client runs.
 
@@ -436,6 +395,7 @@ defmodule BilldogEng.Analytics do
     raise ArgumentError, "set_mode/2 takes :live or :disabled, got: #{inspect(mode)}"
   end
 
+  @doc group: "State"
   @doc """
   Returns the client's counters and state, without waiting for a flush. Waits for a client that is just starting.
 
@@ -448,6 +408,7 @@ defmodule BilldogEng.Analytics do
   @spec stats(server()) :: stats()
   def stats(server), do: Remote.run(unwrap(server), {__MODULE__, :stats, []}, &Stats.of/1)
 
+  @doc group: "State"
   @doc """
   Returns the number of captures that were lost because no client had their name, by name. When a client starts under
   such a name, the number is logged and removed from here.
@@ -463,6 +424,8 @@ defmodule BilldogEng.Analytics do
   @spec missing() :: %{optional(term()) => pos_integer()}
   def missing, do: Missing.counts()
 
+  # Every capture calls it.
+  @compile {:inline, unwrap: 1}
   # The struct of `BilldogEng.new/2`.
   defp unwrap(%_{analytics: server}), do: server
   defp unwrap(server), do: server
@@ -479,7 +442,7 @@ defmodule BilldogEng.Analytics do
 
       other ->
         raise ArgumentError,
-              "the option :timeout takes milliseconds or :infinity; it was #{Budget.inspect(other)}"
+              "invalid value for :timeout: expected milliseconds as an integer from 0, or :infinity, got: #{Budget.inspect(other)}"
     end
   end
 end

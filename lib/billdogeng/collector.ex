@@ -110,6 +110,7 @@ defmodule BilldogEng.Collector do
   @typedoc "A request that waits at a gate."
   @opaque handle :: {pid, reference}
 
+  @doc group: "Start"
   @doc """
   Starts a collector, linked to the caller.
 
@@ -146,6 +147,7 @@ defmodule BilldogEng.Collector do
   # The port of `mix billdogeng.collector`: no known service uses it, and it is below the ephemeral ports.
   def default_port, do: 4632
 
+  @doc group: "Start"
   @doc """
   Returns a child spec. Its `id` is the `:name`, or `BilldogEng.Collector` without one.
 
@@ -160,6 +162,7 @@ defmodule BilldogEng.Collector do
     %{id: Keyword.get(opts, :name, __MODULE__), start: {__MODULE__, :start_link, [opts]}}
   end
 
+  @doc group: "Start"
   @doc """
   Returns the port that the collector listens on.
 
@@ -173,6 +176,7 @@ defmodule BilldogEng.Collector do
   @spec port(t) :: :inet.port_number()
   def port(collector), do: GenServer.call(collector, :port)
 
+  @doc group: "Start"
   @doc """
   Returns the URL of the collector, for a client's `:host`.
 
@@ -186,6 +190,7 @@ defmodule BilldogEng.Collector do
   @spec url(t) :: String.t()
   def url(collector), do: GenServer.call(collector, :url)
 
+  @doc group: "Events"
   @doc """
   Returns the accepted events as they were sent, in the order in which they arrived.
 
@@ -199,6 +204,7 @@ defmodule BilldogEng.Collector do
   @spec events(t) :: [map]
   def events(collector), do: GenServer.call(collector, :events, :infinity)
 
+  @doc group: "Events"
   @doc """
   Returns the accepted events that the real ingest refuses, each with its reasons, in the order in which they arrived.
 
@@ -217,6 +223,7 @@ defmodule BilldogEng.Collector do
   @spec invalid_events(t) :: [{map, [String.t(), ...]}]
   def invalid_events(collector), do: GenServer.call(collector, :invalid_events, :infinity)
 
+  @doc group: "Events"
   @doc """
   Returns the number of accepted events.
 
@@ -230,6 +237,7 @@ defmodule BilldogEng.Collector do
   @spec count(t) :: non_neg_integer
   def count(collector), do: totals(collector).events
 
+  @doc group: "Requests"
   @doc """
   Returns the requests in the order in which they arrived.
 
@@ -243,6 +251,7 @@ defmodule BilldogEng.Collector do
   @spec requests(t) :: [request]
   def requests(collector), do: GenServer.call(collector, :requests, :infinity)
 
+  @doc group: "Requests"
   @doc """
   Returns the number of requests.
 
@@ -256,6 +265,7 @@ defmodule BilldogEng.Collector do
   @spec request_count(t) :: non_neg_integer
   def request_count(collector), do: totals(collector).requests
 
+  @doc group: "Requests"
   @doc """
   Returns counters of all requests, also with `keep: false`:
 
@@ -280,6 +290,7 @@ defmodule BilldogEng.Collector do
         }
   def totals(collector), do: GenServer.call(collector, :totals, :infinity)
 
+  @doc group: "Requests"
   @doc """
   Removes all events and requests, and sets the counters to 0. The mode and the subscribers stay.
 
@@ -293,6 +304,7 @@ defmodule BilldogEng.Collector do
   @spec reset(t) :: :ok
   def reset(collector), do: GenServer.call(collector, :reset, :infinity)
 
+  @doc group: "Responses"
   @doc """
   Sets the mode for further requests; see "Failing on request" above. Requests that hang or wait at a gate stay there.
 
@@ -313,6 +325,7 @@ defmodule BilldogEng.Collector do
          do: raise(message)
   end
 
+  @doc group: "Responses"
   @doc """
   Applies a mode to a request that waits at a gate, and returns after its effect: with `:ok`, the events are kept.
   Does nothing if the request's connection has ended.
@@ -333,6 +346,7 @@ defmodule BilldogEng.Collector do
   @spec release(handle, mode) :: :ok
   def release(handle, mode \\ :ok), do: Connection.release(handle, checked(mode))
 
+  @doc group: "Requests"
   @doc """
   Sends `{:collector, events}` to `pid` for each batch that is accepted from now on.
 

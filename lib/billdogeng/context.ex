@@ -45,6 +45,7 @@ defmodule BilldogEng.Context do
   # The distinct ID that this process had last, and the marker of its tasks.
   @marker {__MODULE__, :marker}
 
+  @doc group: "State"
   @doc """
   Puts a context into the calling process, in place of what it has: nothing is merged.
 
@@ -68,6 +69,7 @@ defmodule BilldogEng.Context do
     Table.put(self(), mark(context.distinct_id), context)
   end
 
+  @doc group: "State"
   @doc """
   The context of the calling process, else of the one whose task it is; nil where there is none.
 
@@ -84,6 +86,7 @@ defmodule BilldogEng.Context do
     end
   end
 
+  @doc group: "State"
   @doc """
   The distinct id of `get/0`, nil where there is none.
 
@@ -98,6 +101,7 @@ defmodule BilldogEng.Context do
     end
   end
 
+  @doc group: "State"
   @doc """
   Takes the context out of the calling process.
 

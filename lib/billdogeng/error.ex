@@ -1,28 +1,29 @@
 defmodule BilldogEng.Error do
   @moduledoc """
-  Why a request or a flush failed.
+  The reason why a request, a flush or a start failed.
 
-    * `:message` - for people
-    * `:status` - the HTTP status; `0` where no answer came (refused, reset, timed out, unknown host)
-    * `:code` - for programs: the ingest's own code, `nil` where its response has none, or one of those below
-    * `:body` - the response, decoded if it is JSON, else its text or `nil`; of one over 64 KiB the first 64 KiB as
-      a string
+    * `:message` - a text for people. A message of the ingest is as the ingest sent it: escape it before you show it
+    * `:status` - the HTTP status; `0` if there was no response (refused, reset, timed out, unknown host)
+    * `:code` - a string for programs: the ingest's own code, `nil` if its response has none, or a code of the list below
+    * `:body` - the response: decoded if it is JSON, else its text or `nil`; the first 64 KiB as a string if it is longer
 
-  | code | status | |
-  |---|---|---|
-  | `"NETWORK_ERROR"` | 0 | no response: refused, reset, timed out, an unknown host, a certificate that isn't trusted |
-  | `"MALFORMED_RESPONSE"` | 2xx | a response that isn't the ingest's, or says `"success": false` |
-  | `"QUOTA_LIMITED"` | 200 | the project's quota is used up: nothing is stored, events are dropped |
-  | `"TIMEOUT"` | 0 | `flush/2` waited for its `:timeout`; the flush goes on |
-  | `"ENDED"` | 0 | the client has ended: what was left of its flush was not sent |
-  | `"PURGED"` | 0 | the client was purged while its flush was under way |
-  | `"SPOOL_ERROR"` | 0 | files of the spool can't be read or deleted for now; the message names the file |
-  | `"INTERNAL_ERROR"` | 0 | the flush thread panicked; its events are kept |
-  | `"INVALID_REQUEST"` | 0 | a path, a header or an option of `BilldogEng.Transport.request/2` that can't be sent |
-  | `"INVALID_OPTION"` | 0 | an option of `BilldogEng.new/2` that can't be used |
-  | `"NOT_STARTED"` | 0 | the client could not be started: the system has no thread or file descriptor left |
-  | `"NOT_LIVE"` | 0 | `set_mode/2` of a client that was started with `mode: :disabled`, and has nothing to send with |
-  | `"NOT_LOADED"` | 0 | the native library could not be loaded |
+  The codes of this library, with their status:
+
+    * `"NETWORK_ERROR"` (0) - there was no response: refused, reset, timed out, an unknown host, an untrusted certificate
+    * `"MALFORMED_RESPONSE"` (2xx) - the response is not the ingest's, or has `"success": false`
+    * `"QUOTA_LIMITED"` (200) - the project's quota is used up: the ingest stores nothing, and events are dropped
+    * `"TIMEOUT"` (0) - `flush/2` returned after its `:timeout`; the flush continues
+    * `"ENDED"` (0) - the client has ended before all events of the flush were sent
+    * `"PURGED"` (0) - the client was purged during the flush
+    * `"SPOOL_ERROR"` (0) - a file of the spool can't be read or deleted now; the message names it
+    * `"INTERNAL_ERROR"` (0) - the flush thread panicked and goes on; its events are still queued
+    * `"INVALID_REQUEST"` (0) - a path, a header, a body or an option of `BilldogEng.Transport.request/2` is invalid
+    * `"INVALID_OPTION"` (0) - a key or an option of `BilldogEng.new/2` is invalid
+    * `"NOT_STARTED"` (0) - the client can't be started: the system has no thread or file descriptor left
+    * `"NOT_LIVE"` (0) - `set_mode/2` can't make a client live that was started with `mode: :disabled` or without a key
+    * `"NOT_LOADED"` (0) - the native library can't be loaded
+
+  Its message is that of the exception:
 
       iex> error = BilldogEng.Error.new("HTTP 503", 503, nil, nil)
       iex> Exception.message(error)
@@ -38,8 +39,9 @@ defmodule BilldogEng.Error do
           body: term()
         }
 
+  @doc group: "Start"
   @doc """
-  Builds an error; see the module for its parts.
+  Returns an error; see the module for its fields.
 
       iex> BilldogEng.Error.new("refused", 0, "NETWORK_ERROR").code
       "NETWORK_ERROR"

@@ -14,9 +14,10 @@ defmodule BilldogEng.LiveView do
   handlers capture, views within such a view have its context; for captures of their own they take `on_mount` too.
   """
 
-  alias BilldogEng.{Context, Plug, Visitor}
-  alias BilldogEng.Telemetry.{Address, Handler}
-  alias BilldogEng.Telemetry.Phoenix, as: Routes
+  alias BilldogEng.{Context, Visitor}
+  alias BilldogEng.Context.Request
+  alias BilldogEng.Telemetry.{Address, Route}
+  alias BilldogEng.Terms.ModuleName
 
   @compile {:no_warn_undefined, Phoenix.LiveView}
 
@@ -25,9 +26,9 @@ defmodule BilldogEng.LiveView do
 
   def on_mount(opts, params, session, %{transport_pid: pid} = socket) when is_pid(pid) do
     socket = Visitor.of_session(socket, session)
-    opts = Plug.options(opts, "BilldogEng.LiveView")
+    opts = Request.options(opts, "BilldogEng.LiveView")
     Process.delete(__MODULE__)
-    Context.put(Plug.context(socket, %{view: Handler.name_of(socket.view)}, opts))
+    Context.put(Request.context(socket, %{view: ModuleName.shown(socket.view)}, opts))
     {:cont, if(at_router?(params, socket), do: follow(socket), else: socket)}
   end
 
@@ -57,7 +58,7 @@ defmodule BilldogEng.LiveView do
     Process.put(__MODULE__, address)
 
     with %{properties: properties} = context <- Context.get() do
-      Context.put(%{context | properties: Map.put(properties, :route, Routes.live_route(socket, address))})
+      Context.put(%{context | properties: Map.put(properties, :route, Route.of_view(socket, address))})
     end
   end
 end

@@ -51,10 +51,9 @@ defmodule BilldogEng.LoggerHandler do
   """
 
   alias BilldogEng.{Analytics, Context}
-  alias BilldogEng.Client.Hooks
   alias BilldogEng.Exceptions
   alias BilldogEng.Exceptions.Crash
-  alias BilldogEng.Log.Warning
+  alias BilldogEng.Log.{Failure, Writer}
 
   @options [:client, :distinct_id, :messages, :in_app]
 
@@ -66,6 +65,7 @@ defmodule BilldogEng.LoggerHandler do
   @window 5
   @rate 10
 
+  @doc group: "State"
   @doc """
   What a handler has captured since it was added: `:captured` crashes handed to the client, `:suppressed` ones
   beyond 10 a second, and `:failed` ones of which it could make no event.
@@ -252,7 +252,7 @@ defmodule BilldogEng.LoggerHandler do
   # Of the process that crashed: no other's is asked for.
   defp context_id(meta) do
     if meta.pid == self(),
-      do: guarded(fn -> Context.distinct_id() || BilldogEng.Plug.failed(meta[:request_id]) end)
+      do: guarded(fn -> Context.distinct_id() || BilldogEng.Context.Request.failed(meta[:request_id]) end)
   end
 
   # One that fails costs the id, not the event.
@@ -264,17 +264,8 @@ defmodule BilldogEng.LoggerHandler do
     function.()
   catch
     kind, reason ->
-      how =
-        if kind == :error,
-          do: "raised #{inspect(Exception.normalize(:error, reason).__struct__)}",
-          else: "ended by #{kind}"
-
-      Warning.once(
-        :logger_distinct_id,
-        "the :distinct_id of BilldogEng.LoggerHandler #{how}#{Hooks.at(__STACKTRACE__)}; the crash is captured " <>
-          "without a user, as will be those of further failures"
-      )
-
+      failure = Failure.shown(kind, reason, __STACKTRACE__)
+      Writer.once(:logger_distinct_id, {:logger_id_failed, failure})
       nil
   end
 

@@ -35,49 +35,10 @@ defmodule BilldogEng.Telemetry do
   alone: it stays attached (what raises into `:telemetry` is detached for good), its first failure is logged, and all
   are counted in `handlers/0`.
 
-  ## Its own events
+  ## Events of the client
 
-      :telemetry.attach("analytics", [:billdogeng, :flush, :stop], &MyApp.Telemetry.flushed/4, nil)
-
-  | event | measurements | metadata |
-  |---|---|---|
-  | `[:billdogeng, :flush, :start]` | `monotonic_time`, `system_time` | `client`, `trigger`, `telemetry_span_context` |
-  | `[:billdogeng, :flush, :stop]` | `duration`, `monotonic_time`, `events`, `bytes`, `wire_bytes`, `attempts` | as `:start`, and `result`, `status`, `error` |
-  | `[:billdogeng, :flush, :exception]` | `duration`, `monotonic_time` | as `:start`, and `kind`, `reason`, `stacktrace` |
-  | `[:billdogeng, :flush, :missed]` | `count` | `client` |
-  | `[:billdogeng, :event, :dropped]` | `count` | `client`, `reason` |
-  | `[:billdogeng, :queue]` | `queued`, `queued_bytes`, `in_flight`, `captured`, `captured_per_second`, `delivered`, `delivered_per_second`, `dropped`, `retries`, `replaced` | `client` |
-
-  A flush is told where there was something to send: from its first batch to its end, all its requests and
-  the waits between them included. Its `:start` and its `:stop`, or its `:exception`, have the same
-  `telemetry_span_context`.
-
-    * `monotonic_time`, `system_time`, `duration` - native units
-    * `events`, `bytes` - events that the ingest accepted in this flush, and bytes of their JSON; 0 where it
-      accepted none
-    * `attempts`, `wire_bytes` - requests that the flush made, accepted or not, and bytes of their bodies as they
-      went over the wire, after gzip
-    * `client` - the client's registered name, else its pid
-    * `trigger` - what began the flush: `:size` (`:flush_at` was reached), `:interval` (the timer), `:call`
-      (`flush/2`), `:shutdown` (`shutdown/1`, or the client's process has ended), `:retry` (the pause after a
-      failed flush was over)
-    * `result`, `error` - `:ok` and nil; or `:error` and a `BilldogEng.Error` where the flush failed, the ingest
-      refused an event of it, or `BilldogEng.Analytics.purge/1` ended it. Its `body` is nil: an answer may quote
-      events
-    * `status` - of the last answer; 0 where none came
-    * `kind`, `reason`, `stacktrace` - `:error`, a `BilldogEng.Error`, `[]`: the flush thread panicked, a defect
-      of this library's. It goes on, and the events are kept
-    * `reason` of `:dropped`, and `count` - as in `dropped` of `BilldogEng.Analytics.stats/1`, and how many
-      events were given up for it since the last of these events. One for many events, not one for each
-    * `count` of `:missed` - flushes that had no `:start` and no `:stop`, since handlers are slower than the
-      flushes and a bound was reached. Drops are never left out
-    * the measurements of `[:billdogeng, :queue]` - as in `BilldogEng.Analytics.stats/1`, `dropped` being the sum;
-      the rates are since the last `measure/1` of the same process, which emits it, and 0.0 in the first one
-
-  Handlers of all but the last run in a process of this library's own, soon after what they are told of: a slow
-  one delays no capture, no flush and no call, only other handlers.
-
-  Where the app has no `:telemetry`, or hasn't started it, nothing is emitted, at no cost.
+  A client emits events for the start and the end of each flush, and for drops. `measure/1` emits
+  `[:billdogeng, :queue]`. [Telemetry events](telemetry.html) lists them with their measurements and metadata.
   """
 
   alias BilldogEng.Analytics
@@ -86,6 +47,7 @@ defmodule BilldogEng.Telemetry do
   @typedoc "The name of a `:telemetry` event."
   @type event :: [atom(), ...]
 
+  @doc group: "Handlers"
   @doc """
   Captures an event each time that one of `:telemetry`'s happens.
 
@@ -111,27 +73,31 @@ defmodule BilldogEng.Telemetry do
   """
   @spec attach(Analytics.server(), event() | [event(), ...], keyword()) :: :ok | {:error, :already_exists}
   def attach(client, event_or_events, opts \\ []) do
-    {name, opts} = Keyword.pop(opts, :event)
-
-    Handler.attach(
-      client,
-      event_or_events,
-      Custom.events(event_or_events),
-      {Custom, Custom.options(name)},
-      opts
-    )
+    {name, opts} = opts |> with_id(client, event_or_events) |> Keyword.pop(:event)
+    Handler.attach(client, Custom.events(event_or_events), {Custom, Custom.options(name)}, opts)
   end
 
-  @doc """
-  Captures what Phoenix and LiveView tell, as at most one event for each thing that happened:
+  defp with_id(opts, client, handler) do
+    if Keyword.keyword?(opts),
+      do: Keyword.put_new(opts, :id, {__MODULE__, Handler.unwrap(client), handler}),
+      else: raise(ArgumentError, "expected the options of a handler as a keyword list")
+  end
 
-  | event | when | properties |
-  |---|---|---|
-  | `page_viewed` | a GET that the router dispatched was answered with 2xx and HTML (a HEAD that `Plug.Head` has made a GET, too); a LiveView was navigated to, or patched to another path, and redirects nowhere | `route`, `via` (`"request"`, `"navigate"`, `"patch"`), `controller` or `view`, `action`, `duration_ms` |
-  | `request_failed` | an error page of 400 or more was rendered for what an action raised, threw or exited with | `status`, `method`, `route`, `error` (the exception's module) |
-  | `live_event` | a LiveView or component handled an event of the browser's | `event`, `view`, `component`, `route`, `duration_ms` |
-  | `live_view_failed` | a callback of a connected LiveView raised | `callback`, `event`, `view`, `component`, `route`, `error` |
-  | `channel_joined` | a channel of the app's was joined | `channel`, `topic` (what is after its `:` as `*`), `duration_ms` |
+  @doc group: "Handlers"
+  @doc """
+  Captures the telemetry of Phoenix and LiveView, at most one event for each thing that happened:
+
+    * `page_viewed` - a GET that the router dispatched returned 2xx and HTML (also a HEAD that `Plug.Head` turned into a
+      GET), or a LiveView was navigated to, or patched to another path, and redirects nowhere. Properties: `route`, `via`
+      (`"request"`, `"navigate"` or `"patch"`), `controller` or `view`, `action`, `duration_ms`
+    * `request_failed` - an action raised, threw or exited, and an error page with status 400 or more was rendered.
+      Properties: `status`, `method`, `route`, `error` (the exception's module)
+    * `live_event` - a LiveView or component handled an event of the browser. Properties: `event`, `view`, `component`,
+      `route`, `duration_ms`
+    * `live_view_failed` - a callback of a connected LiveView raised. Properties: `callback`, `event`, `view`,
+      `component`, `route`, `error`
+    * `channel_joined` - a channel of the app was joined. Properties: `channel`, `topic` (the text after `:` as `*`),
+      `duration_ms`
 
   Parameters, queries, headers, bodies, addresses and the messages of exceptions are in none of them; `route` is
   the router's pattern, such as `/users/:id`. A LiveView's page is counted where it is shown: by its request, and
@@ -152,14 +118,17 @@ defmodule BilldogEng.Telemetry do
       are submitted; false
     * `:id` - by default `{BilldogEng.Telemetry, client, :phoenix}`
 
+  Returns `{:error, :already_exists}` if the `:id` is taken.
+
       iex> BilldogEng.Telemetry.attach_phoenix(MyApp.Analytics, events: [channel_joined: false], sample_rate: 0.1)
       :ok
       iex> BilldogEng.Telemetry.detach({BilldogEng.Telemetry, MyApp.Analytics, :phoenix})
       :ok
   """
   @spec attach_phoenix(Analytics.server(), keyword()) :: :ok | {:error, :already_exists}
-  def attach_phoenix(client, opts \\ []), do: Phoenix.attach(client, opts)
+  def attach_phoenix(client, opts \\ []), do: Phoenix.attach(client, with_id(opts, client, :phoenix))
 
+  @doc group: "Handlers"
   @doc """
   Captures the queries of an Ecto repo that take longer than `:slower_than` ms, from the queue for a connection to
   the decoded result, as `slow_query`.
@@ -174,14 +143,17 @@ defmodule BilldogEng.Telemetry do
     * `:event` - another name to capture them by
     * `:id` - by default `{BilldogEng.Telemetry, client, {:ecto, repo}}`
 
+  Returns `{:error, :already_exists}` if the `:id` is taken.
+
       iex> BilldogEng.Telemetry.attach_ecto(MyApp.Analytics, MyApp.Repo, slower_than: 500)
       :ok
       iex> BilldogEng.Telemetry.detach({BilldogEng.Telemetry, MyApp.Analytics, {:ecto, MyApp.Repo}})
       :ok
   """
   @spec attach_ecto(Analytics.server(), module(), keyword()) :: :ok | {:error, :already_exists}
-  def attach_ecto(client, repo, opts), do: Ecto.attach(client, repo, opts)
+  def attach_ecto(client, repo, opts), do: Ecto.attach(client, repo, with_id(opts, client, {:ecto, repo}))
 
+  @doc group: "Handlers"
   @doc """
   Captures Oban's jobs: `job_completed` for each that has succeeded, `job_failed` for each attempt that has failed.
   Jobs that were cancelled, discarded or snoozed are neither.
@@ -197,14 +169,17 @@ defmodule BilldogEng.Telemetry do
     * `:events` - names to capture them by, or false for what isn't wanted: `[job_completed: false]`
     * `:id` - by default `{BilldogEng.Telemetry, client, :oban}`
 
+  Returns `{:error, :already_exists}` if the `:id` is taken.
+
       iex> BilldogEng.Telemetry.attach_oban(MyApp.Analytics, events: [job_failed: "mail_failed"])
       :ok
       iex> BilldogEng.Telemetry.detach({BilldogEng.Telemetry, MyApp.Analytics, :oban})
       :ok
   """
   @spec attach_oban(Analytics.server(), keyword()) :: :ok | {:error, :already_exists}
-  def attach_oban(client, opts \\ []), do: Oban.attach(client, opts)
+  def attach_oban(client, opts \\ []), do: Oban.attach(client, with_id(opts, client, :oban))
 
+  @doc group: "Handlers"
   @doc """
   Detaches the handler of that id; `{:error, :not_found}` where this module has attached none.
 
@@ -214,6 +189,7 @@ defmodule BilldogEng.Telemetry do
   @spec detach(term()) :: :ok | {:error, :not_found}
   def detach(id), do: Handler.detach(id)
 
+  @doc group: "Handlers"
   @doc """
   The handlers that are attached, with what they came to: events that were `captured`, that had no distinct id
   (`without_id`), and in which the handler `failed`. What was filtered or sampled out is in none of them.
@@ -239,6 +215,7 @@ defmodule BilldogEng.Telemetry do
         ]
   def handlers, do: Handler.list()
 
+  @doc group: "Metrics"
   @doc """
   Emits `[:billdogeng, :queue]` with the accounts of `client`, in the calling process. Made for `telemetry_poller`:
 
@@ -306,6 +283,7 @@ defmodule BilldogEng.Telemetry do
 
   defp label(server), do: server
 
+  @doc group: "Metrics"
   @doc """
   Metrics of the events above, for a reporter of [`Telemetry.Metrics`](https://hexdocs.pm/telemetry_metrics) or the
   metrics page of LiveDashboard:

@@ -59,6 +59,7 @@ defmodule BilldogEng.Test do
 
   # ── whose ──
 
+  @doc group: "Processes"
   @doc """
   Makes the calling process an owner of events, until it ends. `use BilldogEng.Test` does this in each test's
   setup; it takes ExUnit's context, and ignores it.
@@ -69,6 +70,7 @@ defmodule BilldogEng.Test do
   @spec own(term()) :: :ok
   def own(_context \\ %{}), do: Store.own(self())
 
+  @doc group: "Processes"
   @doc """
   Gives `owner` the events that `process` captures with `client`: a pid, a name, or a function of no arguments that
   answers a pid, a list of pids or nil, for a process that isn't there yet. The function is called by the processes
@@ -98,6 +100,7 @@ defmodule BilldogEng.Test do
     end
   end
 
+  @doc group: "Processes"
   @doc """
   Gives the calling test the events that would be nobody's, until it ends: those of all clients for ExUnit's context,
   as in `setup :set_shared`, or those of one client.
@@ -120,6 +123,7 @@ defmodule BilldogEng.Test do
 
   # ── what ──
 
+  @doc group: "Events"
   @doc """
   The events that the calling test has captured so far, the oldest first: by one client, or by all; or those of a
   name, a string.
@@ -145,6 +149,7 @@ defmodule BilldogEng.Test do
     client |> owner!() |> Store.events(client)
   end
 
+  @doc group: "Asserts"
   @doc """
   Asserts that an event of that name, which matches the pattern, has been captured or is so in time, and answers the
   first such.
@@ -186,6 +191,7 @@ defmodule BilldogEng.Test do
     end
   end
 
+  @doc group: "Asserts"
   @doc """
   Asserts that no event of that name, which matches the pattern, has been captured, nor is so in time, and none that an
   ingest refuses. `opts` are those of `assert_captured/3`, its `:timeout` being ExUnit's `refute_receive_timeout`.

@@ -5,11 +5,12 @@ defmodule BilldogEng.Transport do
       config = BilldogEng.Transport.config(host: "http://127.0.0.1:4000", request_timeout: 5_000, gzip: true, max_retries: 3)
       {:ok, data} = BilldogEng.Transport.request(config, path: "/ingest-events", body: %{api_key: "k", events: []})
 
-  Clients use it for their options alone: their batches leave by the flush thread.
+  A client takes only its options from here. Its batches are sent by its flush thread.
   """
 
   alias BilldogEng.Error
   alias BilldogEng.Client.{Native, Options}
+  alias BilldogEng.Client.Options.Schema
   alias BilldogEng.Terms.Normaliser
 
   @largest_body 16 * 1024 * 1024
@@ -27,12 +28,14 @@ defmodule BilldogEng.Transport do
           optional(:cacertfile) => nil | Path.t()
         }
 
+  @doc group: "Requests"
   @doc """
-  Checks and completes options: `:host`, `:request_timeout` (ms), `:gzip`, `:max_retries` are required;
-  `:enable_logging` is `false` and `:sleep_fn` is `&Process.sleep/1` unless given; `:proxy` and `:cacertfile`
-  are those of `BilldogEng.Analytics.start_link/1`.
+  Checks options, and adds the defaults of those that are not given.
 
-  Raises `KeyError` where a required one is missing, and `ArgumentError` for a value that can't be used.
+  The options are those under "Requests" in `BilldogEng.Analytics.start_link/1`, and `:enable_logging`. `:host`,
+  `:request_timeout`, `:gzip` and `:max_retries` have no default here. Others are ignored.
+
+  Raises `KeyError` if one of the four is missing, and `ArgumentError` for a value that an option does not accept.
 
       iex> BilldogEng.Transport.config(host: "http://h", request_timeout: 1, gzip: true, max_retries: 0).enable_logging
       false
@@ -40,32 +43,28 @@ defmodule BilldogEng.Transport do
   @spec config(keyword()) :: config()
   def config(opts) do
     config =
-      @required
-      |> Map.new(&{&1, Keyword.fetch!(opts, &1)})
-      |> Map.put(:enable_logging, Keyword.get(opts, :enable_logging, false))
-      |> Map.put(:sleep_fn, Keyword.get(opts, :sleep_fn, &Process.sleep/1))
-      |> Map.merge(opts |> Keyword.take([:proxy, :cacertfile]) |> Map.new())
+      Schema.defaults()
+      |> Map.take([:enable_logging, :sleep_fn])
+      |> Map.merge(opts |> Keyword.take([:enable_logging, :sleep_fn, :proxy, :cacertfile]) |> Map.new())
+      |> Map.merge(Map.new(@required, &{&1, Keyword.fetch!(opts, &1)}))
 
     Options.check_transport(config)
     config
   end
 
-  @doc false
-  # A path as text, for it may be a charlist.
-  def path(path) when is_list(path), do: List.to_string(path)
-  def path(path), do: path
-
+  @doc group: "Requests"
   @doc """
-  Makes a request and waits for its answer, retries included (on network errors, 408, 429 and 5xx, after
-  1, 2, 4 … s).
+  Makes a request and waits for its response. Retries after 1, 2, 4 … s on network errors, 408, 429 and 5xx.
 
-    * `:path` - appended to the host
-    * `:body` - any term, sent as JSON by POST, of 16 MiB at most; `nil` makes it a GET
-    * `:headers` - `[{name, value}]`
-    * `:gzip` - overrides the configuration's
+  Options:
 
-  Answers `{:ok, data}`, `data` being the answer out of its `{"success": true, "data": …}`, objects as
-  maps with string keys; or `{:error, %BilldogEng.Error{}}`.
+    * `:path` - the path, appended to the host. Default: `""`
+    * `:body` - any term, sent as JSON by POST, of at most 16 MiB. Default: `nil`, which makes a GET
+    * `:headers` - the headers as `[{name, value}]`. Default: `[]`
+    * `:gzip` - overrides the `:gzip` of `config`
+
+  Returns `{:ok, data}` or `{:error, %BilldogEng.Error{}}`. Of a response `{"success": true, "data": …}`, `data` is its
+  data, otherwise the whole response. JSON objects are maps with string keys.
 
       iex> {:ok, collector} = BilldogEng.Collector.start_link()
       iex> url = BilldogEng.Collector.url(collector)
@@ -82,29 +81,11 @@ defmodule BilldogEng.Transport do
   @doc false
   # As `request/2`, but `{:ok, data, status, quota_limited}`.
   def exchange(config, opts) do
-    http = Map.put(http(config), :gzip, Keyword.get(opts, :gzip, config.gzip) == true)
+    http = Map.put(Options.native_transport(config), :gzip, Keyword.get(opts, :gzip, config.gzip) == true)
     headers = for {name, value} <- Keyword.get(opts, :headers, []), do: {to_string(name), to_string(value)}
     request = {http, Keyword.get(opts, :path, ""), headers, Keyword.get(opts, :body)}
     attempt(request, config, 1)
   end
-
-  @doc false
-  # What the native side is told of a configuration.
-  def http(config) do
-    %{
-      host: to_string(config[:host]),
-      request_timeout: limit(config[:request_timeout], 0xFFFF_FFFF_FFFF_FFFF),
-      gzip: config[:gzip] == true,
-      max_retries: limit(config[:max_retries], 0xFFFF_FFFF),
-      proxy: if(is_binary(config[:proxy]), do: config[:proxy]),
-      proxy_of_environment: config[:proxy] == :environment,
-      cacertfile: path(config[:cacertfile]) || BilldogEng.Client.Roots.cacertfile(config[:host])
-    }
-  end
-
-  # By the order of terms an atom is more than any number: `:infinity`, and nil, are without a limit.
-  defp limit(number, most) when is_number(number), do: number |> floor() |> max(0) |> min(most)
-  defp limit(_unlimited, most), do: most
 
   defp attempt({http, path, headers, body} = request, config, number) do
     id = :erlang.unique_integer([:positive])
@@ -127,7 +108,7 @@ defmodule BilldogEng.Transport do
       native_request(http, path, headers, Normaliser.run(body, marker, @largest_body), marker, id)
     end
   catch
-    {Normaliser, :too_large} -> {:error, "the body is too large"}
+    {Normaliser, :too_large} -> {:error, "the body is too large: send less than #{@largest_body} bytes"}
   end
 
   # An exception would carry the arguments, and with them a key, to whoever reports it.
@@ -135,8 +116,7 @@ defmodule BilldogEng.Transport do
     Native.request(http, path, headers, body, marker, id)
   rescue
     _ ->
-      {:error,
-       Native.load_error() || "an option or a header has a value that can't be handed to the native library"}
+      {:error, Native.load_error() || "the native library does not accept the value of an option or a header"}
   end
 
   defp failed(request, config, number, _error, true) when number <= :erlang.map_get(:max_retries, config) do
@@ -146,7 +126,7 @@ defmodule BilldogEng.Transport do
 
   defp failed(_request, _config, _number, error, _retry), do: {:error, Error.from_native(error)}
 
-  # A function of the caller's own is told the plain delay; the real wait is spread by a fifth.
+  # A function of the app gets the delay without jitter.
   defp sleep(sleep_fn, ms) do
     if sleep_fn == (&Process.sleep/1),
       do: Process.sleep(round(ms * (0.8 + 0.4 * :rand.uniform()))),

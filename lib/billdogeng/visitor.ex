@@ -58,6 +58,7 @@ defmodule BilldogEng.Visitor do
     end
   end
 
+  @doc group: "State"
   @doc """
   Returns the visitor's distinct ID, of a conn or a socket; nil where it has none.
 
@@ -68,6 +69,7 @@ defmodule BilldogEng.Visitor do
   def id(%{private: %{billdogeng_visitor: id}}), do: id
   def id(_conn_or_socket), do: nil
 
+  @doc group: "State"
   @doc """
   Takes the visitor's distinct ID out of the session.
 

@@ -1,6 +1,6 @@
 defmodule BilldogEng.NifCompiler.Cargo do
   @moduledoc false
-  # Builds the native library with cargo, and says what is missing where it can't.
+  # Builds the native library with cargo. Errors name what is missing.
 
   alias BilldogEng.NifCompiler.Target
 
@@ -46,7 +46,7 @@ defmodule BilldogEng.NifCompiler.Cargo do
     with 0 <- status, {:ok, built} <- artifact(messages) do
       {:ok, built}
     else
-      :error -> {:error, "cargo built no #{@name} that its messages tell of"}
+      :error -> {:error, "cargo's messages name no #{@name} that it built"}
       _ -> {:error, why_cargo_failed()}
     end
   end

@@ -15,6 +15,32 @@ defmodule BilldogEng.ClientCase do
     end
   end
 
+  # A test's log is captured until its clients have ended, so that none of their last lines comes to the console between
+  # two tests, or into the log of the next test.
+  setup do
+    log = hold_log()
+
+    # Registered first, so it runs last: the test's process and the children of its supervisor have ended by then.
+    on_exit(fn ->
+      all_drained()
+      send(log, :release)
+    end)
+  end
+
+  defp hold_log do
+    test = self()
+
+    holder =
+      spawn(fn ->
+        ExUnit.CaptureLog.capture_log(fn ->
+          send(test, {self(), :held})
+          receive do: (:release -> :ok)
+        end)
+      end)
+
+    receive do: ({^holder, :held} -> holder)
+  end
+
   @doc "A collector of the test's own."
   def start_collector(opts \\ []), do: start_supervised!({Collector, opts}, id: make_ref())
 
@@ -39,6 +65,7 @@ defmodule BilldogEng.ClientCase do
       )
 
     client = start_supervised!({Analytics, opts}, id: make_ref())
+    on_exit(fn -> unregistered(client) end)
     start_supervised!({BilldogEng.ClientCase.Purge, client}, id: make_ref())
     client
   end
@@ -112,9 +139,49 @@ defmodule BilldogEng.ClientCase do
   with the log by then.
   """
   def drained(client) do
-    eventually(fn -> Native.stats(client) == :no_client end)
+    unregistered(client)
+    all_drained()
+  end
+
+  defp unregistered(client), do: eventually(fn -> Native.stats(client) == :no_client end)
+
+  defp all_drained do
     eventually(fn -> Native.draining() == 0 end)
     :sys.get_state(BilldogEng.Client.Reporter)
+  end
+
+  @doc """
+  Runs `fun` and returns what the process `pid` logs meanwhile: `capture_log/1` also returns the lines of other tests.
+  """
+  def log_of(pid, fun) do
+    id = :"log_of_#{System.unique_integer([:positive])}"
+    :ok = :logger.add_handler(id, BilldogEng.ClientCase.Log, %{config: %{of: pid, to: self(), id: id}})
+
+    try do
+      fun.()
+    after
+      :logger.remove_handler(id)
+    end
+
+    id |> lines() |> Enum.join("\n")
+  end
+
+  defp lines(id) do
+    receive do
+      {^id, line} -> [line | lines(id)]
+    after
+      0 -> []
+    end
+  end
+
+  defmodule Log do
+    @moduledoc false
+    # A handler of `:logger`. It runs in the process that logs.
+
+    def log(%{level: level, msg: {:string, text}, meta: %{pid: pid}}, %{config: %{of: pid} = config}),
+      do: send(config.to, {config.id, "[#{level}] #{text}"})
+
+    def log(_event, _config), do: :ok
   end
 
   @doc "`captured = delivered + dropped + queued`."

@@ -21,7 +21,7 @@ pub struct Request<'a> {
 pub struct Connection<R> {
     reader: R,
     buffer: Vec<u8>,
-    /// What the buffer holds that isn't used up.
+    /// The part of the buffer that is not consumed.
     from: usize,
     to: usize,
     /// A body that came in chunks, put together.

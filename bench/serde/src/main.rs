@@ -1,4 +1,4 @@
-//! Writes a JSON document with serde_json, as often as it is told, and says how long that took.
+//! Writes a JSON document with serde_json a number of times, and prints how long that took.
 //!
 //! ```text
 //! bench_serde FILE    then lines on standard input: a number of times; on standard output: ns in all

@@ -1,10 +1,10 @@
 defmodule BilldogEng.Client.Address do
   @moduledoc false
-  # The addresses of ingests and proxies: which ones are accepted, and how one is shown. Userinfo, queries and
-  # fragments can hold secrets, so they are never shown.
+  # Checks and shows the addresses of ingests and proxies. Userinfo, queries and fragments can contain secrets, so they
+  # are never shown.
 
   @doc false
-  # Returns nil, or why a request can't be made to `address`. The reason never quotes it.
+  # Returns nil, or the reason why no request can be made to `address`. The reason does not quote the address.
   def problem(address) when is_binary(address) do
     cond do
       not String.valid?(address) -> "it is not UTF-8"
@@ -74,6 +74,6 @@ defmodule BilldogEng.Client.Address do
   end
 
   @doc false
-  # Returns whether the address holds a name or a password.
+  # Returns whether the address contains a user name or a password.
   def secret?(address), do: is_binary(address) and address =~ "@"
 end

@@ -11,7 +11,7 @@ defmodule BilldogEng.Client.Capture do
   # If anything fails on the way, the client counts the item as dropped.
 
   alias BilldogEng.Client.{Hooks, Missing, Native, Remote}
-  alias BilldogEng.Log.Warning
+  alias BilldogEng.Log.Writer
   alias BilldogEng.Terms.Normaliser
   alias BilldogEng.Test.Store
 
@@ -37,9 +37,7 @@ defmodule BilldogEng.Client.Capture do
         event(pid, distinct_id, name, properties, groups, timestamp, form)
 
       {:remote, remote} ->
-        if timestamp,
-          do: Warning.once(:remote_timestamp, "a client on another node takes no :timestamp; it is left out")
-
+        if timestamp, do: Writer.once(:remote_timestamp, :remote_timestamp)
         Remote.enqueue(remote, {distinct_id, name, properties, groups, timestamp}, form)
 
       nil ->
@@ -150,11 +148,7 @@ defmodule BilldogEng.Client.Capture do
         properties |> Map.new() |> Map.put("$set_once", value)
 
       _ ->
-        Warning.once(
-          :identify,
-          "identify/4 takes the option :set_once, and no other; the others were left out"
-        )
-
+        Writer.once(:identify, :identify_options)
         properties
     end
   end
@@ -176,11 +170,7 @@ defmodule BilldogEng.Client.Capture do
   end
 
   defp no_timestamp(other) do
-    Warning.once(
-      :timestamp,
-      ":timestamp takes a DateTime, a NaiveDateTime or integer ms; now was taken for #{kind_of(other)}"
-    )
-
+    Writer.once(:timestamp, {:timestamp_invalid, kind_of(other)})
     nil
   end
 

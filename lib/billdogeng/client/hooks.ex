@@ -5,7 +5,7 @@ defmodule BilldogEng.Client.Hooks do
 
   alias BilldogEng.Context
   alias BilldogEng.Client.Native
-  alias BilldogEng.Exceptions.Stacktrace
+  alias BilldogEng.Log.Failure
 
   defstruct [:before_send, :global_properties, :group_type_index, :context]
 
@@ -78,17 +78,12 @@ defmodule BilldogEng.Client.Hooks do
         {:drop, :before_send}
 
       _ ->
-        failed(
-          pid,
-          :before_send,
-          "answered neither nil nor a map of the four keys of an event, its time an integer"
-        )
-
+        failed(pid, :before_send, :wrong_event)
         {:drop, :before_send}
     end
   catch
     kind, reason ->
-      failed(pid, :before_send, why(function, kind, reason, __STACKTRACE__))
+      failed(pid, :before_send, failure(function, kind, reason, __STACKTRACE__))
       {:drop, :before_send}
   end
 
@@ -97,40 +92,22 @@ defmodule BilldogEng.Client.Hooks do
   @options [:before_send, :global_properties]
 
   # Reports one failure for each option of a client: a message for each event would fill its owner's mailbox.
-  defp failed(pid, option, why) do
+  defp failed(pid, option, failure) do
     if Native.is_first_failure(pid, Enum.find_index(@options, &(&1 == option))),
-      do: send(pid, {:hook_failed, option, why})
+      do: send(pid, {:hook_failed, option, failure})
   end
 
-  # Never quotes the event.
-  defp why(function, :error, %BadFunctionError{term: term}, _stacktrace) when term === function,
-    do: stale(function)
+  defp failure(function, :error, %BadFunctionError{term: term}, _stacktrace) when term === function,
+    do: unloaded(function)
 
-  defp why(function, :error, {:badfun, term}, _stacktrace) when term === function, do: stale(function)
+  defp failure(function, :error, {:badfun, term}, _stacktrace) when term === function, do: unloaded(function)
 
-  defp why(_function, :error, reason, stacktrace) do
-    %module{} = Exception.normalize(:error, reason, [])
-    "raised #{inspect(module)}#{at(stacktrace)}"
-  end
+  defp failure(_function, kind, reason, stacktrace), do: Failure.shown(kind, reason, stacktrace)
 
-  defp why(_function, kind, _reason, stacktrace), do: "ended by #{kind}#{at(stacktrace)}"
-
-  defp stale(function) do
+  defp unloaded(function) do
     {:module, module} = Function.info(function, :module)
-
-    "is a local function of a version of #{inspect(module)} that was unloaded: " <>
-      "use &#{inspect(module)}.function/arity or {#{inspect(module)}, :function, args}, which outlive reloads"
+    {:unloaded, module}
   end
-
-  @doc false
-  # Returns only the place: a frame may have arguments, and a message may quote the event.
-  def at([{module, function, arity, location} | _]) do
-    arity = if is_list(arity), do: length(arity), else: arity
-    line = if location[:line], do: " (#{Stacktrace.file(location[:file])}:#{location[:line]})", else: ""
-    " in #{Exception.format_mfa(module, function, arity)}#{line}"
-  end
-
-  def at(_), do: ""
 
   # ── the process's context ──
 
@@ -167,12 +144,12 @@ defmodule BilldogEng.Client.Hooks do
         Map.new(given)
 
       true ->
-        failed(pid, :global_properties, "answered neither a map nor a keyword list")
+        failed(pid, :global_properties, :wrong_properties)
         %{}
     end
   catch
     kind, reason ->
-      failed(pid, :global_properties, why(function, kind, reason, __STACKTRACE__))
+      failed(pid, :global_properties, failure(function, kind, reason, __STACKTRACE__))
       %{}
   end
 

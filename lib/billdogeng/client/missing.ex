@@ -1,13 +1,13 @@
 defmodule BilldogEng.Client.Missing do
   @moduledoc false
-  # Captures under a name that no client has: they are lost, so they are counted, and the first one of each name is
-  # logged. Names may be made at run time, so only some of them are kept.
+  # Counts the captures for names that no client has, which are lost, and logs the first one of each name. Apps may
+  # create names at run time, so only some of them are kept.
 
   use GenServer
 
-  alias BilldogEng.Log.Warning
+  alias BilldogEng.Log.Writer
 
-  # Names with a counter of their own; further ones share one.
+  # Names with their own counter; further names share one.
   @most_names 100
   @others :"other names"
 
@@ -20,7 +20,7 @@ defmodule BilldogEng.Client.Missing do
   end
 
   @doc false
-  # Counts one capture. Where the library's application isn't running there is no table: nothing is counted.
+  # Counts one capture. Without the library's application there is no table, and nothing is counted.
   def count(name) do
     :ets.update_counter(__MODULE__, name, 1)
     :ok
@@ -30,50 +30,42 @@ defmodule BilldogEng.Client.Missing do
       :ok
   end
 
-  # Two callers may both find the table not yet full: a few names more do no harm.
+  # Two callers may both see that the table is not full. It then gets a few more names, which does no harm.
   defp first(name) do
     cond do
       :ets.whereis(__MODULE__) == :undefined ->
         :ok
 
       :ets.info(__MODULE__, :size) < @most_names ->
-        if :ets.insert_new(__MODULE__, {name, 1}), do: warn(name), else: count(name)
+        if :ets.insert_new(__MODULE__, {name, 1}), do: log_first(name), else: count(name)
 
       :ets.update_counter(__MODULE__, @others, 1, {@others, 0}) == 1 ->
-        Warning.log("captures are dropped under more than #{@most_names} names that no client has")
+        Writer.write({:no_clients, @most_names})
 
       true ->
         :ok
     end
   end
 
-  defp warn(name) do
-    # Nothing can be added to a VM that stops.
-    unless match?({:stopping, _}, :init.get_status()) do
-      Warning.log(
-        "a capture for #{shown(name)} was dropped: no client has this name, so it was not started or has ended. " <>
-          "Put #{child(name)} among the children of the app's supervisor, before those that capture; further " <>
-          "ones are counted in BilldogEng.Analytics.missing/0"
-      )
-    end
+  defp log_first(name) do
+    # While the VM stops, the line's remedy is none.
+    unless match?({:stopping, _}, :init.get_status()), do: Writer.write({:no_client, name, child(name)})
   end
 
   defp child(name) do
     if is_atom(name) and Code.ensure_loaded?(name) and function_exported?(name, :__billdogeng__, 0),
-      do: inspect(name),
-      else: "{BilldogEng, name: #{shown(name)}, api_key: …}"
+      do: :module,
+      else: :tuple
   end
 
-  defp shown(name), do: inspect(name, limit: 5, printable_limit: 100)
-
   @doc false
-  # A client has this name from now on. Should it end for good, that is worth a line again.
+  # Removes the count of a name that a client has from now on. If that client ends for good, there is a line again.
   def found(nil), do: :ok
 
   def found(name) do
     case :ets.take(__MODULE__, name) do
       [{_, count}] ->
-        Warning.log("#{count} capture(s) for #{shown(name)} were dropped while no client had this name")
+        Writer.write({:client_found, name, count})
 
       [] ->
         :ok

@@ -63,7 +63,7 @@ defmodule BilldogEng.Client.Native do
   def take_reports, do: no_library()
 
   # ── requests ──
-  def check(_http, _api_key), do: no_library()
+  def check(_options), do: no_library()
   def redact(_text, _api_key), do: no_library()
   def has_roots, do: no_library()
   def named_roots, do: no_library()

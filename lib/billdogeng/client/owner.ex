@@ -2,33 +2,27 @@ defmodule BilldogEng.Client.Owner do
   @moduledoc false
   # The process that a client belongs to: its pid is the client's address, its end is the client's end.
   #
-  # It answers the original's messages, hands calls to the flush thread and their answers back, and turns
-  # the flush thread's notices into log lines. Captures don't pass through it. It does not trap exits.
+  # It handles the original's messages, passes calls to the flush thread and replies to their callers, and logs the
+  # flush thread's notices: `BilldogEng.Log.Notices` decides which lines they are worth. Captures don't pass through
+  # it. It does not trap exits.
 
   use GenServer
 
   alias BilldogEng.Client.{Capture, Missing, Native, Options, PersonUpdate, Reporter}
   alias BilldogEng.Error
-  alias BilldogEng.Log.{Diagnosis, Outage, Warning}
-
+  alias BilldogEng.Log.{Notices, Writer}
   alias BilldogEng.Telemetry.Emitter
   alias BilldogEng.Test.Store
-  require Logger
-
-  @drop_summary_interval :timer.minutes(1)
 
   # The handle is only held: the client drains once nothing holds it any more.
   defstruct [
     :handle,
     :mode,
-    :enable_logging,
+    :name,
     :sleep_fn,
-    :words,
-    outages: %{event: %Outage{}, person_update: %Outage{}},
-    refused_with: %{},
+    :notices,
     calls: %{},
-    sleepers: %{},
-    drops: %{}
+    sleepers: %{}
   ]
 
   # The process takes its name itself, once it has its client: by a name that is known captures reach one. Those that
@@ -52,6 +46,7 @@ defmodule BilldogEng.Client.Owner do
          :ok <- Reporter.ensure_started(),
          :ok <- if(options.mode == :test, do: Store.ensure_started(), else: :ok),
          {:ok, handle} <- start(options),
+         :ok <- Reporter.keep_name(if(options.mode == :live, do: name)),
          :ok <- register(name) do
       await_spool(options)
       Missing.found(name)
@@ -60,20 +55,15 @@ defmodule BilldogEng.Client.Owner do
        %__MODULE__{
          handle: handle,
          mode: options.mode,
-         enable_logging: options.enable_logging,
+         name: name,
          sleep_fn: options.transport.sleep_fn,
-         words: words(options)
+         notices: Notices.new(options.transport, options.native, options.enable_logging)
        }}
     else
       :taken -> :ignore
-      {:error, reason} -> {:stop, Error.new("the client could not be started: #{reason}", 0, "NOT_STARTED")}
-      reason -> {:stop, Error.new("the native library could not be loaded: #{reason}", 0, "NOT_LOADED")}
+      {:error, reason} -> {:stop, Error.new("the client can't be started: #{reason}", 0, "NOT_STARTED")}
+      reason -> {:stop, Error.new("the native library can't be loaded: #{reason}", 0, "NOT_LOADED")}
     end
-  end
-
-  defp words(options) do
-    route = Diagnosis.route(options.transport)
-    for kind <- [:event, :person_update], into: %{}, do: {kind, Outage.words(kind, route, options.native)}
   end
 
   # A disabled client needs none: then its captures are not counted.
@@ -86,7 +76,7 @@ defmodule BilldogEng.Client.Owner do
       do: {:ok, nil},
       else: Native.start(options.native, options.hooks, Emitter.label(options.name))
   rescue
-    _ -> {:error, "an option has a value that can't be handed to the native library"}
+    _ -> {:error, "the native library does not accept the value of an option"}
   end
 
   # As `GenServer.start_link/3` does it.
@@ -105,7 +95,7 @@ defmodule BilldogEng.Client.Owner do
 
   # Whoever starts a client finds in its accounts what the spool has, unless the disk takes longer than some seconds.
   # Captures don't wait for that.
-  defp await_spool(%Options{native: %{spool: nil}}), do: :ok
+  defp await_spool(%Options{native: %{spool_dir: nil}}), do: :ok
   defp await_spool(_options), do: receive(do: (:billdogeng_open -> :ok))
 
   # ── the original's messages ──
@@ -143,7 +133,11 @@ defmodule BilldogEng.Client.Owner do
     # To make terms of long ones takes a dirty scheduler.
     case with(:dirty <- Native.updates(self(), lane), do: Native.updates_dirty(self(), lane)) do
       {notices, missed, sleep, replies} ->
-        state = notices |> noticed(lane, state) |> missed(missed) |> sleep(sleep)
+        now = System.monotonic_time(:millisecond)
+
+        state =
+          state.notices |> Notices.handle(lane, notices, missed, now) |> carry_out(state) |> sleep(sleep)
+
         {:noreply, Enum.reduce(replies, state, &reply/2)}
 
       :no_client ->
@@ -163,17 +157,15 @@ defmodule BilldogEng.Client.Owner do
   end
 
   # From a capturing process, once for each option.
-  def handle_info({:hook_failed, :before_send, why}, state) do
-    Warning.log(":before_send #{why}; its event was dropped, as will be those of further failures")
+  def handle_info({:hook_failed, _option, _failure} = notice, state) do
+    Writer.write(notice, state.name)
     {:noreply, state}
   end
 
-  def handle_info({:hook_failed, :global_properties, why}, state) do
-    Warning.log(":global_properties #{why}; its event goes without them, as will those of further failures")
-    {:noreply, state}
+  def handle_info({:drop_summary, key}, state) do
+    {:noreply, state.notices |> Notices.summarise(key) |> carry_out(state)}
   end
 
-  def handle_info({:drop_summary, key}, state), do: {:noreply, summarise(key, state)}
   def handle_info(_other, state), do: {:noreply, state}
 
   # Of a disabled client without the native library.
@@ -248,177 +240,12 @@ defmodule BilldogEng.Client.Owner do
 
   # ── notices ──
 
-  defp noticed([], _kind, state), do: state
-
-  # Of one flush, which has failed.
-  defp noticed([{:flushed, count}, {:flush_failed, _, _} = failed | rest], kind, state) do
-    state = debug(state, "flushed #{counted(kind, count)}")
-    noticed(rest, kind, notice(failed, kind, state))
+  defp carry_out({notices, actions}, state) do
+    Enum.each(actions, &act(&1, state))
+    %{state | notices: notices}
   end
 
-  defp noticed([one | rest], kind, state), do: noticed(rest, kind, notice(one, kind, state))
-
-  defp notice({:flushed, count}, kind, state) do
-    state = debug(state, "flushed #{counted(kind, count)}")
-    outage(state, kind, Outage.delivered(state.outages[kind], count, state.words[kind]))
-  end
-
-  defp notice({:flush_failed, count, error}, kind, state) do
-    error = Error.from_native(error)
-    state = debug(state, "flush failed, re-queued #{counted(kind, count)}: #{error.message}")
-    now = System.monotonic_time(:millisecond)
-    outage(state, kind, Outage.failed(state.outages[kind], count, error, state.words[kind], now))
-  end
-
-  defp notice({:dropped, :queue_full, count}, kind, state) do
-    state
-    |> debug("max queue size exceeded, dropped #{count} oldest #{Outage.noun(kind)}")
-    |> dropped(kind, :queue_full, count)
-  end
-
-  # Told by the suspension's own lines.
-  defp notice({:dropped, :quota, _count}, _kind, state), do: state
-  # Asked for, by purge/1 and by set_mode/2.
-  defp notice({:dropped, reason, _count}, _kind, state) when reason in [:purged, :disabled], do: state
-  defp notice({:dropped, reason, count}, kind, state), do: dropped(state, kind, reason, count)
-
-  # Comes before the drops that it is for.
-  defp notice({:refused_with, status}, kind, state), do: put_in(state.refused_with[kind], status)
-
-  defp notice({:replaced_at, event, path}, kind, state) do
-    Warning.log(
-      "#{the(kind, event)} has a value that JSON has no word for, at #{path}: it was sent in its " <>
-        "nearest form; further ones are counted in stats/1 as replaced"
-    )
-
-    state
-  end
-
-  defp notice({:too_large_at, event, path}, kind, state) do
-    Warning.log("#{the(kind, event)} is larger than :max_event_bytes; the bound was reached at #{path}")
-    state
-  end
-
-  defp notice({:suspended, seconds}, kind, state) do
-    Warning.log(
-      "the project's quota is used up: #{plural(kind)} are dropped (quota) for #{div(seconds, 60)} min, then it is tried again"
-    )
-
-    update_in(state.outages[kind], &Outage.over/1)
-  end
-
-  defp notice({:resumed, given_up}, kind, state) do
-    Logger.info(
-      "[BilldogEng:analytics] the ingest takes #{plural(kind)} again; #{given_up} were dropped (quota)"
-    )
-
-    Native.reported_drops(self(), kind, :quota, given_up)
-    state
-  end
-
-  defp notice({:no_spool, reason}, _kind, state) do
-    Logger.error(
-      "[BilldogEng:analytics] no :spool_dir, events are kept in memory alone: #{reason}; it is tried again"
-    )
-
-    state
-  end
-
-  defp notice({:spool_failed, problem}, _kind, state) do
-    Logger.error("[BilldogEng:analytics] the spool: #{problem}")
-    state
-  end
-
-  defp notice({:spool_resumed, what}, _kind, state) do
-    Logger.info("[BilldogEng:analytics] the spool: #{what}")
-    state
-  end
-
-  defp notice({:spool_opened, count}, kind, state) do
-    Logger.info("[BilldogEng:analytics] the spool: it is open now, with #{counted(kind, count)}")
-    state
-  end
-
-  defp notice({:spool_of_another, count}, kind, state) do
-    Logger.info(
-      "[BilldogEng:analytics] the spool: #{counted(kind, count)} in it were captured for another key or host, " <>
-        "and are sent with this client's"
-    )
-
-    state
-  end
-
-  defp notice(:panicked, kind, state) do
-    Logger.error("[BilldogEng:analytics] the flush thread panicked and went on; its #{plural(kind)} are kept")
-    state
-  end
-
-  # Whatever :enable_logging says.
-  defp outage(state, kind, {outage, line}) do
-    case line do
-      nil -> :ok
-      {:warning, text} -> Warning.log(text)
-      {:info, text} -> Logger.info("[BilldogEng:analytics] " <> text)
-    end
-
-    put_in(state.outages[kind], outage)
-  end
-
-  defp counted(kind, count), do: "#{count} #{Outage.noun(kind)}"
-
-  defp plural(:event), do: "events"
-  defp plural(:person_update), do: "person updates"
-
-  defp the(:event, name), do: "the event #{inspect(name)}"
-  defp the(:person_update, _name), do: "a person update"
-
-  defp missed(state, 0), do: state
-  defp missed(state, count), do: debug(state, "#{count} older notice(s) were left out")
-
-  defp debug(state, message) do
-    if state.enable_logging, do: Logger.debug("[BilldogEng:analytics] #{message}")
-    state
-  end
-
-  # The first drop of a reason is told at once, what follows within a minute in one sum.
-  defp dropped(state, kind, reason, count) do
-    key = {kind, reason}
-
-    case state.drops do
-      %{^key => untold} -> put_in(state.drops[key], untold + count)
-      _ -> tell_drops(state, key, count)
-    end
-  end
-
-  defp summarise(key, state) do
-    case state.drops[key] do
-      # The next drop is told at once again.
-      0 -> %{state | drops: Map.delete(state.drops, key)}
-      untold -> tell_drops(state, key, untold)
-    end
-  end
-
-  defp tell_drops(state, {kind, reason} = key, count) do
-    Warning.log("dropped #{counted(kind, count)}, #{reason}: #{why(reason, kind, state)}")
-    Native.reported_drops(self(), kind, reason, count)
-    Process.send_after(self(), {:drop_summary, key}, @drop_summary_interval)
-    put_in(state.drops[key], 0)
-  end
-
-  defp why(:rejected, kind, state) do
-    accepted = if kind == :event, do: ", and accepted others", else: ""
-    "the ingest answered HTTP #{state.refused_with[kind]} to them alone" <> accepted
-  end
-
-  defp why(reason, _kind, _state), do: why(reason)
-
-  defp why(:queue_full), do: "the queue is at its bound and the oldest made room"
-  defp why(:before_send), do: ":before_send answered nil, or failed"
-  defp why(:in_hook), do: "captured by a hook of this client, which would run that hook again"
-  defp why(:failed), do: "code of the app or of this library failed while they were captured"
-  defp why(:too_large), do: "larger than :max_event_bytes, or refused by the ingest for its size"
-  defp why(:spool_full), do: "the spool is at :max_spool_bytes and the oldest made room"
-  defp why(:expired), do: "on disk for longer than :max_spool_age"
-  defp why(:spool_lost), do: "they were on disk and could not be read back"
-  defp why(_reason), do: "given up"
+  defp act({:write, notice}, state), do: Writer.write(notice, state.name)
+  defp act({:logged, lane, reason, count}, _state), do: Native.reported_drops(self(), lane, reason, count)
+  defp act({:summarise, key, ms}, _state), do: Process.send_after(self(), {:drop_summary, key}, ms)
 end

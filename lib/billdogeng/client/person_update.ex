@@ -5,13 +5,11 @@ defmodule BilldogEng.Client.PersonUpdate do
   #     {"distinct_id": …, "operations": [{"operation": "$set", "key": …, "value": …}, …]}
 
   alias BilldogEng.Client.{Capture, Missing, Remote}
-  alias BilldogEng.Log.Warning
+  alias BilldogEng.Log.Writer
   alias BilldogEng.Terms.{Budget, Normaliser}
 
   # In the order in which the ingest carries them out.
   @operations [set: "$set", set_once: "$set_once", add: "$add", append: "$append", unset: "$unset"]
-
-  @accepted ":set, :set_once, :add and :append with maps or keyword lists, :unset with a list of keys"
 
   # Returns lists of pairs, whose order the encoder keeps. Leaves out what is no operation, and logs its name once, never
   # its value. Throws as `BilldogEng.Terms.Normaliser.run/3` does if a key is too large.
@@ -21,16 +19,13 @@ defmodule BilldogEng.Client.PersonUpdate do
     pairs = pairs(ops)
 
     if pairs == nil do
-      Warning.once(:person_operations, "person properties take a map or keyword list of #{@accepted}")
+      Writer.once(:person_operations, :person_invalid)
     end
 
     given = pairs || []
 
     for {name, _} <- given, not List.keymember?(@operations, name, 0) do
-      Warning.once(
-        {:person_operation, shown(name)},
-        "#{shown(name)} is no operation on person properties; there are #{@accepted}"
-      )
+      Writer.once({:person_operation, shown(name)}, {:person_operation_unknown, shown(name)})
     end
 
     for {name, operation} <- @operations,
@@ -51,11 +46,7 @@ defmodule BilldogEng.Client.PersonUpdate do
   defp arguments(name, argument), do: pairs(argument) || wrong(name)
 
   defp wrong(name) do
-    Warning.once(
-      {:person_operation, name},
-      "#{inspect(name)} of person properties was left out; there are #{@accepted}"
-    )
-
+    Writer.once({:person_operation, name}, {:person_operation_invalid, name})
     []
   end
 
@@ -73,7 +64,7 @@ defmodule BilldogEng.Client.PersonUpdate do
   defp key(key), do: key |> Normaliser.key() |> to_string()
 
   defp shown(name) when is_atom(name), do: inspect(name)
-  defp shown(_name), do: "what was given"
+  defp shown(_name), do: "another term"
 
   @doc false
   # Captures an update for the client of `server`. Returns `:ok`, always.
@@ -109,10 +100,7 @@ defmodule BilldogEng.Client.PersonUpdate do
     _, _ ->
       node = if is_pid(remote), do: node(remote), else: elem(remote, 1)
 
-      Warning.once(
-        {:remote_person, node},
-        "a client on #{node} takes no person properties; they are left out there"
-      )
+      Writer.once({:remote_person, node}, {:remote_person, node})
   end
 
   @doc false
@@ -120,13 +108,11 @@ defmodule BilldogEng.Client.PersonUpdate do
   def enqueue(_pid, _distinct_id, []), do: :ok
 
   def enqueue(_pid, distinct_id, _operations) when distinct_id in [nil, ""] do
-    Warning.once(:person_of_nobody, "person properties of nobody, a nil or empty distinct id, are left out")
+    Writer.once(:person_without_id, :person_without_id)
   end
 
   def enqueue(pid, distinct_id, operations) do
     update = {distinct_id, nil, operations, nil, nil}
-
-    with :no_thread <- Capture.item(pid, :person_update, update, :raw),
-         do: Warning.log("the system has no thread for person updates: one is left out")
+    with :no_thread <- Capture.item(pid, :person_update, update, :raw), do: Writer.write(:person_thread)
   end
 end

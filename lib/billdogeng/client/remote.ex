@@ -3,7 +3,7 @@ defmodule BilldogEng.Client.Remote do
   # Finds a client by its pid or name. A client on another node is sent the original's messages; what these cannot
   # express is called there with `:erpc`.
 
-  alias BilldogEng.Log.Warning
+  alias BilldogEng.Log.Writer
   alias BilldogEng.Terms.Budget
 
   @doc false
@@ -61,12 +61,7 @@ defmodule BilldogEng.Client.Remote do
     if Budget.walk_copied(term, Budget.most()) >= 0 do
       true
     else
-      Warning.once(
-        :large_message,
-        "an event or a person update for a client that is reached by messages was dropped: it has more than " <>
-          "#{Budget.most()} terms, and so will be others"
-      )
-
+      Writer.once(:large_message, {:message_too_large, Budget.most()})
       false
     end
   end

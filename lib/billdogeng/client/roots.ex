@@ -1,13 +1,13 @@
 defmodule BilldogEng.Client.Roots do
   @moduledoc false
-  # Which authorities TLS trusts where no `:cacertfile` is given: those that `SSL_CERT_FILE` and `SSL_CERT_DIR`
-  # name, else the system's, else those of CAStore, if the app has it.
+  # Chooses the certificate authorities that TLS trusts without a `:cacertfile`: those of `SSL_CERT_FILE` and
+  # `SSL_CERT_DIR`, else the system's, else those of CAStore if the app has it.
 
   alias BilldogEng.Client.Native
-  alias BilldogEng.Log.Warning
+  alias BilldogEng.Log.Writer
 
   @doc false
-  # The file for the native side, nil where the system's will do.
+  # Returns the file for the native library, or nil if that library finds authorities by itself.
   def cacertfile(host) do
     if https?(host) and Native.load_error() == nil do
       found? = Native.has_roots()
@@ -17,7 +17,7 @@ defmodule BilldogEng.Client.Roots do
   end
 
   @doc false
-  # The same for people.
+  # Describes the authorities for `mix billdogeng.send_test_event`.
   def describe(host, given) do
     cond do
       not https?(host) -> "not needed, the host is http"
@@ -42,14 +42,9 @@ defmodule BilldogEng.Client.Roots do
 
   defp https?(host), do: is_binary(host) and host |> String.downcase() |> String.starts_with?("https:")
 
-  # Logged at the start: at the first flush nobody looks any more.
+  # This is logged at the start, when somebody still reads the log, and not at the first flush.
   defp warn_of_named(variable, path, found?) do
-    Warning.once(
-      {:named_roots, variable},
-      "#{variable} names #{inspect(path)}, where there is no certificate that can be read: correct it, or unset it " <>
-        "for this system's authorities to be used" <>
-        if(found?, do: "", else: ", or give :cacertfile; until then no https ingest can be trusted")
-    )
+    Writer.once({:named_roots, variable}, {:roots_unreadable, variable, path, found?})
   end
 
   defp castore do
@@ -57,11 +52,7 @@ defmodule BilldogEng.Client.Roots do
       apply(CAStore, :file_path, [])
     else
       if Native.named_roots() == [] do
-        Warning.once(
-          :no_roots,
-          "this system knows no certificate authorities, so no https ingest can be trusted: " <>
-            "apt-get install ca-certificates, or give :cacertfile, or set SSL_CERT_FILE"
-        )
+        Writer.once(:no_roots, :no_roots)
       end
 
       nil

@@ -1,16 +1,16 @@
 defmodule BilldogEng.Client.Secret do
   @moduledoc false
-  # Hides a value in a function, of which reports, logs and `inspect/1` show nothing.
+  # Hides a value in a function: reports, logs and `inspect/1` do not show a function's environment.
   #
-  # Child specs live as long as their supervisors. A function of this library there would be one of old code after
-  # two upgrades of the library: the code server would end the supervisor, or it could not start its child. So the
-  # function is one of `:erl_eval`, whose code stays as long as the VM.
+  # A child spec lives as long as its supervisor. After two upgrades of this library, a function of it there would
+  # belong to purged code: the code server would kill the supervisor, or the supervisor could not start its child. So
+  # the function belongs to `:erl_eval`, which is not upgraded.
 
   # fn -> value end
   @function {:fun, 1, {:clauses, [{:clause, 1, [], [], [{:var, 1, :value}]}]}}
 
   @doc false
-  # A function of no arguments that returns `value`.
+  # Returns a function of no arguments that returns `value`.
   def hide(value) do
     {:value, function, _bindings} = :erl_eval.expr(@function, [{:value, value}])
     function

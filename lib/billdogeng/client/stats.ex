@@ -3,7 +3,7 @@ defmodule BilldogEng.Client.Stats do
   # The counters of a client as people and programs read them: times as `DateTime`.
 
   alias BilldogEng.Client.Native
-  alias BilldogEng.Log.Diagnosis
+  alias BilldogEng.Log.Text
 
   @doc false
   # Returns the counters of the client that `pid` owns, or `:no_client`. A client knows its counters once its spool is
@@ -28,7 +28,7 @@ defmodule BilldogEng.Client.Stats do
   defp time(ms), do: DateTime.from_unix!(ms, :millisecond)
 
   @doc false
-  # Why nothing leaves, as `{label, text}`: for people.
+  # Returns a client's state and its last requests for people, as `{label, text}`.
   def explained(stats) do
     [
       {"state", state(stats)},
@@ -45,8 +45,8 @@ defmodule BilldogEng.Client.Stats do
   def last_error(nil), do: "none"
 
   def last_error(error) do
-    code = if error.code, do: " (#{error.code})", else: ""
-    "#{Diagnosis.shown(error.message)}#{code} at #{shown(error.time)}"
+    code = if error.code, do: " (#{Text.shown(error.code, 100)})", else: ""
+    "#{Text.shown(error.message)}#{code} at #{shown(error.time)}"
   end
 
   defp last_success(nil), do: "none yet"

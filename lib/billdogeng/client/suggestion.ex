@@ -1,8 +1,8 @@
 defmodule BilldogEng.Client.Suggestion do
   @moduledoc false
-  # The known name that an unknown one was probably meant to be.
+  # Finds the known name that an unknown name probably stands for.
 
-  # Names that other clients use, and one part of a word in place of another.
+  # Names that other clients use, and names with another prefix.
   @synonyms %{
     api_host: :host,
     api_url: :host,
@@ -21,7 +21,7 @@ defmodule BilldogEng.Client.Suggestion do
     timeout: :request_timeout
   }
 
-  # As far apart as :hots and :host, or :flush_att and :flush_at.
+  # The Jaro distance of :hots and :host, or of :flush_att and :flush_at, is above this.
   @near 0.85
 
   @doc false

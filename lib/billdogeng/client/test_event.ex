@@ -1,7 +1,7 @@
 defmodule BilldogEng.Client.TestEvent do
   @moduledoc false
-  # One event by the way that a client's take (its host, proxy, TLS, key), and what may be wrong where it fails.
-  # It is a request of its own, so it tells the status and the time; no queue, hook or spool of the app's sees it.
+  # Sends one event by a client's host, proxy, TLS and key, and returns the probable cause if that fails. It is a request
+  # of its own, so its status and its duration are known. It passes no queue, hook or spool of the app.
 
   alias BilldogEng.{Analytics, Transport}
   alias BilldogEng.Client.{Address, Native, Options, Roots, Stats}
@@ -13,7 +13,7 @@ defmodule BilldogEng.Client.TestEvent do
   @user "billdogeng-test"
 
   @doc false
-  # The modules of these apps that `use BilldogEng`.
+  # Returns the modules of these apps that `use BilldogEng`.
   def clients(apps) do
     for app <- apps,
         Application.load(app) in [:ok, {:error, {:already_loaded, app}}],
@@ -23,9 +23,9 @@ defmodule BilldogEng.Client.TestEvent do
   end
 
   @doc false
-  # From a client's options. Raises `ArgumentError` for what can't be used, as a start would.
+  # Returns the test of a client's options. Raises `ArgumentError` for a wrong value, as a start does.
   def new(opts) do
-    # Only a live client warns and looks for certificates.
+    # Only a live client logs warnings and looks for certificates.
     {:ok, options} = opts |> Keyword.delete(:name) |> Keyword.put(:mode, :disabled) |> Options.parse()
 
     %__MODULE__{
@@ -35,7 +35,7 @@ defmodule BilldogEng.Client.TestEvent do
   end
 
   @doc false
-  # What can be said before, as `{label, text}`.
+  # Returns what is known before the event is sent, as `{label, text}`.
   def facts(%{transport: transport}) do
     [
       {"host", Address.shown(transport.host)},
@@ -46,44 +46,44 @@ defmodule BilldogEng.Client.TestEvent do
   end
 
   @doc false
-  # The same of the client of this name, if it runs in this VM.
+  # Returns the state of the client of this name, if it runs in this VM, as `{label, text}`.
   def running(client) do
     [client] |> Module.safe_concat() |> Analytics.stats() |> Stats.explained()
   rescue
-    # No such name.
+    # There is no such atom, so no such name.
     ArgumentError -> []
   catch
     :exit, _ -> []
   end
 
   defp proxy(nil), do: "none"
-  defp proxy(:environment), do: "what the environment says"
+  defp proxy(:environment), do: "as the environment sets it"
   defp proxy(address), do: Address.shown(address)
 
   defp library do
     case Path.wildcard(Path.join(:code.priv_dir(:billdogeng), "native/billdogeng_nif.{so,dll}")) do
       [path | _] -> path
-      [] -> "none in #{:code.priv_dir(:billdogeng)}"
+      [] -> "missing in #{:code.priv_dir(:billdogeng)}"
     end
   end
 
   @doc false
-  # `{:ok, status, ms}`, or `{:error, status | nil, ms | nil, cause, remedy}`. The key is in neither.
+  # Returns `{:ok, status, ms}`, or `{:error, status | nil, ms | nil, cause, remedy}`. The key is in neither.
   def send(%{api_key: ""}) do
-    {:error, nil, nil, "there is no key: :api_key is missing or blank",
+    {:error, nil, nil, ":api_key is missing or blank",
      ~s|set it in config/runtime.exs, such as config :my_app, MyApp.Analytics, api_key: System.fetch_env!("BILLDOG_API_KEY"), | <>
-       "and see that the variable is set here and MIX_ENV is the one that you mean; or give --api-key"}
+       "and check that the variable and MIX_ENV are set here; or use --api-key"}
   end
 
   def send(%{api_key: key, transport: transport} = test) do
     with nil <- Native.load_error() do
       began = System.monotonic_time()
-      answer = Transport.exchange(transport, path: "/ingest-events", headers: headers(key), body: body(key))
+      response = Transport.exchange(transport, path: "/ingest-events", headers: headers(key), body: body(key))
       ms = System.convert_time_unit(System.monotonic_time() - began, :native, :millisecond)
-      told(answer, ms, test)
+      result(response, ms, test)
     else
       reason ->
-        {:error, nil, nil, "the native library could not be loaded: #{reason}", Native.load_remedy()}
+        {:error, nil, nil, "the native library can't be loaded: #{reason}", Native.load_remedy()}
     end
   end
 
@@ -100,16 +100,17 @@ defmodule BilldogEng.Client.TestEvent do
     %{api_key: key, events: [event]}
   end
 
-  defp told({:ok, _data, status, false}, ms, _test), do: {:ok, status, ms}
+  defp result({:ok, _data, status, false}, ms, _test), do: {:ok, status, ms}
 
-  defp told({:ok, _data, status, true}, ms, _test) do
-    {:error, status, ms, "the project's quota is used up: the ingest took the event and stored nothing",
+  defp result({:ok, _data, status, true}, ms, _test) do
+    {:error, status, ms, "the project's quota is used up: the ingest accepted the event and stored nothing",
      "raise the project's quota, or wait for its next period"}
   end
 
-  defp told({:error, error}, ms, test) do
+  # The key goes first: a message that is cut could show a part of it.
+  defp result({:error, error}, ms, test) do
+    error = %{error | message: Native.redact(error.message, test.api_key)}
     {cause, remedy} = Diagnosis.of(error, Diagnosis.route(test.transport))
-
-    {:error, if(error.status > 0, do: error.status), ms, Native.redact(cause, test.api_key), remedy}
+    {:error, if(error.status > 0, do: error.status), ms, cause, remedy}
   end
 end

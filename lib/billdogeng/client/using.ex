@@ -21,13 +21,13 @@ defmodule BilldogEng.Client.Using do
       @doc false
       def __billdogeng__, do: @billdogeng_otp_app
 
-      @doc "The client as a child of a supervisor. `opts` stand above the app's configuration."
+      @doc "Returns the child spec of the client. `opts` override the app's configuration."
       @spec child_spec(keyword()) :: Supervisor.child_spec()
       def child_spec(opts) do
-        %{id: __MODULE__, start: {__MODULE__, :start_link, [BilldogEng.Analytics.hide_secrets(opts)]}}
+        %{id: __MODULE__, start: {__MODULE__, :start_link, [BilldogEng.Client.Options.hide(opts)]}}
       end
 
-      @doc "Starts the client, linked to the caller. `opts` stand above the app's configuration."
+      @doc "Starts the client, linked to the caller. `opts` override the app's configuration."
       @spec start_link(keyword()) :: GenServer.on_start()
       def start_link(opts \\ []),
         do: BilldogEng.Client.Using.start_link(@billdogeng_otp_app, __MODULE__, opts)
@@ -115,7 +115,7 @@ defmodule BilldogEng.Client.Using do
   def start_link(app, module, opts), do: app |> options(module, opts) |> Analytics.start_link()
 
   @doc false
-  # All options of the client. What is wrong with them is said without them: the key is among them.
+  # Returns all options of the client. An error shows none of them: the key is among them.
   def options(app, module, opts) do
     configured = Application.get_env(app, module, [])
 

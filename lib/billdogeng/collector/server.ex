@@ -41,7 +41,7 @@ defmodule BilldogEng.Collector.Server do
         {:stop, {reason, cannot_listen(state, reason)}}
 
       reason ->
-        {:stop, Error.new("the native library could not be loaded: #{reason}", 0, "NOT_LOADED")}
+        {:stop, Error.new("the native library can't be loaded: #{reason}", 0, "NOT_LOADED")}
     end
   end
 

@@ -1,14 +1,15 @@
 defmodule BilldogEng.Log.Diagnosis do
   @moduledoc false
-  # From an error of a request to its probable cause, and what to do about it: two phrases without a full stop at
-  # their end. Pure, but for `route/1`, which looks at the environment's proxies.
+  # Returns the probable cause of a request's error and the remedy: two phrases without a full stop at their end. Pure,
+  # but for `route/1`, which reads the environment's proxies.
 
   alias BilldogEng.Client.Address
+  alias BilldogEng.Log.Text
 
   @proxies ~w(HTTPS_PROXY https_proxy HTTP_PROXY http_proxy ALL_PROXY all_proxy)
 
   @doc false
-  # By which way requests go, as far as a diagnosis needs it and may show it: no userinfo.
+  # Returns the host and the proxy of a transport, as a line may show them: without userinfo.
   def route(transport) do
     variable = Enum.find(@proxies, &(System.get_env(&1, "") != ""))
 
@@ -17,7 +18,7 @@ defmodule BilldogEng.Log.Diagnosis do
       proxy:
         case transport.proxy do
           nil -> nil
-          :environment -> variable && "that #{variable} names"
+          :environment -> variable && "of #{variable}"
           address -> Address.shown(address)
         end,
       variable: variable
@@ -26,26 +27,16 @@ defmodule BilldogEng.Log.Diagnosis do
 
   @doc false
   # Returns `{cause, remedy}`.
-  def of(error, route), do: cause(%{error | message: shown(error.message)}, route)
+  def of(error, route), do: cause(%{error | message: Text.shown(error.message)}, route)
 
-  # Characters of a message that are shown: an ingest may say anything, at any length.
-  @most_shown 300
-
-  @doc false
-  # A message as it fits into one line of a log.
-  def shown(message) do
-    line = message |> String.slice(0, @most_shown) |> String.replace(~r/[[:cntrl:]]+/u, " ")
-    if String.length(message) > @most_shown, do: line <> "…", else: line
-  end
-
-  defp cause(%{status: status} = error, route) when status > 0, do: answered(status, error, route)
+  defp cause(%{status: status} = error, route) when status > 0, do: returned(status, error, route)
 
   defp cause(%{message: message, code: "INTERNAL_ERROR"}, _route) do
-    {message, "report this with the log to the library's maintainers"}
+    {message, "report this, with the log, to the library's maintainers"}
   end
 
   defp cause(%{message: message, code: "INVALID_REQUEST"}, _route) do
-    {"the request can't be made: #{message}", "look for a line break or other control characters in the key"}
+    {"the request can't be made: #{message}", "remove line breaks and other control characters from :api_key"}
   end
 
   defp cause(%{message: message}, route) do
@@ -54,7 +45,7 @@ defmodule BilldogEng.Log.Diagnosis do
         unauthorised_proxy(route)
 
       message =~ "tunnel error" ->
-        by_proxy("the proxy #{route.proxy} gives no way to the host", message)
+        by_proxy("the proxy #{route.proxy} does not connect to the host", message)
 
       message =~ ~r/certificate|tls|handshake|corrupt message|InvalidContentType|peer is/i ->
         tls(message, route)
@@ -67,90 +58,94 @@ defmodule BilldogEng.Log.Diagnosis do
 
       message =~ "refused" ->
         {"#{route.host} refuses the connection: #{message}",
-         "nothing listens there: look at :host and its port, and whether the ingest is running" <>
-           perhaps_a_proxy(route)}
+         "check :host and its port, and that the ingest is running" <> perhaps_a_proxy(route)}
 
       true ->
         unreachable(message, route)
     end
   end
 
-  defp answered(status, error, route) do
-    said = "the ingest answered #{status}: #{error.message}"
+  defp returned(status, error, route) do
+    cause = "the ingest returned HTTP #{status}" <> message(error, status)
 
     case status do
       407 ->
         unauthorised_proxy(route)
 
       key when key in [401, 403] ->
-        {said,
-         "the key is not one of a project there: compare :api_key with the project's, quotes included, and :host with the ingest that it is for"}
+        {cause,
+         "compare :api_key with the key of the project, quotes included, and check that :host is that project's ingest"}
 
       429 ->
-        {said, "the ingest is asked too often; try again later. If it stays so, look at the project's quota"}
+        {cause, "send less often, or try again later; if it stays so, check the project's quota"}
 
       path when path in 300..399 or path in [404, 405] ->
-        {said,
-         "nothing takes events there: :host is the ingest's address with its version, such as https://api.billdog.io/v1, without /ingest-events"}
+        {cause,
+         "set :host to the ingest's address with its version, such as https://api.billdog.io/v1, without /ingest-events"}
 
       _ when error.code == "MALFORMED_RESPONSE" ->
-        {said,
-         "something in between answers in the ingest's place, a proxy or a login page of the network: open :host from this machine with curl"}
+        {cause,
+         "a proxy or a login page of the network responds in place of the ingest: open :host from this machine with curl"}
 
       _ when status >= 500 ->
-        {said, "the ingest, or a proxy before it, is in trouble: try again later"}
+        {cause, "the ingest, or a proxy before it, fails: try again later"}
 
       _ ->
-        {said, "the ingest refuses what this version sends: see its message, and update the library or :host"}
+        {cause, "the ingest refuses the request: see its message, and update the library or :host"}
     end
+  end
+
+  # A response without a message has the message "HTTP 503".
+  defp message(error, status) do
+    if error.message == "HTTP #{status}", do: "", else: ": #{error.message}"
   end
 
   defp tls(message, route) do
     {"TLS with #{route.host} failed: #{message}",
      cond do
        message =~ ~r/UnknownIssuer|UnhandledCriticalExtension|no trust|cacertfile/i ->
-         "nobody trusted here has signed the host's certificate: install the system's authorities (apt-get install ca-certificates), or name a file with the right one by :cacertfile or SSL_CERT_FILE"
+         "no trusted authority has signed the host's certificate: install the system's authorities (apt-get install ca-certificates), or set :cacertfile or SSL_CERT_FILE to a file with the right one"
 
        message =~ "CaUsedAsEndEntity" ->
-         "the host's certificate is a self-signed one of an authority, which is no host's: have the host present a certificate that a CA has signed, and name the CA's certificate by :cacertfile"
+         "the host presents the certificate of an authority: let it present a certificate that an authority has signed, and set :cacertfile to the authority's"
 
        message =~ ~r/not valid for name/i ->
-         "the certificate is another host's: look for a mistake in :host"
+         "the certificate is another host's: check :host"
 
        message =~ ~r/expired|not valid yet/i ->
-         "the certificate is out of date, or this machine's clock is wrong"
+         "the certificate has expired or is not valid yet: renew it, or correct this machine's clock"
 
        message =~ ~r/corrupt message|InvalidContentType/ ->
-         "nobody speaks TLS on that port: look at the port in :host, and at http:// and https://"
+         "the host's port does not speak TLS: check the port in :host, and http:// or https://"
 
        true ->
-         "look at :host, :cacertfile and what stands between this machine and the host"
+         "check :host, :cacertfile and the network between this machine and the host"
      end}
   end
 
-  defp by_proxy(what, message) do
-    {"#{what}: #{message}",
-     "look at the :proxy option, or with :environment at HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, and whether it lets this host through"}
+  defp by_proxy(cause, message) do
+    {"#{cause}: #{message}",
+     "check the :proxy option, or with :environment HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, and that the proxy allows this host"}
   end
 
   defp unauthorised_proxy(route) do
-    {"the proxy #{route.proxy} asks for a name and a password (407)",
-     "give them in the proxy's address: http://name:password@proxy:3128"}
+    {"the proxy #{route.proxy} requires a name and a password (407)",
+     "add them to the proxy's address: http://name:password@proxy:3128"}
   end
 
   defp unknown_name(message, route) do
-    {"the name #{URI.parse(route.host).host} is not known to DNS: #{message}",
-     "look for a mistake in :host, and whether this machine resolves names" <> perhaps_a_proxy(route)}
+    {"DNS does not know the name #{URI.parse(route.host).host}: #{message}",
+     "check :host, and that this machine resolves names" <> perhaps_a_proxy(route)}
   end
 
   defp unreachable(message, route) do
     {"#{route.host} can't be reached: #{message}",
-     "look at :host and its port, and whether a firewall lets this machine out" <> perhaps_a_proxy(route)}
+     "check :host and its port, and that no firewall is in the way" <> perhaps_a_proxy(route)}
   end
 
-  # A network that only a proxy leads out of looks like any of these.
+  # A network that can only be left through a proxy looks like any of these.
   defp perhaps_a_proxy(%{proxy: nil, variable: variable}) when variable != nil,
-    do: "; #{variable} is set here, and is used with proxy: :environment alone"
+    do: "; #{variable} is set here, but only used with proxy: :environment"
 
   defp perhaps_a_proxy(_route), do: ""
 

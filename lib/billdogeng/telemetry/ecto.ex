@@ -3,6 +3,7 @@ defmodule BilldogEng.Telemetry.Ecto do
   # Queries of a repo that take longer than a bound: one event a query would be a bill, not analytics.
 
   alias BilldogEng.Telemetry.Handler
+  alias BilldogEng.Terms.ModuleName
 
   @doc false
   def attach(client, repo, opts) do
@@ -14,13 +15,7 @@ defmodule BilldogEng.Telemetry.Ecto do
     slower_than = System.convert_time_unit(round(ms * 1000), :microsecond, :native)
     event = prefix(repo) ++ [:query]
 
-    Handler.attach(
-      client,
-      {:ecto, repo},
-      [event],
-      {__MODULE__, %{name: name, slower_than: slower_than}},
-      opts
-    )
+    Handler.attach(client, [event], {__MODULE__, %{name: name, slower_than: slower_than}}, opts)
   end
 
   @doc false
@@ -29,7 +24,7 @@ defmodule BilldogEng.Telemetry.Ecto do
     unless of_a_library?(source, metadata[:options] || []) do
       properties = %{
         source: source,
-        repo: Handler.name_of(metadata[:repo]),
+        repo: ModuleName.shown(metadata[:repo]),
         command: command(metadata[:query]),
         result: result(metadata[:result]),
         duration_ms: Handler.ms(total)

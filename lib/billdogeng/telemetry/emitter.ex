@@ -163,7 +163,10 @@ defmodule BilldogEng.Telemetry.Emitter do
   defp span({:panicked, id, trigger, began, {duration}}, client, spans) do
     {{context, began}, spans} = pop(spans, id, began)
     duration = native(duration)
-    reason = Error.new("the flush thread panicked; its events are kept", 0, "INTERNAL_ERROR")
+
+    reason =
+      Error.new("the flush thread panicked and goes on; its events are still queued", 0, "INTERNAL_ERROR")
+
     failure = %{kind: :error, reason: reason, stacktrace: []}
     measurements = %{duration: duration, monotonic_time: began + duration}
     execute(@flush ++ [:exception], measurements, Map.merge(metadata(client, trigger, context), failure))

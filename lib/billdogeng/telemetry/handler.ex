@@ -11,10 +11,10 @@ defmodule BilldogEng.Telemetry.Handler do
   # stands for in a `:persistent_term`, which is read without a copy.
 
   alias BilldogEng.{Analytics, Context}
-  alias BilldogEng.Client.Hooks
-  alias BilldogEng.Log.Warning
-  alias BilldogEng.Context.Table
+  alias BilldogEng.Context.{Request, Table}
+  alias BilldogEng.Log.{Failure, Writer}
   alias BilldogEng.Telemetry.MissingId
+  alias BilldogEng.Terms.ModuleName
 
   @compile {:no_warn_undefined, :telemetry}
 
@@ -34,8 +34,7 @@ defmodule BilldogEng.Telemetry.Handler do
   # ── attaching ──
 
   @doc false
-  # `what` is part of the default id.
-  def attach(client, what, events, {source, options}, opts) do
+  def attach(client, events, {source, options}, opts) do
     unless Code.ensure_loaded?(:telemetry) do
       raise ArgumentError,
             ~s(handlers need :telemetry, and the app has none: add {:telemetry, "~> 1.0"} to its deps)
@@ -43,7 +42,7 @@ defmodule BilldogEng.Telemetry.Handler do
 
     check(opts)
     client = unwrap(client)
-    id = Keyword.get(opts, :id, {BilldogEng.Telemetry, client, what})
+    id = Keyword.fetch!(opts, :id)
     key = {__MODULE__, System.unique_integer([:positive])}
 
     # First here, for nothing that was put would be taken away again without a price for all processes.
@@ -102,16 +101,14 @@ defmodule BilldogEng.Telemetry.Handler do
       else: []
   end
 
-  # A struct holds the key.
-  defp unwrap(%BilldogEng{analytics: pid}), do: pid
-  defp unwrap(client), do: client
+  @doc false
+  # A struct holds the API key, which handlers and their IDs must not.
+  def unwrap(%{__struct__: BilldogEng, analytics: pid}), do: pid
+  def unwrap(client), do: client
 
   # ── options ──
 
   defp check(opts) do
-    unless Keyword.keyword?(opts),
-      do: raise(ArgumentError, "expected the options of a handler as a keyword list")
-
     case Keyword.keys(opts) -- @common do
       [] ->
         Enum.each(opts, &check_one/1)
@@ -202,10 +199,8 @@ defmodule BilldogEng.Telemetry.Handler do
     end
 
     :ok
-  rescue
-    error -> failed(handler, event, "raised #{inspect(error.__struct__)}", __STACKTRACE__)
   catch
-    kind, _ -> failed(handler, event, "ended by #{kind}", __STACKTRACE__)
+    kind, reason -> failed(handler, event, kind, reason, __STACKTRACE__)
   end
 
   defp wanted?(nil, _event, _measurements, _metadata), do: true
@@ -232,7 +227,7 @@ defmodule BilldogEng.Telemetry.Handler do
 
   # Of a request its own alone: its process may have served another one before.
   defp context(%{conn: %{private: %{billdogeng_context: context}}}), do: context
-  defp context(%{conn: %{private: _}}), do: BilldogEng.Plug.unanswered()
+  defp context(%{conn: %{private: _}}), do: Request.unanswered()
 
   # A LiveView within another has what that one has.
   defp context(%{socket: %{parent_pid: parent, root_pid: root}}) when is_pid(root) do
@@ -241,7 +236,7 @@ defmodule BilldogEng.Telemetry.Handler do
 
   # A channel has the user of its socket, unless join/3 has put a context.
   defp context(%{socket: %{channel: _, assigns: assigns}}) do
-    Context.get() || channel_context(BilldogEng.Plug.channel_user_id(assigns))
+    Context.get() || channel_context(Request.channel_user_id(assigns))
   end
 
   defp context(_metadata), do: Context.get()
@@ -273,42 +268,27 @@ defmodule BilldogEng.Telemetry.Handler do
   def call(function, event, measurements, metadata), do: function.(event, measurements, metadata)
 
   @doc false
-  # A module's name as `inspect/1` has it, which takes longer than the capture.
-  def name_of(module) when is_atom(module) do
-    case Atom.to_string(module) do
-      "Elixir." <> name -> name
-      name -> ":" <> name
-    end
-  end
-
-  @doc false
   # Native time units as ms, to the microsecond.
   def ms(native), do: System.convert_time_unit(native, :native, :microsecond) / 1000
 
   @doc false
   # What a span ended by: of an exception its module alone, for what it says may quote anything.
   def error(%{kind: :error, reason: reason} = metadata) do
-    name_of(Exception.normalize(:error, reason, metadata[:stacktrace] || []).__struct__)
+    ModuleName.shown(Exception.normalize(:error, reason, metadata[:stacktrace] || []).__struct__)
   end
 
   def error(%{kind: kind}), do: to_string(kind)
 
   # ── what is logged ──
 
-  # Of the failure its kind and place alone: its message may quote the metadata.
-  defp failed(handler, event, what, stacktrace) do
+  defp failed(handler, event, kind, reason, stacktrace) do
     if :atomics.add_get(handler.counts, @failed, 1) == 1 do
-      Warning.log(
-        "the handler #{inspect(handler.id)} failed on #{inspect(event)}, it #{what}#{at(stacktrace)}; it stays " <>
-          "attached, and further failures are counted (BilldogEng.Telemetry.handlers/0)"
-      )
+      Writer.write({:handler_failed, handler.id, event, Failure.shown(kind, reason, of_app(stacktrace))})
     end
 
     :ok
   end
 
   # Where the VM's own functions fail, the place is their caller's.
-  defp at(stacktrace) do
-    stacktrace |> Enum.drop_while(fn {_, _, _, location} -> location[:file] == nil end) |> Hooks.at()
-  end
+  defp of_app(stacktrace), do: Enum.drop_while(stacktrace, fn {_, _, _, at} -> at[:file] == nil end)
 end

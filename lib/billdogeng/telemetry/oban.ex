@@ -15,7 +15,7 @@ defmodule BilldogEng.Telemetry.Oban do
     names = Handler.names(own[:events], Keyword.keys(@sources))
     events = for {kind, event} <- @sources, names[kind], do: event
     opts = Keyword.put_new(opts, :distinct_id, &__MODULE__.distinct_id/2)
-    Handler.attach(client, :oban, events, {__MODULE__, %{names: names}}, opts)
+    Handler.attach(client, events, {__MODULE__, %{names: names}}, opts)
   end
 
   @doc false

@@ -11,9 +11,10 @@ defmodule BilldogEng.Telemetry.Phoenix do
   #
   # `BilldogEng.Telemetry.Page` tells the last three apart.
 
-  alias BilldogEng.Telemetry.{Address, Handler, Page}
+  alias BilldogEng.Telemetry.{Handler, Page, Route}
+  alias BilldogEng.Terms.ModuleName
 
-  @compile {:no_warn_undefined, [Phoenix.Router, Plug.Exception]}
+  @compile {:no_warn_undefined, Plug.Exception}
 
   @dispatched [:phoenix, :router_dispatch, :stop]
   @error [:phoenix, :error_rendered]
@@ -53,7 +54,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
 
     events = Enum.flat_map(@sources, fn {kind, events} -> if names[kind], do: events, else: [] end)
     options = %{names: names, path: own[:path] == true, form_changes: own[:form_changes] == true}
-    Handler.attach(client, :phoenix, events, {__MODULE__, options}, opts)
+    Handler.attach(client, events, {__MODULE__, options}, opts)
   end
 
   @doc false
@@ -76,7 +77,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
   def read(@error, _measurements, %{status: status, conn: conn} = metadata, options) when status >= 400 do
     properties =
       %{status: status, method: conn.method, error: Handler.error(metadata)}
-      |> put(:route, route(conn))
+      |> put(:route, Route.of_conn(conn))
       |> with_path(conn.request_path, options)
 
     {options.names.request_failed, properties}
@@ -86,7 +87,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
     if options.form_changes or not match?(%{params: %{"_target" => _}}, metadata) do
       properties = %{
         event: metadata.event,
-        view: Handler.name_of(socket.view),
+        view: ModuleName.shown(socket.view),
         duration_ms: Handler.ms(measurements.duration)
       }
 
@@ -99,7 +100,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
   def read([:phoenix, _, callback, :exception], _measurements, %{socket: socket} = metadata, options) do
     unless told_by_request?(metadata) or Process.put({__MODULE__, :failed, options.key}, true) do
       properties = %{
-        view: Handler.name_of(socket.view),
+        view: ModuleName.shown(socket.view),
         callback: Atom.to_string(callback),
         error: Handler.error(metadata)
       }
@@ -120,7 +121,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
 
       {options.names.channel_joined,
        %{
-         channel: Handler.name_of(socket.channel),
+         channel: ModuleName.shown(socket.channel),
          topic: if(rest == [], do: topic, else: topic <> ":*"),
          duration_ms: Handler.ms(measurements.duration)
        }}
@@ -145,10 +146,10 @@ defmodule BilldogEng.Telemetry.Phoenix do
   defp forwarded?(_metadata), do: false
 
   defp target(%{phoenix_live_view: {view, action, _, _}}),
-    do: put(%{view: Handler.name_of(view)}, :action, action(action))
+    do: put(%{view: ModuleName.shown(view)}, :action, action(action))
 
   defp target(%{plug: plug} = metadata) when is_atom(plug) do
-    put(%{controller: Handler.name_of(plug)}, :action, action(metadata[:plug_opts]))
+    put(%{controller: ModuleName.shown(plug)}, :action, action(metadata[:plug_opts]))
   end
 
   defp target(_metadata), do: %{}
@@ -156,27 +157,12 @@ defmodule BilldogEng.Telemetry.Phoenix do
   defp action(action) when is_atom(action) and action != nil, do: Atom.to_string(action)
   defp action(_options), do: nil
 
-  @doc false
-  # The pattern of the route that a request has taken, or is about to take.
-  def route(%{private: %{phoenix_router: router}} = conn) do
-    path = Enum.map(conn.path_info, &URI.decode/1)
-
-    with %{route: route} <- Phoenix.Router.route_info(router, conn.method, path, conn.host),
-         do: route,
-         else: (_ -> nil)
-  rescue
-    # No router of Phoenix's after all, or a path that can't be decoded.
-    _ -> nil
-  end
-
-  def route(_conn), do: nil
-
   # ── LiveViews ──
 
   # Only the view at the router has an address; those within it, and beside it, have not.
   defp page(callback, measurements, %{uri: uri, socket: %{transport_pid: pid} = socket}, options)
        when is_binary(uri) and is_pid(pid) do
-    route = &live_route(socket, &1)
+    route = &Route.of_view(socket, &1)
 
     with {via, address, route, duration} <-
            Page.arrived(callback, measurements.duration, uri, socket, options.key, route),
@@ -187,7 +173,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
 
   defp viewed(duration, socket, route, path, via, options) do
     properties = %{
-      view: Handler.name_of(socket.view),
+      view: ModuleName.shown(socket.view),
       via: via,
       duration_ms: Handler.ms(duration)
     }
@@ -200,23 +186,6 @@ defmodule BilldogEng.Telemetry.Phoenix do
 
     {options.names.page_viewed, properties}
   end
-
-  @doc false
-  # As LiveView itself finds the route of an address.
-  def live_route(%{router: router, endpoint: endpoint}, address) when is_atom(router) and router != nil do
-    segments = without(endpoint.script_name(), Address.segments(address.path))
-
-    with %{route: route} <- Phoenix.Router.route_info(router, "GET", segments, address.host),
-         do: route,
-         else: (_ -> nil)
-  rescue
-    _ -> nil
-  end
-
-  def live_route(_socket, _address), do: nil
-
-  defp without([same | prefix], [same | segments]), do: without(prefix, segments)
-  defp without(_prefix, segments), do: segments
 
   # Without a connection to the browser it is the request that fails. A mount that is the client's own fault
   # (4xx) has the browser load the page anew, and so comes to a request that fails.
@@ -231,7 +200,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
   # ── properties ──
 
   defp with_component(properties, %{component: component}),
-    do: Map.put(properties, :component, Handler.name_of(component))
+    do: Map.put(properties, :component, ModuleName.shown(component))
 
   defp with_component(properties, _metadata), do: properties
 

@@ -1,4 +1,4 @@
-//! What a client is told at its start, checked and complete.
+//! The configuration of a client, checked and complete.
 
 use crate::spool;
 use std::path::PathBuf;
@@ -7,9 +7,9 @@ use std::time::Duration;
 /// By which proxy requests go.
 #[derive(Clone)]
 pub enum Proxy {
-    /// By none, whatever the environment says.
+    /// No proxy, whatever the environment has.
     None,
-    /// By what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
+    /// The proxies of `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     Environment,
     /// By this one. Its address may hold a password.
     Address(String),
@@ -32,7 +32,7 @@ pub struct HttpConfig {
     pub cacertfile: Option<PathBuf>,
 }
 
-/// What a client sends, and so where and how.
+/// The kind of items that a client sends, which decides the path and the body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Endpoint {
     /// Events, in batches.
@@ -56,34 +56,34 @@ impl Endpoint {
 const MOST_PERSON_UPDATES: usize = 1_000;
 const MOST_PERSON_UPDATE_BYTES: usize = 8 * 1024 * 1024;
 
-/// What one client is told. Bounds without a limit are `usize::MAX`.
+/// The configuration of one client. A bound without a limit is `usize::MAX`.
 #[derive(Clone)]
 pub struct Config {
     /// The project's key; sent as header and in the body, shown nowhere.
     pub api_key: String,
     /// How requests are made.
     pub http: HttpConfig,
-    /// What is sent.
+    /// The kind of items that are sent.
     pub endpoint: Endpoint,
-    /// How exactly the ingest is to place a request's address, if it is told; a header.
+    /// How exactly the ingest may resolve a request's address to a place: a header, if set.
     pub geoip_resolution_level: Option<String>,
     /// A flush is due when this many events are queued.
     pub flush_at: usize,
     /// A flush is due this often while anything is queued.
     pub flush_interval: Duration,
-    /// Events kept while the ingest fails; the oldest are given up first.
+    /// Events kept while the ingest fails; the oldest are dropped first.
     pub max_queue_size: usize,
-    /// Bytes of events kept, always; the oldest are given up first.
+    /// Bytes of events kept, always; the oldest are dropped first.
     pub max_queue_bytes: usize,
     /// Events in one POST.
     pub max_batch_size: usize,
     /// Bytes of JSON in one POST, before gzip.
     pub max_batch_bytes: usize,
-    /// Bytes of JSON in one event; a larger one is given up.
+    /// Bytes of JSON in one event; a larger one is dropped.
     pub max_event_bytes: usize,
     /// How long a client whose owner has ended goes on sending.
     pub shutdown_timeout: Duration,
-    /// How long nothing is sent after the ingest has said that the quota is used up.
+    /// How long nothing is sent after the ingest has reported that the quota is used up.
     pub suspension: Duration,
     /// Where events are on disk too, if anywhere.
     pub spool: Option<spool::Options>,
@@ -94,7 +94,38 @@ pub struct Config {
 }
 
 impl Config {
-    /// What the lane of person updates is told, beside a client that is told this: nothing waits for company,
+    /// Returns options for tests: no limits, no retries, and nothing that is due by itself. A test states what differs.
+    #[cfg(test)]
+    pub(crate) fn unlimited(host: &str) -> Self {
+        const HOUR: Duration = Duration::from_secs(3600);
+        Self {
+            api_key: "key".into(),
+            http: HttpConfig {
+                host: host.into(),
+                request_timeout: HOUR,
+                gzip: false,
+                max_retries: 0,
+                proxy: Proxy::None,
+                cacertfile: None,
+            },
+            endpoint: Endpoint::Events,
+            geoip_resolution_level: None,
+            flush_at: usize::MAX,
+            flush_interval: HOUR,
+            max_queue_size: usize::MAX,
+            max_queue_bytes: usize::MAX,
+            max_batch_size: usize::MAX,
+            max_batch_bytes: usize::MAX,
+            max_event_bytes: usize::MAX,
+            shutdown_timeout: HOUR,
+            suspension: HOUR,
+            spool: None,
+            spool_sync: false,
+            external_sleep: false,
+        }
+    }
+
+    /// The configuration of the lane of person updates beside the events' lane: nothing waits for a batch,
     /// and nothing is on disk.
     #[must_use]
     pub fn for_person_updates(&self) -> Self {

@@ -4,44 +4,44 @@ use crate::http::redact::redact;
 use serde_json::Value;
 use std::fmt;
 
-/// Why a request failed, in the words that the caller is given.
+/// The reason why a request or a flush failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Error {
-    /// For people.
+    /// A text for people.
     pub message: String,
-    /// The HTTP status; 0 where no answer came.
+    /// The HTTP status; 0 if there was no response.
     pub status: u16,
-    /// For programs: the ingest's own code, or `NETWORK_ERROR` and the like.
+    /// A string for programs: the ingest's own code, or one of this library's.
     pub code: Option<String>,
-    /// The answer's body: parsed where it is JSON, else its text.
+    /// The response's body: parsed if it is JSON, else its text.
     pub body: Option<Value>,
 }
 
 impl Error {
-    /// No answer came: the connection failed, broke or timed out.
+    /// There was no response: the connection failed, broke or timed out.
     pub fn network(message: impl Into<String>) -> Self {
         Self::without_answer("NETWORK_ERROR", message)
     }
 
-    /// The flush thread panicked during a flush; its events are queued still.
+    /// The flush thread panicked during a flush; its events are still queued.
     pub fn panicked() -> Self {
         Self::without_answer(
             "INTERNAL_ERROR",
-            "the flush thread panicked; its events are kept",
+            "the flush thread panicked and goes on; its events are still queued",
         )
     }
 
-    /// The client has ended, and what it had begun to send with it.
+    /// The client has ended before all events of a flush were sent.
     pub fn out_of_time() -> Self {
         Self::without_answer(
             "ENDED",
-            "the client has ended, and the time to send after that was over",
+            "the client has ended, and shutdown_timeout was over before all events were sent",
         )
     }
 
-    /// The app has purged the client in the middle of a flush.
+    /// The app has purged the client during a flush.
     pub fn purged() -> Self {
-        Self::without_answer("PURGED", "the client was purged")
+        Self::without_answer("PURGED", "the client was purged during the flush")
     }
 
     /// The spool's disk failed.
@@ -49,17 +49,17 @@ impl Error {
         Self::without_answer("SPOOL_ERROR", message)
     }
 
-    /// The ingest stores nothing for now: the project's quota is used up.
+    /// The project's quota is used up, and the ingest stores nothing.
     pub fn quota_limited() -> Self {
         Self {
-            message: "the project's quota is used up: events are dropped until it is not".into(),
+            message: "the project's quota is used up: events are dropped until the ingest accepts them again".into(),
             status: 200,
             code: Some("QUOTA_LIMITED".into()),
             body: None,
         }
     }
 
-    /// The same without `secret`, which an answer may have quoted.
+    /// Returns the error without `secret`, which a response may quote.
     #[must_use]
     pub fn hiding(mut self, secret: &str) -> Self {
         self.message = redact(&self.message, secret);

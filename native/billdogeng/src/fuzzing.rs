@@ -9,7 +9,8 @@ use crate::flush::split::{Accepted, Parts, Seen, Standing};
 use crate::http::policy;
 use crate::http::request;
 use crate::http::response;
-use crate::queue::events::{Batch, Queue};
+use crate::queue::batch::Batch;
+use crate::queue::events::Queue;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::time::SystemTime;
@@ -67,7 +68,7 @@ pub fn json(bytes: &[u8]) {
     }
 }
 
-/// What is pushed, taken, split, refused and put back: two bytes a step, against a plain list.
+/// Events that are pushed, taken, split, refused and put back: two bytes a step, against a plain list.
 pub fn queue(bytes: &[u8]) {
     let mut queue = Queue::default();
     let mut model: Model = VecDeque::new();
@@ -124,13 +125,13 @@ fn text(batch: &Batch) -> Vec<u8> {
     written
 }
 
-/// A batch whose parts are accepted or refused by the bits of `says`, and what is left put back.
-fn parts(batch: Batch, says: u8, queue: &mut Queue, model: &mut Model) {
+/// A batch whose parts are accepted or refused by the bits of `verdicts`, and the rest put back.
+fn parts(batch: Batch, verdicts: u8, queue: &mut Queue, model: &mut Model) {
     let mut gone = Vec::new();
     let (all, end) = (batch.len(), batch.numbers().end);
     let mut parts = Parts::new(batch, Seen::default());
     for turn in 0.. {
-        let mut done: Vec<Batch> = match says >> (turn % 8) & 3 {
+        let mut done: Vec<Batch> = match verdicts >> (turn % 8) & 3 {
             0 => {
                 parts.refused();
                 Vec::new()

@@ -41,7 +41,7 @@ pub use http::redact::redact;
 pub use http::request;
 pub use http::response::{Answer, Failure};
 pub use http::roots::{named_roots, NamedRoots};
-pub use queue::state::{Reason, Stats};
+pub use queue::state::{Limit, Reason, Stats};
 pub use report::flush_report::{Outcome, Report, Span, Trigger};
 pub use report::reports::{Reports, Told};
 pub use report::status::{LastError, Phase, Status};

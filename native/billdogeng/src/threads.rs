@@ -1,4 +1,4 @@
-//! The library's own threads, and the code that they run. They stand back for everybody else's.
+//! Starts the library's threads, which run at low priority (`SCHED_BATCH`), and keeps their code mapped.
 //!
 //! What wakes one is often a capture. The system lets a thread that has slept run at once, where no processor is
 //! free in the place of the one that woke it: that caller would be held for as long as a batch takes to pack.
@@ -87,7 +87,9 @@ pub fn keep_mapped() -> Result<(), String> {
 /// time is up; the system may have them interrupt all the same. Its share of the processor's time stays what it is: sched(7), SCHED_BATCH.
 #[cfg(target_os = "linux")]
 fn stand_back() {
-    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the struct has only numbers, so all zeros are a value of it. Its fields can't be listed here: musl's has
+    // more of them than glibc's.
+    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
     // SAFETY: the parameters live as long as the call, and the thread named is the calling one. Where the system
     // doesn't allow it the thread stays what it was.
     unsafe { libc::pthread_setschedparam(libc::pthread_self(), libc::SCHED_BATCH, &parameters) };
@@ -109,14 +111,14 @@ mod tests {
             let policy = fields.split_whitespace().nth(41 - 3).map(str::parse);
             policy.expect("there are as many").expect("a number")
         };
-        let (tell, told) = channel();
+        let (sender, receiver) = channel();
         super::spawn("threads", 64 * 1024, move || {
-            let _ = tell.send(policy());
-            std::thread::spawn(move || tell.send(policy()));
+            let _ = sender.send(policy());
+            std::thread::spawn(move || sender.send(policy()));
         })
         .expect("there is a thread");
-        assert_eq!(told.recv(), Ok(libc::SCHED_BATCH));
-        assert_eq!(told.recv(), Ok(libc::SCHED_BATCH));
+        assert_eq!(receiver.recv(), Ok(libc::SCHED_BATCH));
+        assert_eq!(receiver.recv(), Ok(libc::SCHED_BATCH));
         assert_ne!(policy(), libc::SCHED_BATCH);
     }
 }

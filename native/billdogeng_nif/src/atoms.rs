@@ -10,11 +10,11 @@ rustler::atoms! {
     flush, settle, shutdown, slept, tick, purge,
 
     // Options.
-    host, proxy, cacertfile, api_key, always, never, identified_only,
+    always, never, identified_only, environment,
 
     // Notices and replies.
     flushed, flush_failed, dropped, refused_with, replaced_at, too_large_at, suspended, resumed, no_spool, spool_failed,
-    spool_resumed, spool_opened, spool_of_another, panicked, settled,
+    queue_full_by, max_queue_size, max_queue_bytes, spool_resumed, spool_opened, spool_of_another, panicked, settled,
 
     // Reasons.
     queue_full, too_large, rejected, quota, before_send, in_hook, failed, stopped, spool_full, expired, spool_lost,

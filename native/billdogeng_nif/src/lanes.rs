@@ -165,6 +165,7 @@ impl Listener for Messages {
                     let unreported = terms::dropped(env, last.untold);
                     (
                         atoms::billdogeng_ended(),
+                        self.owner,
                         self.lane,
                         last.stopped,
                         stats,

@@ -6,72 +6,32 @@ use crate::encode::GroupIndex;
 use billdogeng::{
     check as core, spool, Config, Endpoint, HttpConfig, PersonProfiles, Proxy, Unusable,
 };
-use rustler::{Atom, Encoder, Env, NifMap, NifUnitEnum, Term};
+use rustler::{Atom, Decoder, Encoder, Env, NifResult, NifUnitEnum, Term};
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// How requests are made.
-#[derive(NifMap)]
-pub struct HttpOptions {
-    host: String,
-    request_timeout: u64,
-    gzip: bool,
-    max_retries: u32,
-    /// An address; `proxy_of_environment` overrides it.
-    proxy: Option<String>,
-    proxy_of_environment: bool,
-    cacertfile: Option<String>,
-}
+/// The options of a client or of a request: a map from their names in `options/schema.ex` to checked values. The value
+/// of an option without a limit is nil.
+#[derive(Clone, Copy)]
+pub struct Options<'a>(Term<'a>);
 
-impl From<HttpOptions> for HttpConfig {
-    fn from(options: HttpOptions) -> Self {
-        Self {
-            host: options.host,
-            request_timeout: Duration::from_millis(options.request_timeout),
-            gzip: options.gzip,
-            max_retries: options.max_retries,
-            proxy: match options.proxy {
-                _ if options.proxy_of_environment => Proxy::Environment,
-                Some(address) => Proxy::Address(address),
-                None => Proxy::None,
-            },
-            cacertfile: options.cacertfile.map(Into::into),
-        }
+/// The name of an option that is missing or has a value of another type.
+pub struct Unreadable(&'static str);
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "the native library can't read the value of :{}", self.0)
     }
 }
 
-/// All options of a client. A limit of nil means no limit.
-#[derive(NifMap)]
-pub struct ClientOptions {
-    mode: Mode,
-    api_key: String,
-    http: HttpOptions,
-    flush_at: Option<u64>,
-    flush_interval: u64,
-    max_queue_size: Option<u64>,
-    max_queue_bytes: u64,
-    max_batch_size: u64,
-    max_batch_bytes: u64,
-    max_event_bytes: u64,
-    shutdown_timeout: u64,
-    spool: Option<SpoolOptions>,
-    external_sleep: bool,
-    group_index: Vec<(String, String, Option<u8>)>,
-    insert_ids: bool,
-    person_profiles: Option<Atom>,
-    geoip_resolution_level: Option<String>,
+impl<'a> Decoder<'a> for Options<'a> {
+    fn decode(term: Term<'a>) -> NifResult<Self> {
+        Ok(Self(term))
+    }
 }
 
-/// Where events are kept on disk, and for how long.
-#[derive(NifMap)]
-struct SpoolOptions {
-    dir: String,
-    max_bytes: u64,
-    max_age: u64,
-    patience: u64,
-    sync: bool,
-}
-
-/// What becomes of a client's events.
+/// How a client treats its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, NifUnitEnum)]
 pub enum Mode {
     /// They are sent.
@@ -82,7 +42,7 @@ pub enum Mode {
     Disabled,
 }
 
-/// What an event gets besides its own terms.
+/// Options of a client's events, which the encoder applies.
 pub struct EventOptions {
     /// Which group types have a number.
     pub groups: GroupIndex,
@@ -92,39 +52,92 @@ pub struct EventOptions {
     pub person_profiles: Option<PersonProfiles>,
 }
 
-impl ClientOptions {
+/// Reads options by name. An option that is used here needs a row in `options/schema.ex`.
+impl<'a> Options<'a> {
+    fn get<T: Decoder<'a>>(self, name: &'static str) -> Result<T, Unreadable> {
+        Atom::from_str(self.0.get_env(), name)
+            .and_then(|name| self.0.map_get(name)?.decode())
+            .map_err(|_| Unreadable(name))
+    }
+
+    fn number(self, name: &'static str) -> Result<u64, Unreadable> {
+        Ok(self.get::<Option<u64>>(name)?.unwrap_or(u64::MAX))
+    }
+
+    fn count(self, name: &'static str) -> Result<usize, Unreadable> {
+        Ok(usize::try_from(self.number(name)?).unwrap_or(usize::MAX))
+    }
+
+    fn duration(self, name: &'static str) -> Result<Duration, Unreadable> {
+        self.number(name).map(Duration::from_millis)
+    }
+
+    fn path(self, name: &'static str) -> Result<Option<PathBuf>, Unreadable> {
+        Ok(self.get::<Option<String>>(name)?.map(Into::into))
+    }
+
+    fn is(self, name: &'static str, value: Atom) -> Result<bool, Unreadable> {
+        Ok(value == self.get::<Term>(name)?)
+    }
+
+    /// Returns how requests are made.
+    pub fn http(self) -> Result<HttpConfig, Unreadable> {
+        Ok(HttpConfig {
+            host: self.get("host")?,
+            request_timeout: self.duration("request_timeout")?,
+            gzip: self.get("gzip")?,
+            max_retries: u32::try_from(self.number("max_retries")?).unwrap_or(u32::MAX),
+            proxy: match self.is("proxy", atoms::environment())? {
+                true => Proxy::Environment,
+                false => self
+                    .get::<Option<_>>("proxy")?
+                    .map_or(Proxy::None, Proxy::Address),
+            },
+            cacertfile: self.path("cacertfile")?,
+        })
+    }
+
     /// Splits the options by who uses them: the client, its core, the encoder of its events.
-    pub fn split(self) -> (Mode, Config, EventOptions) {
-        let limit = |bound: Option<u64>| bound.map_or(usize::MAX, |bound| bound as usize);
+    pub fn split(self) -> Result<(Mode, Config, EventOptions), Unreadable> {
         let events = EventOptions {
-            groups: GroupIndex::new(self.group_index),
-            insert_ids: self.insert_ids,
-            person_profiles: self.person_profiles.and_then(person_profiles),
+            groups: GroupIndex::new(self.get("group_type_index")?),
+            insert_ids: self.get("insert_ids")?,
+            person_profiles: self
+                .get::<Option<_>>("person_profiles")?
+                .and_then(person_profiles),
         };
         let config = Config {
-            api_key: self.api_key,
-            http: self.http.into(),
-            flush_at: limit(self.flush_at),
-            flush_interval: Duration::from_millis(self.flush_interval),
-            max_queue_size: limit(self.max_queue_size),
-            max_queue_bytes: self.max_queue_bytes as usize,
-            max_batch_size: self.max_batch_size as usize,
-            max_batch_bytes: self.max_batch_bytes as usize,
-            max_event_bytes: self.max_event_bytes as usize,
-            shutdown_timeout: Duration::from_millis(self.shutdown_timeout),
+            api_key: self.get("api_key")?,
+            http: self.http()?,
+            flush_at: self.count("flush_at")?,
+            flush_interval: self.duration("flush_interval")?,
+            max_queue_size: self.count("max_queue_size")?,
+            max_queue_bytes: self.count("max_queue_bytes")?,
+            max_batch_size: self.count("max_batch_size")?,
+            max_batch_bytes: self.count("max_batch_bytes")?,
+            max_event_bytes: self.count("max_event_bytes")?,
+            shutdown_timeout: self.duration("shutdown_timeout")?,
             suspension: billdogeng::SUSPENSION,
-            spool_sync: self.spool.as_ref().is_some_and(|spool| spool.sync),
-            spool: self.spool.map(|spool| spool::Options {
-                dir: spool.dir.into(),
-                max_bytes: spool.max_bytes,
-                max_age: Duration::from_millis(spool.max_age),
-                patience: Duration::from_millis(spool.patience),
-            }),
-            external_sleep: self.external_sleep,
+            spool: self.spool()?,
+            spool_sync: self.is("spool_sync", atoms::always())?,
+            external_sleep: self.get("sleep_fn")?,
             endpoint: Endpoint::Events,
-            geoip_resolution_level: self.geoip_resolution_level,
+            geoip_resolution_level: self.get("geoip_resolution_level")?,
         };
-        (self.mode, config, events)
+        Ok((self.get::<Mode>("mode")?, config, events))
+    }
+
+    fn spool(self) -> Result<Option<spool::Options>, Unreadable> {
+        let Some(dir) = self.path("spool_dir")? else {
+            return Ok(None);
+        };
+        Ok(Some(spool::Options {
+            dir,
+            max_bytes: self.number("max_spool_bytes")?,
+            max_age: self.duration("max_spool_age")?,
+            // Only tests have this one.
+            patience: self.duration("spool_patience").unwrap_or(spool::PATIENCE),
+        }))
     }
 }
 
@@ -139,20 +152,23 @@ fn person_profiles(name: Atom) -> Option<PersonProfiles> {
 
 /// Returns `:ok`, or `{:error, option, reason}`. Reads the file of certificate authorities, if one is given.
 #[rustler::nif(schedule = "DirtyIo")]
-fn check<'a>(env: Env<'a>, http: HttpOptions, key: String) -> Term<'a> {
-    match core(&http.into(), &key) {
+fn check<'a>(env: Env<'a>, options: Options<'a>) -> NifResult<Term<'a>> {
+    Ok(match usable(options) {
         Ok(()) => atoms::ok().encode(env),
-        Err((option, reason)) => (atoms::error(), option_to_atom(option), reason).encode(env),
-    }
+        Err((option, reason)) => (atoms::error(), Atom::from_str(env, option)?, reason).encode(env),
+    })
 }
 
-fn option_to_atom(option: Unusable) -> Atom {
-    match option {
-        Unusable::Host => atoms::host(),
-        Unusable::Proxy => atoms::proxy(),
-        Unusable::CaCertFile => atoms::cacertfile(),
-        Unusable::ApiKey => atoms::api_key(),
-    }
+fn usable(options: Options) -> Result<(), (&'static str, String)> {
+    let unreadable = |unreadable: Unreadable| (unreadable.0, unreadable.to_string());
+    let http = options.http().map_err(unreadable)?;
+    let key: String = options.get("api_key").map_err(unreadable)?;
+    core(&http, &key).map_err(|(option, reason)| match option {
+        Unusable::Host => ("host", reason),
+        Unusable::Proxy => ("proxy", reason),
+        Unusable::CaCertFile => ("cacertfile", reason),
+        Unusable::ApiKey => ("api_key", reason),
+    })
 }
 
 /// Returns `{variable, path, authorities}` for each of `SSL_CERT_FILE` and `SSL_CERT_DIR` that is set.

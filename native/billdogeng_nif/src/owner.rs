@@ -5,7 +5,7 @@
 
 use crate::atoms;
 use crate::lanes::Lanes;
-use crate::options::{ClientOptions, Mode};
+use crate::options::{Mode, Options};
 use crate::registry::{self, Entry, Hooks};
 use crate::reports::Label;
 use billdogeng::Command;
@@ -44,9 +44,12 @@ impl Handle {
 /// because a client may have something to send at once. From here on captures reach the client. One with a spool opens it
 /// in the background, and then sends the process `:billdogeng_open`.
 #[rustler::nif]
-fn start<'a>(env: Env<'a>, options: ClientOptions, hooks: Term<'a>, label: Term<'a>) -> Term<'a> {
+fn start<'a>(env: Env<'a>, options: Options<'a>, hooks: Term<'a>, label: Term<'a>) -> Term<'a> {
     let owner = env.pid();
-    let (mode, config, options) = options.split();
+    let (mode, config, options) = match options.split() {
+        Ok(split) => split,
+        Err(unreadable) => return (atoms::error(), unreadable.to_string()).encode(env),
+    };
     let label = (atoms::nil() != label).then(|| Label::new(label));
     let lanes = match Lanes::start(owner, mode, config, label) {
         Ok(lanes) => lanes,

@@ -1,7 +1,7 @@
 //! The NIF of `Transport.request/2`: one attempt, whose result is a message.
 
 use crate::encode::{Encoder, Scratch, Stop};
-use crate::options::HttpOptions;
+use crate::options::Options;
 use crate::{atoms, terms};
 use billdogeng::request::{self, Request};
 use billdogeng::{Answer, Failure};
@@ -14,13 +14,17 @@ use rustler::{Binary, Encoder as _, Env, LocalPid, Term};
 #[rustler::nif(schedule = "DirtyCpu")]
 fn request<'a>(
     env: Env<'a>,
-    http: HttpOptions,
+    options: Options<'a>,
     path: String,
     headers: Vec<(Binary<'a>, Binary<'a>)>,
     body: Term<'a>,
     marker: Term<'a>,
     id: u64,
 ) -> Term<'a> {
+    let http = match options.http() {
+        Ok(http) => http,
+        Err(unreadable) => return (atoms::error(), unreadable.to_string()).encode(env),
+    };
     let body = match encode(body, marker) {
         Ok(body) => body,
         Err(Stop::Normalise) => return atoms::normalise().encode(env),
@@ -37,7 +41,7 @@ fn request<'a>(
     let caller = env.pid();
     let answer = Box::new(move |result| reply(caller, id, result));
     match request::send(Request {
-        http: http.into(),
+        http,
         path,
         headers,
         body,

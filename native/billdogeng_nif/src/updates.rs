@@ -3,7 +3,7 @@
 use crate::lanes::Lane;
 use crate::{atoms, registry, terms};
 use billdogeng::spool::Problem;
-use billdogeng::{Client, Error, Notice, Phase, Reply, Stats};
+use billdogeng::{Client, Error, Limit, Notice, Phase, Reply, Stats};
 use rustler::{Atom, Encoder, Env, Term};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -60,6 +60,13 @@ fn notice<'a>(env: Env<'a>, notice: &Notice) -> Term<'a> {
         }
         Notice::Dropped(reason, count) => {
             (atoms::dropped(), terms::reason(*reason), count).encode(env)
+        }
+        Notice::QueueFullBy(limit) => {
+            let limit = match limit {
+                Limit::Events => atoms::max_queue_size(),
+                Limit::Bytes => atoms::max_queue_bytes(),
+            };
+            (atoms::queue_full_by(), limit).encode(env)
         }
         Notice::RefusedWith(status) => (atoms::refused_with(), status).encode(env),
         Notice::Replaced(place) => (atoms::replaced_at(), &place.event, &place.path).encode(env),

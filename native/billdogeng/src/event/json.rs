@@ -25,7 +25,7 @@ static ESCAPES: [u8; 256] = {
     table
 };
 
-/// Writes a string with its quotes. What isn't UTF-8 becomes U+FFFD, once for each bad sequence (the
+/// Writes a string with its quotes. Invalid UTF-8 becomes U+FFFD, once for each bad sequence (the
 /// Unicode standard's "maximal subparts", chapter 3.9); answers whether there was any.
 pub fn write_str(out: &mut Vec<u8>, bytes: &[u8]) -> bool {
     let plain = plain_len(bytes);

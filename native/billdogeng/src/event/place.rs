@@ -76,7 +76,7 @@ impl Place {
     }
 }
 
-/// What is left of a string whose first quote has been read, escapes as they stand.
+/// The rest of a string whose first quote has been read, with its escapes.
 fn string<'a>(rest: &mut impl Iterator<Item = &'a u8>) -> String {
     let mut text = Vec::new();
     while let Some(byte) = rest.next() {

@@ -1,4 +1,4 @@
-//! Which events make a profile of their person: `:person_profiles`, written into each event's `$process_person_profile`.
+//! `:person_profiles`: which events make a person profile. The property `$process_person_profile` states it.
 
 /// The property's name.
 pub const PROPERTY: &str = "$process_person_profile";
@@ -48,7 +48,7 @@ pub enum PersonProfiles {
     Always,
     /// None.
     Never,
-    /// Those that identify a person.
+    /// Events that identify the person.
     IdentifiedOnly,
 }
 

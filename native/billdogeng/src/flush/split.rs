@@ -10,7 +10,7 @@
 //! then of those behind it: a run of bad events does not look like such an ingest, wherever it stands.
 
 use crate::http::policy;
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
 use std::cmp::Reverse;
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! Calls that wait for a flush: what is left of their patience, and their answers.
 
 use crate::error::Error;
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
 use crate::report::updates::Reply;
 use std::sync::Arc;
 

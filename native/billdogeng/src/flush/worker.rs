@@ -21,7 +21,8 @@ use crate::http::client::Http;
 use crate::http::payload::Payload;
 use crate::http::request;
 use crate::http::response::{Answer, Failure};
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
+use crate::queue::state::Reason;
 use crate::queue::store::Next;
 use crate::report::flush_report::{FlushReport, Report, Trigger};
 use crate::report::status::Phase;
@@ -524,8 +525,14 @@ impl Worker {
 
     /// Drops are gathered; before a reply they are told whatever the time.
     fn tell_drops(&mut self) {
-        let untold: Vec<_> = self.client.state().take_untold().collect();
+        let (untold, full_by) = {
+            let mut state = self.client.state();
+            (state.take_untold().collect::<Vec<_>>(), state.full_by())
+        };
         for (reason, count) in untold {
+            if let (Reason::QueueFull, Some(limit)) = (reason, full_by) {
+                self.client.news().notice(Notice::QueueFullBy(limit));
+            }
             self.client.news().notice(Notice::Dropped(reason, count));
             self.listener.report(Report::Dropped(reason, count));
         }

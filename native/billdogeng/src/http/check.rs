@@ -37,18 +37,10 @@ pub fn check(http: &HttpConfig, api_key: &str) -> Result<(), (Unusable, String)>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Proxy;
-    use std::time::Duration;
+    use crate::config::{Config, Proxy};
 
     fn config() -> HttpConfig {
-        HttpConfig {
-            host: "https://api.billdog.io/v1".into(),
-            request_timeout: Duration::from_secs(1),
-            gzip: true,
-            max_retries: 0,
-            proxy: Proxy::None,
-            cacertfile: None,
-        }
+        Config::unlimited("https://api.billdog.io/v1").http
     }
 
     fn unusable(change: impl FnOnce(&mut HttpConfig)) -> Option<Unusable> {

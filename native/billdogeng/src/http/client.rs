@@ -95,7 +95,7 @@ impl Http {
             .map_err(|error| failure_of(&error).error.message.clone())
     }
 
-    /// Whom to trust, but for the authorities of this system: they take a while to be read.
+    /// The trusted certificates, without the system's, which take a while to read.
     pub fn tls(config: &HttpConfig) -> Result<Option<Arc<ClientConfig>>, String> {
         let scheme = config.host.get(..6).unwrap_or_default();
         match &config.cacertfile {
@@ -126,7 +126,9 @@ impl Http {
         };
         within(self.timeout, exchange).await.unwrap_or_else(|| {
             let ms = self.timeout.as_millis();
-            Err(Failure::network(format!("no answer within {ms} ms")))
+            Err(Failure::network(format!(
+                "no response within request_timeout ({ms} ms)"
+            )))
         })
     }
 }
@@ -189,7 +191,7 @@ fn decoded(body: &[u8]) -> Vec<u8> {
     decoded
 }
 
-/// The innermost cause says it best: "Connection refused (os error 111)".
+/// The innermost cause is the clearest: "Connection refused (os error 111)".
 fn failure_of(error: &reqwest::Error) -> Failure {
     let mut message = error.to_string();
     let mut unreachable = None;
@@ -235,11 +237,11 @@ fn tls_of_file(path: &Path) -> Result<Arc<ClientConfig>, String> {
     let shown = path.display();
     let certs =
         CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certs = certs.map_err(|error| format!("the cacertfile {shown} can't be read: {error}"))?;
+    let certs = certs.map_err(|error| format!("cacertfile {shown} can't be read: {error}"))?;
     let mut roots = rustls::RootCertStore::empty();
     // Those that are no certificates after all would be left out in silence.
     if roots.add_parsable_certificates(certs).0 == 0 {
-        return Err(format!("the cacertfile {shown} has no certificate in it"));
+        return Err(format!("cacertfile {shown} has no certificate"));
     }
     Ok(tls_with(roots))
 }
@@ -272,7 +274,7 @@ mod tests {
     fn a_response_that_arrived_while_the_machine_was_suspended_is_read() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let host = format!("http://{}", listener.local_addr().expect("bound"));
-        let (told, news) = channel();
+        let (events, seen) = channel();
         let (suspended, go) = channel();
         thread::spawn(move || {
             let (stream, _) = listener.accept().expect("a connection");
@@ -281,11 +283,11 @@ mod tests {
                 .next()
                 .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
             {}
-            told.send("request").expect("the test waits");
+            events.send("request").expect("the test waits");
             let () = go.recv().expect("the test goes on");
             let response = b"HTTP/1.1 204 No Content\r\n\r\n";
             (&stream).write_all(response).expect("the client is there");
-            told.send("response").expect("the test waits");
+            events.send("response").expect("the test waits");
             let _ = lines.next();
         });
         let timeout = Duration::from_secs(3);
@@ -304,11 +306,11 @@ mod tests {
         let answer = runtime.expect("a runtime").block_on(async {
             // From the request to the time-out this thread, and so the client, stands still.
             tokio::spawn(async move {
-                while news.try_recv().is_err() {
+                while seen.try_recv().is_err() {
                     tokio::task::yield_now().await;
                 }
                 suspended.send(()).expect("the server waits");
-                news.recv().expect("the server answers");
+                seen.recv().expect("the server answers");
                 thread::sleep(timeout);
             });
             http.send(Method::GET, &host, HeaderMap::new(), None).await

@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Endpoint};
 use crate::event::json;
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
 use bytes::Bytes;
 use libdeflater::{CompressionLvl, Compressor};
 use reqwest::header::{HeaderMap, HeaderValue, CONTENT_ENCODING, CONTENT_TYPE};
@@ -65,7 +65,7 @@ impl Payload {
     }
 }
 
-/// What bodies are made and packed in. Used again: memory that is new to the process costs a page fault for each
+/// The buffers in which bodies are made and compressed. They are reused: memory that is new to the process costs a page fault for each
 /// 4 KiB, and to give it back holds up the VM's threads on all processors.
 struct Press {
     body: Vec<u8>,
@@ -77,7 +77,7 @@ struct Press {
 impl Press {
     /// Those that lie idle in this VM.
     const KEPT: usize = 2;
-    /// What the buffers of one may have at most, to be kept.
+    /// Bytes of one body's buffers, up to which they are kept.
     const KEPT_BYTES: usize = 4 * 1024 * 1024;
 
     fn idle() -> &'static Mutex<Vec<Self>> {

@@ -24,7 +24,7 @@ pub fn jitter(delay: Duration) -> Duration {
     delay.mul_f64(0.8 + 0.4 * fastrand::f64())
 }
 
-/// What a `Retry-After` asks for: seconds or an HTTP date (RFC 9110, 10.2.3). `None` for anything else; a
+/// Parses a `Retry-After`: seconds or an HTTP date (RFC 9110, 10.2.3). `None` for anything else; a
 /// date that is over asks for no wait.
 pub fn retry_after(value: &[u8], now: SystemTime) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?.trim();
@@ -53,12 +53,12 @@ pub fn most_refusals(events: usize) -> u32 {
 /// Flushes in a row that may fail for the same batch, before it is split as one that is refused.
 pub const MOST_FAILED_FLUSHES: u32 = 5;
 
-/// Whether a status may be an event's fault though it doesn't say so: 403, 409 and 5xx, but not those of a gateway.
+/// Whether an event may be the cause of a status that does not name it: 403, 409 and 5xx, but not those of a gateway.
 pub fn may_be_an_events_fault(status: u16) -> bool {
     matches!(status, 403 | 409 | 500..=599) && !matches!(status, 502..=504)
 }
 
-/// Whether a status says that the same request may pass later: 408, 429 and 5xx.
+/// Whether the same request may succeed later: 408, 429 and 5xx.
 pub fn is_retryable(status: u16) -> bool {
     matches!(status, 408 | 429 | 500..=599)
 }

@@ -18,12 +18,13 @@ const STACK: usize = 1024 * 1024;
 /// A header from a caller's name and value.
 ///
 /// # Errors
-/// What is wrong with it, without the value.
+/// The fault, without the value.
 pub fn header(name: &[u8], value: &[u8]) -> Result<(HeaderName, HeaderValue), String> {
     let shown = String::from_utf8_lossy(name);
-    let key = HeaderName::from_bytes(name).map_err(|_| format!("{shown:?} is no header name"))?;
+    let key =
+        HeaderName::from_bytes(name).map_err(|_| format!("{shown:?} is not a header name"))?;
     let mut value = HeaderValue::from_bytes(value)
-        .map_err(|_| format!("the value of header {shown:?} has a control character in it"))?;
+        .map_err(|_| format!("the value of the header {shown:?} has a control character"))?;
     value.set_sensitive(true);
     Ok((key, value))
 }

@@ -1,5 +1,5 @@
-//! Names to addresses by the system's resolver. As reqwest asks it, but with an error that tells a name that does not
-//! exist from one that can't be resolved for now.
+//! Resolves names by the system's resolver, as reqwest does, with an error that differs between a name that does not
+//! exist and one that cannot be resolved for now.
 
 use crate::threads;
 use dns_lookup::{getaddrinfo, AddrInfoHints, LookupError, LookupErrorKind, SockType};
@@ -19,27 +19,33 @@ pub struct SystemResolver {
     /// Held by the one lookup at a time: one may take long after its request is over.
     turn: Arc<Semaphore>,
     stack: usize,
+    lookup: Lookup,
 }
+
+type Lookup = fn(&str) -> Result<Vec<SocketAddr>, LookupError>;
 
 impl SystemResolver {
     pub fn new() -> Self {
-        let turn = Arc::new(Semaphore::new(1));
-        Self { turn, stack: STACK }
+        Self {
+            turn: Arc::new(Semaphore::new(1)),
+            stack: STACK,
+            lookup: addresses,
+        }
     }
 }
 
 impl Resolve for SystemResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (turn, stack) = (Arc::clone(&self.turn), self.stack);
+        let (turn, stack, lookup) = (Arc::clone(&self.turn), self.stack, self.lookup);
         Box::pin(async move {
             let turn = turn.acquire_owned().await?;
-            let (tell, told) = oneshot::channel();
+            let (sender, receiver) = oneshot::channel();
             threads::spawn("billdogeng-dns", stack, move || {
-                let _ = tell.send(addresses(name.as_str()));
+                let _ = sender.send(lookup(name.as_str()));
                 drop(turn);
             })
             .map_err(no_thread)?;
-            Ok(Box::new(told.await??.into_iter()) as Addrs)
+            Ok(Box::new(receiver.await??.into_iter()) as Addrs)
         })
     }
 }
@@ -61,7 +67,7 @@ fn addresses(host: &str) -> Result<Vec<SocketAddr>, LookupError> {
     Ok(found.flatten().map(|found| found.sockaddr).collect())
 }
 
-/// Whether the resolver says that the name does not exist. It may have no address for now, too: that is `NoData`.
+/// Whether the resolver knows that the name does not exist. It may have no address for now, too: that is `NoData`.
 pub fn is_no_such_host(error: &(dyn Error + 'static)) -> bool {
     error
         .downcast_ref::<LookupError>()
@@ -71,6 +77,10 @@ pub fn is_no_such_host(error: &(dyn Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::{poll_fn, Future};
+    use std::pin::Pin;
+    use std::sync::{Condvar, Mutex, MutexGuard};
+    use std::task::Poll;
 
     fn resolve(resolver: &SystemResolver, name: &str) -> Result<Vec<SocketAddr>, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
@@ -88,6 +98,64 @@ mod tests {
             let found = resolve(&resolver, "127.0.0.1");
             assert_eq!(found, Ok(vec![SocketAddr::from(([127, 0, 0, 1], 0))]));
         }
+    }
+
+    /// The names that are looked up, until the test lets them go.
+    static LOOKED_UP: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    static CHANGED: Condvar = Condvar::new();
+
+    fn gated(name: &str) -> Result<Vec<SocketAddr>, LookupError> {
+        let mut names = LOOKED_UP.lock().unwrap();
+        names.push(format!("{name} {:?}", std::thread::current().name()));
+        CHANGED.notify_all();
+        let _end = CHANGED
+            .wait_while(names, |names| !names.is_empty())
+            .unwrap();
+        Ok(Vec::new())
+    }
+
+    fn await_lookup() -> MutexGuard<'static, Vec<String>> {
+        let names = LOOKED_UP.lock().unwrap();
+        CHANGED.wait_while(names, |names| names.is_empty()).unwrap()
+    }
+
+    fn next_lookup() -> Vec<String> {
+        let mut names = await_lookup();
+        CHANGED.notify_all();
+        std::mem::take(&mut names)
+    }
+
+    #[test]
+    fn one_name_is_looked_up_at_a_time_also_after_its_request_is_over() {
+        let resolver = SystemResolver {
+            lookup: gated,
+            ..SystemResolver::new()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.expect("a runtime").block_on(async {
+            let mut first = resolver.resolve("first".parse().expect("a name"));
+            let mut second = resolver.resolve("second".parse().expect("a name"));
+            // Each begins as it is polled, and blocks nobody.
+            assert!(poll_once(&mut first).await.is_none());
+            drop(await_lookup());
+            assert_eq!(resolver.turn.available_permits(), 0);
+            assert!(poll_once(&mut second).await.is_none());
+            drop(first);
+            assert!(poll_once(&mut second).await.is_none());
+            assert_eq!(next_lookup(), [r#"first Some("billdogeng-dns")"#]);
+            let looked_up = std::thread::spawn(next_lookup);
+            assert_eq!(second.await.expect("addresses").count(), 0);
+            let looked_up = looked_up.join().expect("names");
+            assert_eq!(looked_up, [r#"second Some("billdogeng-dns")"#]);
+        });
+    }
+
+    async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        poll_fn(|context| match Pin::new(&mut *future).poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
     }
 
     #[test]

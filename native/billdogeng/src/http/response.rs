@@ -28,15 +28,15 @@ pub struct Answer {
 /// An attempt that did not succeed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
-    /// What the caller is told: shared by all whom it concerns.
+    /// The error that callers get. They share it.
     pub error: Arc<Error>,
-    /// What to do about it.
+    /// How the client goes on.
     pub kind: Kind,
     /// How long the ingest asks to be left alone.
     pub retry_after: Option<Duration>,
 }
 
-/// What to do about a failure.
+/// How the client goes on after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The same request may pass later.
@@ -54,7 +54,7 @@ pub enum Kind {
 /// Why nothing was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreachable {
-    /// The resolver says that the host's name does not exist.
+    /// The host's name does not exist, by the resolver.
     NoSuchHost,
     /// The connection was refused.
     Refused,
@@ -108,7 +108,7 @@ impl Failure {
 /// Reads an answer.
 ///
 /// # Errors
-/// Any status but 2xx; a 2xx that isn't the ingest's, or says itself that it is none.
+/// Any status but 2xx, a 2xx that is not the ingest's, and a 2xx whose body reports a failure.
 pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Answer, Failure> {
     // A byte order mark is no JSON, though some servers send one.
     let body = body.strip_prefix("\u{FEFF}".as_bytes()).unwrap_or(body);
@@ -120,7 +120,7 @@ pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Answer, Fail
     if is_html(content_type, body) {
         return Err(malformed(
             status,
-            "the answer is an HTML page, not the ingest's",
+            "the response is an HTML page",
             kept(None, body),
         ));
     }
@@ -130,7 +130,7 @@ pub fn read(status: u16, content_type: &str, body: &[u8]) -> Result<Answer, Fail
             Some(Value::Bool(false)) => {
                 let value = Value::Object(object);
                 let message =
-                    member(&value, "message").unwrap_or("the ingest answered success: false");
+                    member(&value, "message").unwrap_or("the ingest returned success: false");
                 let message = message.to_owned();
                 return Err(malformed(status, &message, kept(Some(value), body)));
             }
@@ -197,7 +197,7 @@ fn member<'a>(envelope: &'a Value, name: &str) -> Option<&'a str> {
     Some(&text[..text.floor_char_boundary(LONGEST_WORDS)])
 }
 
-/// What an error has of a body: it as JSON, or its text; of a long one the beginning of that.
+/// Returns an error's body: JSON, or text. A long one is cut.
 fn kept(parsed: Option<Value>, body: &[u8]) -> Option<Value> {
     if body.is_empty() {
         return None;

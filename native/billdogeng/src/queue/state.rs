@@ -1,7 +1,7 @@
 //! What callers and the flush thread share: what is queued, its bounds and the accounts, under one lock.
 
 use crate::config::Config;
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
 use crate::queue::store::{Next, Store};
 use crate::spool::{Page, Recovered, Spool};
 use std::borrow::Cow;
@@ -62,6 +62,15 @@ impl Reason {
     ];
 }
 
+/// The limit of the queue for which the oldest events are dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `max_queue_size`.
+    Events,
+    /// `max_queue_bytes`.
+    Bytes,
+}
+
 /// The accounts: `captured = delivered + dropped + queued`, always.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {
@@ -117,6 +126,7 @@ pub(crate) struct State {
     suspended: bool,
     flush_at: u64,
     max_queue_size: usize,
+    full_by: Option<Limit>,
     max_queue_bytes: usize,
     max_batch_size: usize,
     max_batch_bytes: usize,
@@ -144,6 +154,7 @@ impl State {
             suspended: false,
             flush_at: config.flush_at as u64,
             max_queue_size: config.max_queue_size,
+            full_by: None,
             max_queue_bytes: config.max_queue_bytes,
             max_batch_size: config.max_batch_size,
             max_batch_bytes: config.max_batch_bytes,
@@ -253,6 +264,11 @@ impl State {
                 break;
             }
             dropped += 1;
+            self.full_by = Some(if too_large {
+                Limit::Bytes
+            } else {
+                Limit::Events
+            });
         }
         self.count_dropped(Reason::QueueFull, dropped);
     }
@@ -269,6 +285,11 @@ impl State {
 
     fn has_untold(&self) -> bool {
         self.untold.iter().any(|count| *count > 0)
+    }
+
+    /// Returns the limit that the last drop for [`Reason::QueueFull`] was for.
+    pub fn full_by(&self) -> Option<Limit> {
+        self.full_by
     }
 
     /// Drops that no notice has told of yet.

@@ -8,7 +8,8 @@
 //! With a spool every event goes to both. One that is on disk may leave memory where a bound wants it to,
 //! and is read back when its turn comes: events leave in the order of their numbers, wherever they are.
 
-use crate::queue::events::{Batch, Queue};
+use crate::queue::batch::Batch;
+use crate::queue::events::Queue;
 use crate::spool::{Page, Recovered, Spool, Whereabouts};
 use std::borrow::Cow;
 use std::ops::Range;

@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::http::response::{Answer, Failure, Kind};
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
 use crate::queue::state::Reason;
 use crate::report::updates::Listener;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -5,7 +5,7 @@
 
 use crate::error::Error;
 use crate::event::place::Place;
-use crate::queue::state::{Reason, Stats};
+use crate::queue::state::{Limit, Reason, Stats};
 use crate::report::flush_report::Report;
 use crate::spool::{OpenError, Problem};
 use serde_json::Value;
@@ -31,6 +31,8 @@ pub enum Notice {
     FlushFailed(u64, Arc<Error>),
     /// So many events were given up since the last notice of this reason.
     Dropped(Reason, u64),
+    /// The next events that are dropped for [`Reason::QueueFull`] were dropped for this limit.
+    QueueFullBy(Limit),
     /// The next events that are dropped for [`Reason::Rejected`] were answered this status.
     RefusedWith(u16),
     /// The first value that was written in another form than its own; there may be more.

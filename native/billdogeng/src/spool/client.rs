@@ -1,9 +1,9 @@
-//! Which client a directory's events were captured for, as far as a later client must know: whether it is another one.
+//! Notices that a directory's events were captured for another host or key.
 //!
 //! The file `client` has a salt and a slow hash of the host and the key, so that neither can be read or cheaply guessed
 //! from it.
 
-use super::files;
+use super::files::{self, CLIENT};
 use super::platform::OpenOptionsExt;
 use ring::pbkdf2;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -12,19 +12,17 @@ use std::io::{self, Read, Write};
 use std::num::NonZeroU32;
 use std::path::Path;
 
-/// The name of the file.
-pub const NAME: &str = "client";
-/// Some 20 ms of work, once a start.
+/// About 20 ms of work, once per start.
 const ROUNDS: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
 const SALT: usize = 16;
 const HASH: usize = 32;
 
-/// Notes whom a directory's events are captured for. Returns whether that was another host or key before.
+/// Notes the host and key that a directory's events are for. Returns whether another host or key was noted before.
 ///
 /// # Errors
 /// The file can't be read or written.
 pub fn replace(dir: &Path, host: &str, api_key: &str) -> io::Result<bool> {
-    let path = dir.join(NAME);
+    let path = dir.join(CLIENT);
     // No host has this byte.
     let secret = [host.as_bytes(), b"\0", api_key.as_bytes()].concat();
     let known = match files::open(&path, OpenOptions::new().read(true)) {
@@ -32,7 +30,7 @@ pub fn replace(dir: &Path, host: &str, api_key: &str) -> io::Result<bool> {
             let mut bytes = Vec::new();
             file.take((SALT + HASH) as u64 + 1)
                 .read_to_end(&mut bytes)?;
-            // One that was cut off says nothing.
+            // A file that was cut off says nothing.
             (bytes.len() == SALT + HASH).then_some(bytes)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -55,7 +53,7 @@ pub fn replace(dir: &Path, host: &str, api_key: &str) -> io::Result<bool> {
     options.create(true).truncate(true).write(true).mode(0o600);
     let written = files::open(&path, &mut options).and_then(|mut file| file.write_all(&bytes));
     if written.is_err() {
-        // A half of it would be taken for none.
+        // Half a file says nothing, so it is of no use.
         let _ = fs::remove_file(&path);
     }
     written.map(|()| known.is_some())
@@ -75,7 +73,7 @@ mod tests {
         assert!(replace("http://a", "another-key"));
         assert!(!replace("http://a", "another-key"));
         assert!(replace("http://b", "another-key"));
-        let bytes = fs::read(dir.path().join(NAME)).unwrap();
+        let bytes = fs::read(dir.path().join(CLIENT)).unwrap();
         assert_eq!(bytes.len(), SALT + HASH);
         for text in ["another-key", "http"] {
             assert!(!bytes.windows(text.len()).any(|w| w == text.as_bytes()));
@@ -87,7 +85,7 @@ mod tests {
         let bytes = [(); 2].map(|()| {
             let dir = TempDir::new().unwrap();
             super::replace(dir.path(), "http://a", "key").unwrap();
-            fs::read(dir.path().join(NAME)).unwrap()
+            fs::read(dir.path().join(CLIENT)).unwrap()
         });
         assert_ne!(bytes[0], bytes[1]);
     }
@@ -96,7 +94,7 @@ mod tests {
     fn a_file_that_was_cut_off_says_nothing() {
         let dir = TempDir::new().unwrap();
         assert!(!replace(dir.path(), "http://a", "key").unwrap());
-        fs::write(dir.path().join(NAME), "short").unwrap();
+        fs::write(dir.path().join(CLIENT), "short").unwrap();
         assert!(!replace(dir.path(), "http://b", "key").unwrap());
     }
 }

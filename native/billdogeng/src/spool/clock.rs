@@ -1,28 +1,28 @@
-//! How old events are.
+//! The clock that the ages of events come from.
 //!
-//! Within one life of the spool the monotonic clock says so: no step of the system's clock makes an event older.
-//! Across restarts there is only the system's clock. Where it may have been wrong when an event was written, the
-//! event counts as new: to keep one for too long does less harm than to drop it unsent.
+//! Within one run of the spool it is the monotonic clock, so no step of the system's clock makes an event older. Across
+//! restarts there is only the system's clock. If it may have been wrong when an event was written, the event counts as new:
+//! keeping an event for too long does less harm than dropping it unsent.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The time of a life's begin, in ms, so that what came before has a time too.
+/// The time at which a run begins, in ms. Events of earlier runs have lower times.
 const BEGIN: u64 = 1 << 50;
-/// A system clock before this (2025-01-01) is one that was never set.
+/// A system clock before this (2025-01-01) was never set.
 const PLAUSIBLE: u64 = 1_735_689_600_000;
-/// A forward step of the system's clock by more than this was no correction of drift.
+/// A forward step of the system's clock by more than this is not a correction of drift.
 const STEP: Duration = Duration::from_secs(60);
 
-/// The clock of one life of a spool. Its times are ms that ascend.
+/// The clock of one run of a spool. Its times are ms that ascend.
 pub struct Clock {
     began: Instant,
     wall: u64,
-    /// Times of earlier lives can't be trusted.
+    /// The times that earlier runs wrote can't be trusted.
     in_doubt: bool,
 }
 
 impl Clock {
-    /// Begins a life. `in_doubt` is whether an earlier one has met a step of the system's clock.
+    /// Begins a run. `in_doubt` is whether an earlier one has noticed a step of the system's clock.
     pub fn new(in_doubt: bool) -> Self {
         Self::at(Instant::now(), wall(), in_doubt)
     }
@@ -40,16 +40,16 @@ impl Clock {
         BEGIN + ms(self.began.elapsed())
     }
 
-    /// Returns the time of an event that an earlier life wrote when the system's clock was at `wall`.
+    /// Returns the time of an event that an earlier run wrote when the system's clock was at `wall`.
     pub fn time_of(&self, wall: u64) -> u64 {
-        // A clock that was ahead then must not keep events for ever either.
+        // A clock that was ahead must not keep events for ever either.
         let trusted = !self.in_doubt && wall >= PLAUSIBLE;
         let age = self.wall.saturating_sub(wall);
         BEGIN.saturating_sub(if trusted { age } else { 0 })
     }
 
-    /// Whether the times that this life has written are not to be trusted by a later one: the system's clock is not
-    /// set, or has been since.
+    /// Returns whether a later run must not trust the times that this run has written: the system's clock is not set, or
+    /// was set during the run.
     pub fn is_in_doubt(&self) -> bool {
         self.doubts(wall(), self.began.elapsed())
     }
@@ -78,14 +78,14 @@ mod tests {
     const HOUR: u64 = 3_600_000;
 
     #[test]
-    fn an_event_of_an_earlier_life_is_as_old_as_the_system_clock_says() {
+    fn an_event_of_an_earlier_run_is_as_old_as_the_system_clock_says() {
         let clock = Clock::at(Instant::now(), NOW, false);
         assert_eq!(clock.time_of(NOW - 5_000), BEGIN - 5_000);
         assert!(clock.now() >= BEGIN);
     }
 
     #[test]
-    fn an_event_counts_as_new_where_the_system_clock_was_wrong() {
+    fn an_event_counts_as_new_if_the_system_clock_was_wrong() {
         let clock = Clock::at(Instant::now(), NOW, false);
         assert_eq!(clock.time_of(30_000), BEGIN, "it was never set");
         assert_eq!(clock.time_of(NOW + HOUR), BEGIN, "it was ahead");

@@ -1,10 +1,11 @@
-//! Why a spool can't be had, and what goes wrong with one that is.
+//! Why a spool can't be opened, and problems of one that is open.
 
+use super::format::VERSION;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a directory can't be a spool. The client goes on in memory.
+/// Why a spool can't be opened. The client keeps events in memory and tries again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
     /// A spool does not run on this operating system (its name).
@@ -17,7 +18,7 @@ pub enum OpenError {
     Exposed(PathBuf),
     /// It belongs to another user (the second is this process's): that one could do as much.
     Foreign(PathBuf, u32, u32),
-    /// A segment was written by another version of this library.
+    /// A file has another version of the format. The directory is left alone.
     Version(PathBuf, u32),
     /// The system refused something: what, where, and its reason.
     Io(&'static str, PathBuf, io::ErrorKind, String),
@@ -31,31 +32,38 @@ impl OpenError {
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = match self {
+            Self::Unavailable(_) => Path::new("").display(),
+            Self::Held(path) | Self::InUse(path) | Self::Exposed(path) => path.display(),
+            Self::Foreign(path, ..) | Self::Version(path, _) | Self::Io(_, path, ..) => {
+                path.display()
+            }
+        };
         match self {
             Self::Unavailable(system) => write!(
                 f,
                 "a spool is not available on {system}, only on Linux, macOS and other Unix systems"
             ),
-            Self::Held(path) => write!(f, "{} is held by another process", path.display()),
-            Self::InUse(path) => write!(f, "{} is held by another client", path.display()),
-            Self::Exposed(path) => write!(
+            Self::Held(_) => write!(f, "{path} is held by another process"),
+            Self::InUse(_) => write!(f, "{path} is held by another client"),
+            Self::Exposed(_) => write!(f, "{path} can be written by others than its owner"),
+            Self::Foreign(_, owner, user) => write!(
                 f,
-                "{} can be written by others than its owner",
-                path.display()
+                "{path} belongs to user {owner}; it must be this VM's user's ({user}) or root's"
             ),
-            Self::Foreign(path, owner, user) => write!(
-                f,
-                "{} belongs to user {owner}; it must be this VM's user's ({user}) or root's",
-                path.display()
-            ),
-            Self::Version(path, version) => write!(
-                f,
-                "{} is of version {version}, which this release does not know",
-                path.display()
-            ),
-            Self::Io(what, path, _, reason) => {
-                write!(f, "can't {what} {}: {reason}", path.display())
+            Self::Version(_, version) => {
+                let release = if *version < VERSION {
+                    "an older"
+                } else {
+                    "a newer"
+                };
+                write!(
+                    f,
+                    "{path} was written by {release} release (format {version}, this one has {VERSION}) and is left \
+                     alone; to send its events, run that release with this :spool_dir"
+                )
             }
+            Self::Io(what, _, _, reason) => write!(f, "can't {what} {path}: {reason}"),
         }
     }
 }
@@ -106,11 +114,13 @@ impl fmt::Display for Undeleted {
 /// Something about the disk that is worth a line in a log. Each is told once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// A segment was not whole; so many bytes are given up, and nothing else of it.
+    /// So many bytes of a segment are corrupted.
     Damaged(PathBuf, u64),
-    /// So many events are not in the segments, and nothing says that they were removed.
+    /// So many events can't be found in the segments, and the ledger does not say that they were removed.
     Missing(u64),
-    /// What has a segment's name is none: a directory, a link, a pipe.
+    /// The ledger is missing or corrupted, though there are segments.
+    NoLedger(PathBuf),
+    /// Something that is no file has a segment's name: a directory, a link, a pipe.
     Skipped(PathBuf),
     /// Nothing can be written, for this reason. Events are in memory alone until [`Problem::Resumed`].
     Failed(String),
@@ -126,44 +136,25 @@ pub enum Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = match self {
+            Self::Damaged(path, _) | Self::NoLedger(path) => path.display(),
+            Self::Skipped(path) | Self::Unreadable(path, _) => path.display(),
+            _ => Path::new("").display(),
+        };
         match self {
-            Self::Damaged(path, 0) => {
-                write!(
-                    f,
-                    "{} is empty, what it may have had is lost",
-                    path.display()
-                )
-            }
-            Self::Damaged(path, bytes) => write!(
+            Self::Damaged(_, 0) => write!(f, "{path} is empty, what it may have had is lost"),
+            Self::Damaged(_, n) => write!(f, "{path} was damaged, {n} bytes of it are skipped"),
+            Self::Missing(n) => write!(f, "{n} event(s) are lost, for a file was damaged or deleted"),
+            Self::NoLedger(_) => write!(
                 f,
-                "{} was damaged, {bytes} bytes of it are given up",
-                path.display()
+                "{path} is damaged or missing, events that were delivered or dropped may be sent again"
             ),
-            Self::Missing(events) => write!(
-                f,
-                "{events} event(s) are lost, for a file was damaged or deleted"
-            ),
-            Self::Skipped(path) => write!(
-                f,
-                "{} is not a regular file, it is left alone",
-                path.display()
-            ),
-            Self::Failed(reason) => {
-                write!(f, "can't write, events are in memory alone: {reason}")
-            }
+            Self::Skipped(_) => write!(f, "{path} is not a regular file, it is left alone"),
+            Self::Failed(reason) => write!(f, "can't write, events are in memory alone: {reason}"),
             Self::Resumed => write!(f, "events go to the disk again"),
-            Self::Unreadable(path, reason) => write!(
-                f,
-                "can't read {}, it is tried again: {reason}",
-                path.display()
-            ),
+            Self::Unreadable(_, why) => write!(f, "can't read {path}, it is tried again: {why}"),
             Self::Readable => write!(f, "events can be read from the disk again"),
-            Self::Slow(events) => {
-                write!(
-                    f,
-                    "the disk is too slow, {events} events are in memory alone"
-                )
-            }
+            Self::Slow(n) => write!(f, "the disk is too slow, {n} events are in memory alone"),
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Which events are alive: appended, and neither delivered nor given up. Pure sums over numbers.
+//! Which events are alive: appended, and neither delivered nor dropped. Pure sums over numbers.
 
+use super::ledger::{Removed, MOST_RANGES};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -8,13 +9,19 @@ use std::ops::Range;
 pub struct Ranges(BTreeMap<u64, u64>);
 
 impl Ranges {
-    /// Adds a range, and answers how many of its numbers are new.
-    pub fn insert(&mut self, range: Range<u64>) -> u64 {
+    /// Adds a range.
+    pub fn insert(&mut self, range: Range<u64>) {
         if range.is_empty() {
-            return 0;
+            return;
         }
-        let new = (range.end - range.start) - self.overlap(&range);
         let (mut start, mut end) = (range.start, range.end);
+        if let Some(mut last) = self.0.last_entry() {
+            // By far the most frequent: the next event.
+            if *last.get() == start {
+                last.insert(end);
+                return;
+            }
+        }
         while let Some((&from, &to)) = self.0.range(..=end).next_back() {
             if to < start {
                 break;
@@ -24,15 +31,29 @@ impl Ranges {
             self.0.remove(&from);
         }
         self.0.insert(start, end);
-        new
     }
 
-    /// How many numbers of the range are in the set.
+    /// Removes a range, and returns how many of its numbers were in the set.
+    pub fn remove(&mut self, range: &Range<u64>) -> u64 {
+        let parts: Vec<_> = self.within(range).collect();
+        for part in &parts {
+            let whole = self.0.range(..=part.start).next_back();
+            let Some((from, to)) = whole.map(|(from, to)| (*from, *to)) else {
+                continue;
+            };
+            self.0.remove(&from);
+            self.insert(from..part.start);
+            self.insert(part.end..to);
+        }
+        parts.iter().map(|part| part.end - part.start).sum()
+    }
+
+    /// Returns how many numbers of the range are in the set.
     pub fn overlap(&self, range: &Range<u64>) -> u64 {
         self.within(range).map(|part| part.end - part.start).sum()
     }
 
-    /// The parts of the range that are in the set, in order.
+    /// Returns the parts of the range that are in the set, in order.
     pub fn within<'a>(&'a self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + 'a {
         let (start, end) = (range.start, range.end);
         let before = self.0.range(..start).next_back();
@@ -42,115 +63,68 @@ impl Ranges {
             .map(move |(&from, &to)| from.max(start)..to.min(end))
             .filter(|part| part.start < part.end)
     }
-
-    /// Forgets all numbers below.
-    pub fn forget_below(&mut self, number: u64) {
-        while let Some(first) = self.0.first_entry() {
-            if *first.key() >= number {
-                break;
-            }
-            let end = first.remove();
-            if end > number {
-                self.0.insert(number, end);
-            }
-        }
-    }
-
-    fn starting_at(&self, number: u64) -> Option<u64> {
-        self.0.get(&number).copied()
-    }
 }
 
-/// The events between the oldest that is alive and the newest.
+/// The live events, and the number of the next one.
 #[derive(Clone, Debug, Default)]
 pub struct Live {
-    floor: u64,
+    live: Ranges,
     next: u64,
-    gone: Ranges,
 }
 
 impl Live {
-    /// The number of the oldest live event, or that of the next one.
+    /// Returns the number of the oldest live event, or that of the next one.
     pub fn floor(&self) -> u64 {
-        self.floor
+        self.live.0.keys().next().copied().unwrap_or(self.next)
     }
 
-    /// The number after the newest event.
+    /// Returns the number after the newest event.
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// Whether no event is alive.
+    /// Returns whether no event is alive.
     pub fn is_empty(&self) -> bool {
-        self.floor == self.next
+        self.live.0.is_empty()
     }
 
-    /// Takes in consecutive events. Numbers that were left out never come alive.
+    /// Adds consecutive events. Numbers that are left out never come alive.
     pub fn append(&mut self, range: Range<u64>) {
-        let gap = self.next..range.start.max(self.next);
         self.next = self.next.max(range.end);
-        self.remove(gap);
+        self.live.insert(range);
     }
 
-    /// Ends what is alive of a range, and answers how many events that was.
-    pub fn remove(&mut self, range: Range<u64>) -> u64 {
-        let range = range.start.max(self.floor)..range.end.min(self.next);
-        if range.is_empty() {
-            return 0;
-        }
-        let ended = if range.start == self.floor {
-            // By far the most frequent: delivery is from the front.
-            let ended = self.count(&range);
-            self.floor = range.end;
-            self.gone.forget_below(self.floor);
-            ended
-        } else {
-            self.gone.insert(range)
-        };
-        while let Some(end) = self.gone.starting_at(self.floor) {
-            self.floor = end;
-            self.gone.forget_below(end);
-        }
-        ended
+    /// Removes the live events of a range, and returns how many there were.
+    pub fn remove(&mut self, range: &Range<u64>) -> u64 {
+        self.live.remove(range)
     }
 
-    /// How many events of a range are alive.
+    /// Returns how many events of a range are alive.
     pub fn count(&self, range: &Range<u64>) -> u64 {
-        let range = range.start.max(self.floor)..range.end.min(self.next);
-        if range.is_empty() {
-            return 0;
-        }
-        range.end - range.start - self.gone.overlap(&range)
+        self.live.overlap(range)
     }
 
-    /// The runs of events within a range that are not alive, in order.
-    pub fn gone(&self, range: Range<u64>) -> Vec<Range<u64>> {
-        let mut start = range.start;
-        let mut gone = Vec::new();
-        for run in self.runs(&range) {
-            gone.push(start..run.start);
-            start = run.end;
-        }
-        gone.push(start..range.end);
-        gone.retain(|gone| !gone.is_empty());
-        gone
+    /// Returns the runs of live events within a range, in order.
+    pub fn runs(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.live.within(range)
     }
 
-    /// The runs of live events within a range, in order.
-    pub fn runs(&self, range: &Range<u64>) -> Vec<Range<u64>> {
-        let end = range.end.min(self.next);
-        let mut start = range.start.max(self.floor);
-        let mut runs = Vec::new();
-        for gone in self.gone.within(&(start..end)) {
-            if gone.start > start {
-                runs.push(start..gone.start);
-            }
-            start = gone.end;
+    /// Returns which events are removed, for the ledger. Ranges that `skip` returns true for are left out: no file has
+    /// their events. If there are too many, the shortest are left out.
+    pub fn removed(&self, skip: impl Fn(&Range<u64>) -> bool) -> Removed {
+        let ends = self.live.0.values().copied();
+        let starts = self.live.0.keys().skip(1).copied().chain([self.next]);
+        let gaps = ends.zip(starts).map(|(end, start)| end..start);
+        let mut ranges: Vec<_> = gaps.filter(|gap| !gap.is_empty() && !skip(gap)).collect();
+        if ranges.len() > MOST_RANGES {
+            ranges.sort_by_key(|range| range.start.abs_diff(range.end));
+            ranges.drain(..ranges.len() - MOST_RANGES);
+            ranges.sort_by_key(|range| range.start);
         }
-        if start < end {
-            runs.push(start..end);
+        Removed {
+            floor: self.floor(),
+            ranges,
         }
-        runs
     }
 }
 
@@ -160,7 +134,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn what_is_alive_is_what_a_plain_set_says() {
+    fn it_behaves_like_a_plain_set() {
         for seed in 0..300 {
             let mut random = fastrand::Rng::with_seed(seed);
             let (mut live, mut model, mut next) = (Live::default(), BTreeSet::new(), 0u64);
@@ -176,11 +150,11 @@ mod tests {
                     }
                     2 => {
                         let ended = (0..range.end).filter(|n| model.remove(n)).count() as u64;
-                        assert_eq!(live.remove(0..range.end), ended, "seed {seed}");
+                        assert_eq!(live.remove(&(0..range.end)), ended, "seed {seed}");
                     }
                     _ => {
                         let ended = range.clone().filter(|n| model.remove(n)).count() as u64;
-                        assert_eq!(live.remove(range), ended, "seed {seed}");
+                        assert_eq!(live.remove(&range), ended, "seed {seed}");
                     }
                 }
                 assert_eq!(
@@ -190,17 +164,31 @@ mod tests {
                 );
                 assert_eq!(live.is_empty(), model.is_empty(), "seed {seed}");
                 assert_eq!(live.floor(), model.first().copied().unwrap_or(next));
-                let gone: Vec<u64> = live.gone(3..next).into_iter().flatten().collect();
-                assert_eq!(
-                    gone,
-                    (3..next).filter(|n| !model.contains(n)).collect::<Vec<_>>()
-                );
-                let runs: Vec<u64> = live.runs(&(3..next)).into_iter().flatten().collect();
+                let removed = live.removed(|_| false);
+                let gone = (0..removed.floor).chain(removed.ranges.into_iter().flatten());
+                let expected = (0..next).filter(|n| !model.contains(n));
+                assert_eq!(gone.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+                let runs: Vec<u64> = live.runs(&(3..next)).flatten().collect();
                 assert_eq!(
                     runs,
                     model.range(3.min(next)..).copied().collect::<Vec<_>>()
                 );
             }
         }
+    }
+    #[test]
+    fn the_ledger_has_the_longest_ranges_and_none_that_is_skipped() {
+        let mut live = Live::default();
+        live.append(0..10_000);
+        live.remove(&(0..5));
+        live.remove(&(8_000..8_100));
+        for n in 0..MOST_RANGES as u64 {
+            live.remove(&(10 + 4 * n..12 + 4 * n));
+        }
+        live.remove(&(9_000..9_001));
+        let removed = live.removed(|range| range.start == 10);
+        assert_eq!((removed.floor, removed.ranges.len()), (5, MOST_RANGES));
+        assert_eq!(removed.ranges.first(), Some(&(14..16)));
+        assert_eq!(removed.ranges.last(), Some(&(8_000..8_100)));
     }
 }

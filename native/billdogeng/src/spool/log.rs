@@ -1,74 +1,48 @@
-//! The segment files: records are appended to the last, files leave from the front.
+//! The files of a spool: segments of events, and the ledger that says which of the events are removed.
 //!
 //! ```text
-//! 0000000000000003.spool    0000000000000004.spool    0000000000000005.spool
-//! [events 90‥140][events…]  [events…][removed 0‥120]  [events…][removed…] ◀── appended, synced
-//!  ▲ deleted as soon as nothing in it, or in front of it, is alive
+//! ledger      0000000000000003.spool    0000000000000004.spool    0000000000000005.spool
+//! floor 120   [events 90‥140][events…]  [events…]                 [events…] ◀── appended, synced
+//! + ranges     ▲ deleted once all events in it are removed
 //! ```
 //!
-//! No record is ever written over, and a segment of an earlier run is never appended to: what a crash can
-//! tear is the end of the last file.
-
-mod ages;
-mod erase;
-mod recover;
-
-pub use ages::Ages;
+//! No record is ever overwritten, and a segment of an earlier run is never appended to, so a crash can tear only the end of
+//! the last segment.
 
 use super::clock::{self, Clock};
 use super::dir::Dir;
+use super::error::{Fate, Undeleted};
 use super::files;
+use super::ledger::{Entry, Ledger};
+use super::page::Page;
 use super::platform::{FileExt, MetadataExt, OpenOptionsExt};
-use super::record::{self, Record, Records, SEGMENT_HEADER};
+use super::segment::{self, Payload, Records, SEGMENT_HEADER};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
-/// The name of the file that says that the system's clock was wrong when events were written.
-pub const DOUBT: &str = "clock";
-/// No segment has a higher id.
-const MOST: u64 = 1 << 62;
-
-/// A run of events as they were appended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
-    /// The number of its first event; the others follow without a gap.
-    pub first: u64,
-    /// The bytes of each event, its comma included.
-    pub lens: Vec<u32>,
-    /// The events, each followed by a comma.
-    pub bytes: Vec<u8>,
+/// A segment's file.
+pub struct Segment {
+    pub id: u64,
+    pub size: u64,
+    /// The number after the newest event in it and in all before it.
+    pub next: u64,
+    /// Its device and inode.
+    pub file: (u64, u64),
+    /// When the first and the newest of its events were written, by the [`Clock`].
+    pub times: (u64, u64),
 }
 
-impl Page {
-    /// The numbers of its events.
-    pub fn numbers(&self) -> Range<u64> {
-        self.first..self.next()
-    }
-
-    fn next(&self) -> u64 {
-        self.first + self.lens.len() as u64
-    }
-}
-
-struct Segment {
-    id: u64,
-    size: u64,
-    /// The number after the newest event in it, or in front of it.
-    next: u64,
-    /// Its file, by device and inode.
-    file: (u64, u64),
-}
-
-/// Where the last read ended: the record there has events from `number` on.
-struct Cursor {
-    id: u64,
-    offset: u64,
-    number: u64,
+/// How much a read may return.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    pub max_events: usize,
+    /// The first event may have more.
+    pub max_bytes: usize,
 }
 
 /// Why events can't be read.
@@ -80,26 +54,34 @@ pub enum Unread {
     Failed(PathBuf, io::Error),
 }
 
+/// The bounds that the files keep to.
+#[derive(Clone, Copy)]
+pub struct Bounds {
+    /// Bytes of all segments.
+    pub max_bytes: u64,
+    /// Bytes of one segment.
+    pub segment_bytes: u64,
+    /// How long events are kept, in ms.
+    pub max_age: u64,
+}
+
+/// The files of a directory that is held.
 pub struct Log {
-    dir: Dir,
-    segments: VecDeque<Segment>,
+    pub(super) dir: Dir,
+    pub(super) segments: VecDeque<Segment>,
+    ledger: Ledger,
+    /// What the ledger is to say.
+    pub(super) entry: Entry,
     next_id: u64,
-    next: u64,
+    /// The number after the newest event that was written.
+    pub(super) next: u64,
+    pub(super) clock: Clock,
+    bounds: Bounds,
     /// The last segment, while it is being written; shared with a sync of it.
     file: Option<Arc<File>>,
     /// What was written, made or deleted since the last [`Log::unsynced`].
     unsynced: Unsynced,
-    segment_bytes: u64,
     front: Vec<u8>,
-    cursor: Option<Cursor>,
-    ages: Ages,
-    clock: Clock,
-    /// It is on disk that times of this spool are not to be trusted.
-    doubt_noted: bool,
-    /// Dead segments behind live ones could not be deleted: not tried again before.
-    behind_again: Option<Instant>,
-    /// The highest floor that was written over another, and how many were.
-    floor: (u64, usize),
 }
 
 /// What a sync has to bring to the disk. It takes as long as the disk does, and needs no lock.
@@ -111,11 +93,7 @@ pub struct Unsynced {
 
 impl Unsynced {
     fn note(&mut self, file: &Arc<File>) {
-        if !self
-            .files
-            .last()
-            .is_some_and(|last| Arc::ptr_eq(last, file))
-        {
+        if !self.files.iter().any(|noted| Arc::ptr_eq(noted, file)) {
             self.files.push(Arc::clone(file));
         }
     }
@@ -124,63 +102,75 @@ impl Unsynced {
         for file in self.files {
             file.sync_data()?;
         }
-        match self.dir {
-            Some(dir) => dir.sync_all(),
-            None => Ok(()),
-        }
+        self.dir.map_or(Ok(()), |dir| dir.sync_all())
     }
-}
-
-/// The id of a segment by its file's name.
-pub fn segment_id(path: &Path) -> Option<u64> {
-    let digits = path.file_name()?.to_str()?.strip_suffix(".spool")?;
-    let id = u64::from_str_radix(digits, 16).ok();
-    // As this library spells it; and one that others can follow.
-    id.filter(|id| format!("{id:016x}") == digits && *id <= MOST)
 }
 
 impl Log {
-    /// Appends a record of ranges that are gone.
-    pub fn write_removed(&mut self, ranges: &[Range<u64>]) -> io::Result<()> {
-        let id = self.writable()?;
-        let mut front = std::mem::take(&mut self.front);
-        record::removed(&mut front, id, ranges);
-        let written = self.append(&front, &[]);
-        self.front = front;
-        written
+    /// Begins without segments.
+    pub fn new(dir: Dir, (ledger, entry): (Ledger, Entry), next_id: u64, bounds: Bounds) -> Self {
+        Self {
+            dir,
+            segments: VecDeque::new(),
+            ledger,
+            clock: Clock::new(entry.in_doubt),
+            entry,
+            next_id,
+            next: 0,
+            bounds,
+            file: None,
+            unsynced: Unsynced::default(),
+            front: Vec::new(),
+        }
     }
+
+    // ── the ledger ──
+
+    /// Returns whether the ledger does not say what it is to say.
+    pub fn is_behind(&self) -> bool {
+        let any = self.segments.iter().any(|s| s.size > SEGMENT_HEADER);
+        any && !self.ledger.has(&self.entry)
+    }
+
+    /// Writes the ledger, if it doesn't say what it is to say. Without events in segments there is nothing to be said.
+    pub fn write_ledger(&mut self) -> io::Result<()> {
+        self.entry.in_doubt |= self.clock.is_in_doubt();
+        if self.is_behind() {
+            self.write_entry()?;
+        }
+        Ok(())
+    }
+
+    fn write_entry(&mut self) -> io::Result<()> {
+        if self.ledger.file().is_none() {
+            // Another directory in its place is not ours to write to.
+            self.dir.check()?;
+            self.ledger.open()?;
+            self.unsynced.dir = Some(self.dir.handle());
+        }
+        self.ledger.write(&self.entry)?;
+        if let Some(file) = self.ledger.file() {
+            self.unsynced.note(file);
+        }
+        Ok(())
+    }
+
+    // ── writing ──
 
     /// Appends a record of consecutive events.
     pub fn write_events(&mut self, first: u64, lens: &[u32], bytes: &[u8]) -> io::Result<()> {
         let id = self.writable()?;
-        self.note_doubt();
         let mut front = std::mem::take(&mut self.front);
-        let time = clock::wall();
-        record::events(&mut front, id, self.next, first, time, lens, bytes);
+        segment::front(&mut front, id, first, clock::wall(), lens, bytes);
         let written = self.append(&front, bytes);
         self.front = front;
         written?;
         self.next = first + lens.len() as u64;
         if let Some(segment) = self.segments.back_mut() {
             segment.next = self.next;
+            segment.times.1 = self.clock.now();
         }
-        self.ages.note(self.clock.now(), self.next);
         Ok(())
-    }
-
-    /// Has a later start know that the system's clock was wrong when events were written. Tried again with the next
-    /// ones where it fails.
-    fn note_doubt(&mut self) {
-        if !self.doubt_noted && self.clock.is_in_doubt() {
-            let mut options = OpenOptions::new();
-            options.create(true).truncate(false).write(true).mode(0o600);
-            self.doubt_noted = files::open(&self.doubt(), &mut options).is_ok();
-            self.unsynced.dir = Some(self.dir.handle());
-        }
-    }
-
-    fn doubt(&self) -> PathBuf {
-        self.dir.path().join(DOUBT)
     }
 
     fn append(&mut self, front: &[u8], rest: &[u8]) -> io::Result<()> {
@@ -205,21 +195,28 @@ impl Log {
         }
     }
 
-    /// The id of the segment to write to: the last one while it has room, else a new one.
+    /// Returns the id of the segment to write to: the last one while it has room, else a new one.
     fn writable(&mut self) -> io::Result<u64> {
+        let now = self.clock.now();
         if let (Some(_), Some(last)) = (&self.file, self.segments.back()) {
-            if last.size < self.segment_bytes {
+            // The events of a segment expire together.
+            let is_young = now < last.times.0 + (self.bounds.max_age / 128).max(1);
+            if last.size < self.bounds.segment_bytes && is_young {
                 return Ok(last.id);
             }
-            self.seal();
+            self.file = None;
         }
         self.dir.check()?;
+        if !self.ledger.has(&self.entry) || self.ledger.file().is_none() {
+            // Without it no removal from the segment could be noted.
+            self.write_entry()?;
+        }
         let id = self.next_id;
         let path = self.path(id);
         let mut options = OpenOptions::new();
         options.create_new(true).write(true).mode(0o600);
         let file = files::open(&path, &mut options)?;
-        let opening = record::opening(id, self.next);
+        let opening = segment::opening(id, self.next);
         let made = file.write_all_at(&opening, 0);
         let meta = match made.and_then(|()| file.metadata()) {
             Ok(meta) => meta,
@@ -236,42 +233,56 @@ impl Log {
             size: SEGMENT_HEADER,
             next: self.next,
             file: (meta.dev(), meta.ino()),
+            times: (now, now),
         });
         Ok(id)
     }
 
-    /// Notes that all events below are gone, over what was noted so before: a full disk takes that too.
-    pub fn write_floor(&mut self, floor: u64) -> io::Result<()> {
-        let floor = floor.min(self.next);
-        let Some(segment) = self.segments.back().filter(|_| floor > self.floor.0) else {
-            return Ok(());
-        };
-        let file = match &self.file {
-            Some(file) => Arc::clone(file),
-            None => {
-                let path = self.path(segment.id);
-                Arc::new(files::open(&path, OpenOptions::new().write(true))?)
+    /// Takes what is not known to be on the disk, for the thread that syncs it.
+    pub fn unsynced(&mut self) -> Unsynced {
+        std::mem::take(&mut self.unsynced)
+    }
+
+    pub fn is_synced(&self) -> bool {
+        self.unsynced.files.is_empty() && self.unsynced.dir.is_none()
+    }
+
+    /// Stops using the open files after an error: what a failed sync has left of them in the system's cache is not known.
+    pub fn abandon(&mut self) {
+        self.file = None;
+        self.ledger.abandon();
+        self.unsynced = Unsynced::default();
+    }
+
+    // ── losses ──
+
+    /// Checks that the files that are written to are still in the directory.
+    ///
+    /// # Errors
+    /// One was removed: such a file takes writes and syncs without an error.
+    pub fn check(&self) -> io::Result<()> {
+        for file in self.file.iter().chain(self.ledger.file()) {
+            if file.metadata()?.nlink() == 0 {
+                let message = "its files were removed";
+                return Err(io::Error::new(io::ErrorKind::NotFound, message));
             }
-        };
-        let (bytes, at) = record::floor(segment.id, floor, self.floor.1);
-        file.write_all_at(&bytes, at)?;
-        self.unsynced.note(&file);
-        self.floor = (floor, self.floor.1 + 1);
+        }
         Ok(())
     }
 
-    /// Looks whether the files are still there, and answers the numbers of the events whose isn't.
+    /// Looks whether the segments are still there, and returns the numbers of the events in the others.
     pub fn missing(&mut self) -> Vec<Range<u64>> {
         let mut missing = Vec::new();
         // An error that doesn't say so is no sign that a file is gone.
-        let held = self.dir.is_there().unwrap_or_else(|error| !is_gone(&error));
+        let there = self.dir.is_there();
+        let held = there.unwrap_or_else(|error| !files::is_gone(&error));
         let mut first = 0;
         for segment in std::mem::take(&mut self.segments) {
             let numbers = first..segment.next;
             first = segment.next;
             let is_there = match fs::symlink_metadata(self.path(segment.id)) {
                 Ok(meta) => (meta.dev(), meta.ino()) == segment.file && meta.len() >= segment.size,
-                Err(error) => !is_gone(&error),
+                Err(error) => !files::is_gone(&error),
             };
             if held && is_there {
                 self.segments.push_back(segment);
@@ -280,159 +291,194 @@ impl Log {
             }
         }
         if !missing.is_empty() {
-            // What is written next must not go where nobody finds it.
+            // The next events must not go to a file that is no longer in the directory.
             self.abandon();
         }
         missing
     }
 
-    /// Ends the last segment; the next record opens another.
-    pub fn seal(&mut self) {
+    // ── deleting ──
+
+    /// Deletes segments of which all events are removed, except the one that is written to.
+    pub fn delete_removed(&mut self) {
+        let removed = &self.entry.removed;
+        // Behind a live segment a gap would look like lost events, unless the ledger explains it.
+        let ledger = !self.is_behind();
+        let last = self.segments.back().filter(|_| self.file.is_some());
+        let writing = last.map(|segment| segment.id);
+        let mut first = 0;
+        let mut segments = std::mem::take(&mut self.segments);
+        segments.retain(|segment| {
+            let numbers = std::mem::replace(&mut first, segment.next)..segment.next;
+            let dead = numbers.end <= removed.floor || (ledger && removed.covers(&numbers));
+            !dead || writing == Some(segment.id) || self.delete(segment.id).is_err()
+        });
+        self.segments = segments;
+    }
+
+    /// Deletes all segments, of which all events are removed. A segment that can't be deleted is emptied.
+    pub fn wipe(&mut self) -> Option<Undeleted> {
         self.file = None;
+        if !self.segments.is_empty() {
+            self.unsynced.dir = Some(self.dir.handle());
+        }
+        let (mut refused, mut emptied) = (None, true);
+        for mut segment in std::mem::take(&mut self.segments) {
+            let Err(error) = self.delete(segment.id) else {
+                continue;
+            };
+            refused.get_or_insert((self.path(segment.id), error.to_string()));
+            match self.empty(segment.id) {
+                Ok(()) => segment.size = segment.size.min(SEGMENT_HEADER),
+                Err(_) => emptied = false,
+            }
+            self.segments.push_back(segment);
+        }
+        let Some((path, reason)) = refused else {
+            self.entry.in_doubt = false;
+            self.unsynced.files.clear();
+            return None;
+        };
+        let fate = match (self.write_ledger(), emptied) {
+            (_, true) => Fate::Emptied,
+            (Ok(()), false) => Fate::Marked,
+            (Err(_), false) => Fate::Whole,
+        };
+        Some(Undeleted { path, reason, fate })
     }
 
-    /// What is not known to be on the disk, for whoever is to bring it there.
-    pub fn unsynced(&mut self) -> Unsynced {
-        std::mem::take(&mut self.unsynced)
+    fn empty(&mut self, id: u64) -> io::Result<()> {
+        let file = files::open(&self.path(id), OpenOptions::new().write(true))?;
+        if file.metadata()?.len() > SEGMENT_HEADER {
+            file.set_len(SEGMENT_HEADER)?;
+            self.unsynced.note(&Arc::new(file));
+        }
+        Ok(())
     }
 
-    /// Whether the segment that is written to is still where it was made.
-    ///
-    /// # Errors
-    /// It was removed: such a file takes writes and syncs as if nothing were amiss.
-    pub fn check(&self) -> io::Result<()> {
-        match &self.file {
-            Some(file) if file.metadata()?.nlink() == 0 => Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "the directory was removed",
-            )),
+    fn delete(&self, id: u64) -> io::Result<()> {
+        match fs::remove_file(self.path(id)) {
+            Err(error) if !files::is_gone(&error) => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// The number after the newest event that was written.
-    pub fn next(&self) -> u64 {
-        self.next
+    // ── bounds ──
+
+    /// Returns the number below which all events are too old.
+    pub fn expired(&self) -> Option<u64> {
+        let limit = self.clock.now().saturating_sub(self.bounds.max_age);
+        let old = self.segments.iter().take_while(|s| s.times.1 <= limit);
+        old.last().map(|segment| segment.next)
     }
 
-    pub fn is_synced(&self) -> bool {
-        self.unsynced.files.is_empty() && self.unsynced.dir.is_none()
+    /// Returns how long it takes until the oldest events from `number` on are too old.
+    pub fn next_expiry(&self, number: u64) -> Option<Duration> {
+        let segment = self.segments.iter().find(|s| s.next > number)?;
+        let at = segment.times.1.checked_add(self.bounds.max_age)?;
+        Some(Duration::from_millis(at.saturating_sub(self.clock.now())))
     }
 
-    /// After an error nothing is appended to the segment any more: what a failed sync has left of it in
-    /// the system's cache can't be known.
-    pub fn abandon(&mut self) {
-        self.file = None;
-        self.unsynced = Unsynced::default();
+    /// Returns the number below which events have to go for the files to keep to their bound, except those in flight. Ends
+    /// the last segment if it is among them.
+    pub fn excess(&mut self, in_flight: &Range<u64>) -> Option<u64> {
+        let held = |first: u64, next: u64| first < in_flight.end && in_flight.start < next;
+        let (mut first, mut size, mut held_bytes) = (0, 0, 0);
+        for segment in &self.segments {
+            match held(std::mem::replace(&mut first, segment.next), segment.next) {
+                true => held_bytes += segment.size,
+                false => size += segment.size,
+            }
+        }
+        // A batch that has as many bytes as the bound must not cost all other events.
+        let max = self.bounds.max_bytes;
+        let max = max.saturating_sub(held_bytes).max(max / 2);
+        let (mut first, mut below) = (0, None);
+        for segment in &self.segments {
+            if size <= max {
+                break;
+            }
+            if !held(std::mem::replace(&mut first, segment.next), segment.next) {
+                size -= segment.size;
+                below = Some(segment.next);
+            }
+        }
+        if below.is_some_and(|below| below == self.next) {
+            self.file = None;
+        }
+        below
     }
 
-    fn path(&self, id: u64) -> PathBuf {
-        self.dir.path().join(format!("{id:016x}.spool"))
-    }
+    // ── reading ──
 
-    /// The ages of the events in the files, by [`Log::clock`].
-    pub fn ages(&self) -> &Ages {
-        &self.ages
-    }
-
-    pub fn clock(&self) -> &Clock {
-        &self.clock
-    }
-
-    /// Reads events of a run of live ones, from its start on: at least one where it can be read, at most
-    /// `max_events`, and no more than `max_bytes` unless the first alone has more.
-    pub fn read(
-        &mut self,
-        run: Range<u64>,
-        max_events: usize,
-        max_bytes: usize,
-    ) -> Result<Page, Unread> {
+    /// Reads events of a run of live ones, from its start on: at least one, unless it can't be read.
+    pub fn read(&self, run: Range<u64>, limits: Limits) -> Result<Page, Unread> {
+        let Some(segment) = self.segments.iter().find(|s| s.next > run.start) else {
+            return Err(Unread::Lost(run));
+        };
+        let lost = |end: u64| Err(Unread::Lost(run.start..end.min(run.end).min(segment.next)));
+        let path = self.path(segment.id);
         let mut page = Page {
             first: run.start,
             ..Page::default()
         };
-        let Some(segment) = self.segments.iter().find(|s| s.next > run.start) else {
-            return Err(Unread::Lost(run));
-        };
-        let mut lost = run.start..run.end.min(segment.next);
-        let (id, size) = (segment.id, segment.size);
-        let offset = match &self.cursor {
-            Some(cursor) if cursor.id == id && cursor.number <= run.start => cursor.offset,
-            _ => SEGMENT_HEADER,
-        };
-        let path = self.path(id);
-        let file = match files::open(&path, OpenOptions::new().read(true)) {
-            Ok(file) => file,
-            Err(error) if is_gone(&error) || files::is_irregular(&error) => {
-                return Err(Unread::Lost(lost));
-            }
-            Err(error) => return Err(Unread::Failed(path, error)),
-        };
-        let mut records = match Records::new(&file, id, offset, size) {
-            Ok(records) => records,
-            Err(error) => return Err(Unread::Failed(path, error)),
-        };
-        let mut full = false;
-        while !full && page.next() < run.end {
-            let (place, record) = match records.read() {
-                Ok(Some(read)) => read,
-                Ok(None) => break,
-                // What was read before it is whole.
-                Err(_) if !page.lens.is_empty() => break,
-                Err(error) => return Err(Unread::Failed(path, error)),
-            };
-            let Record::Events { numbers, .. } = record else {
-                continue;
-            };
-            if numbers.start > page.next() {
-                lost.end = numbers.start.min(lost.end);
-                break;
-            }
-            if numbers.end > page.next() {
-                self.cursor = Some(Cursor {
-                    id,
-                    offset: place.start,
-                    number: numbers.start,
-                });
-                let payload = records.payload();
-                full = take(&mut page, numbers, run.end, payload, max_events, max_bytes);
-            }
+        match read_segment(&path, segment, run.end, limits, &mut page) {
+            // The events that were read before an error are whole.
+            _ if !page.lens.is_empty() => Ok(page),
+            Ok(next) => lost(next),
+            Err(error) if files::is_gone(&error) || files::is_irregular(&error) => lost(u64::MAX),
+            Err(error) => Err(Unread::Failed(path, error)),
         }
-        if page.lens.is_empty() {
-            Err(Unread::Lost(lost))
-        } else {
-            Ok(page)
-        }
+    }
+
+    pub fn path(&self, id: u64) -> PathBuf {
+        self.dir.path().join(files::segment_name(id))
     }
 }
 
-/// Whether an error says that a file isn't there.
-fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+/// Reads events below `end` of a segment into a page. If there are none, returns the number of the next event behind those
+/// that are lost.
+fn read_segment(
+    path: &Path,
+    segment: &Segment,
+    end: u64,
+    limits: Limits,
+    page: &mut Page,
+) -> io::Result<u64> {
+    let file = files::open(path, OpenOptions::new().read(true))?;
+    let mut records = Records::new(&file, segment.id, SEGMENT_HEADER, segment.size)?;
+    while page.next() < end {
+        let Some(record) = records.header()? else {
+            break;
+        };
+        if record.numbers.end <= page.next() {
+            continue;
+        }
+        if record.numbers.start > page.next() {
+            return Ok(record.numbers.start);
+        }
+        let Some(payload) = records.payload(&record)? else {
+            return Ok(record.numbers.end);
+        };
+        if take(page, record.numbers, end, &payload, limits) {
+            break;
+        }
+    }
+    Ok(u64::MAX)
 }
 
-/// Takes what is wanted of a record; answers whether the page is full.
-fn take(
-    page: &mut Page,
-    numbers: Range<u64>,
-    end: u64,
-    payload: &[u8],
-    max_events: usize,
-    max_bytes: usize,
-) -> bool {
-    let count = (numbers.end - numbers.start) as usize;
-    let mut at = 4 * count;
-    for (number, len) in numbers.zip(record::lens(payload, count)) {
-        let event = &payload[at..at + len as usize];
+/// Takes the events that are wanted from a record. Returns whether the page is full.
+fn take(page: &mut Page, numbers: Range<u64>, end: u64, payload: &Payload, limits: Limits) -> bool {
+    let mut at = 0;
+    for (number, len) in numbers.zip(payload.lens()) {
+        let event = &payload.events[at..at + len as usize];
         at += len as usize;
         if number < page.next() {
             continue;
         }
         let any = !page.lens.is_empty();
-        let over = page.lens.len() >= max_events || page.bytes.len() + event.len() > max_bytes;
+        let over = page.lens.len() >= limits.max_events
+            || page.bytes.len() + event.len() > limits.max_bytes;
         if number == end || (any && over) {
             return true;
         }

@@ -1,14 +1,12 @@
-//! A few bytes beside the segments: what the next start should know of its oldest events. Lost, they are only counted
-//! anew.
+//! A few bytes beside the segments: how often the oldest batch has failed, for the next start. If they are lost, the count
+//! begins anew.
 
-use super::files;
+use super::files::{self, FAILING};
 use super::platform::OpenOptionsExt;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-/// The file's name.
-pub const NAME: &str = "failing";
 /// Bytes of it that are read.
 const LONGEST: u64 = 64;
 
@@ -18,7 +16,7 @@ const LONGEST: u64 = 64;
 /// It can't be read.
 pub fn read(dir: &Path) -> io::Result<String> {
     let mut text = String::new();
-    match files::open(&dir.join(NAME), OpenOptions::new().read(true)) {
+    match files::open(&dir.join(FAILING), OpenOptions::new().read(true)) {
         Ok(file) => file.take(LONGEST).read_to_string(&mut text)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
@@ -33,7 +31,7 @@ pub fn read(dir: &Path) -> io::Result<String> {
 pub fn write(dir: &Path, text: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(true).write(true).mode(0o600);
-    files::open(&dir.join(NAME), &mut options)?.write_all(text.as_bytes())
+    files::open(&dir.join(FAILING), &mut options)?.write_all(text.as_bytes())
 }
 
 #[cfg(test)]
@@ -48,8 +46,8 @@ mod tests {
         write(dir.path(), "12 5").expect("written");
         write(dir.path(), "3 4").expect("written");
         assert_eq!(read(dir.path()).expect("a note"), "3 4");
-        std::fs::remove_file(dir.path().join(NAME)).expect("it was there");
-        std::os::unix::fs::symlink("/etc/hostname", dir.path().join(NAME)).expect("a link");
+        std::fs::remove_file(dir.path().join(FAILING)).expect("it was there");
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join(FAILING)).expect("a link");
         assert!(read(dir.path()).is_err() && write(dir.path(), "1 1").is_err());
     }
 }

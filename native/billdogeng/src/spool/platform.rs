@@ -1,9 +1,9 @@
-//! The parts of the system that a spool needs beyond std's portable ones: permissions, owners, inodes, and reads and
-//! writes at an offset.
+//! The parts of the system that a spool needs beyond std's portable ones: permissions, owners, inodes, and writes at an
+//! offset.
 //!
-//! A spool runs on Unix alone. Windows has other permissions, and std has no stable name for a file's identity
-//! there, so [`super::dir::Dir::hold`] refuses before it touches the disk ([`AVAILABLE`]). The stand-ins below let
-//! the spool compile on such a system; nothing calls them.
+//! A spool runs only on Unix. Windows has other permissions, and std has no stable name for a file's identity there, so
+//! the spool refuses to open before it touches the disk ([`AVAILABLE`]). The stand-ins below let it compile on such a
+//! system; nothing calls them.
 
 #[cfg(unix)]
 pub use unix::*;
@@ -62,9 +62,6 @@ mod stand_ins {
     }
 
     pub trait FileExt {
-        fn read_exact_at(&self, _bytes: &mut [u8], _offset: u64) -> io::Result<()> {
-            unavailable()
-        }
         fn write_all_at(&self, _bytes: &[u8], _offset: u64) -> io::Result<()> {
             unavailable()
         }

@@ -9,7 +9,7 @@ use crate::http::client::Http;
 use crate::http::payload::Payload;
 use crate::http::policy;
 use crate::http::response::{Answer, Failure, Kind, Unreachable};
-use crate::queue::events::Batch;
+use crate::queue::batch::Batch;
 use crate::queue::state::Reason;
 use crate::report::updates::Notice;
 use reqwest::Method;

@@ -7,7 +7,7 @@
 
 use super::{Attempt, Command, Worker};
 use crate::client::{Capture, Client};
-use crate::config::{Config, Endpoint, HttpConfig, Proxy};
+use crate::config::Config;
 use crate::error::Error;
 use crate::http::response::{Answer, Failure, Kind};
 use crate::report::updates::{LastWords, Listener, Reply};
@@ -24,29 +24,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 fn config(flush_at: usize, max_queue_size: usize) -> Config {
     Config {
-        api_key: "key".into(),
-        http: HttpConfig {
-            host: "http://127.0.0.1:9".into(),
-            request_timeout: HOUR,
-            gzip: false,
-            max_retries: 0,
-            proxy: Proxy::None,
-            cacertfile: None,
-        },
-        endpoint: Endpoint::Events,
-        geoip_resolution_level: None,
         flush_at,
-        flush_interval: HOUR,
         max_queue_size,
-        max_queue_bytes: usize::MAX,
         max_batch_size: 3,
-        max_batch_bytes: usize::MAX,
-        max_event_bytes: usize::MAX,
-        shutdown_timeout: HOUR,
-        suspension: HOUR,
-        spool: None,
-        spool_sync: false,
-        external_sleep: false,
+        ..Config::unlimited("http://127.0.0.1:9")
     }
 }
 

@@ -1,7 +1,7 @@
 //! The flush thread against real sockets, and against itself.
 
 use crate::client::{Capture, Client};
-use crate::config::{Config, Endpoint, HttpConfig, Proxy};
+use crate::config::Config;
 use crate::error::Error;
 use crate::flush::worker::{Attempt, Command, Worker};
 use crate::http::client::Http;
@@ -58,31 +58,18 @@ impl Listener for Teller {
 }
 
 fn config(host: &str) -> Config {
-    Config {
-        api_key: "key".into(),
-        http: HttpConfig {
-            host: host.into(),
-            request_timeout: PATIENCE,
-            gzip: true,
-            max_retries: 0,
-            proxy: Proxy::None,
-            cacertfile: None,
-        },
-        endpoint: Endpoint::Events,
-        geoip_resolution_level: None,
-        flush_at: usize::MAX,
+    let mut config = Config {
         flush_interval: PATIENCE,
-        max_queue_size: usize::MAX,
-        max_queue_bytes: usize::MAX,
         max_batch_size: 1000,
         max_batch_bytes: 1 << 20,
         max_event_bytes: 1 << 20,
         shutdown_timeout: PATIENCE,
         suspension: PATIENCE,
-        spool: None,
-        spool_sync: false,
-        external_sleep: false,
-    }
+        ..Config::unlimited(host)
+    };
+    config.http.request_timeout = PATIENCE;
+    config.http.gzip = true;
+    config
 }
 
 fn start(config: Config) -> (Arc<Client>, Receiver<Told>) {
