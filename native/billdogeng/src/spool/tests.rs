@@ -357,7 +357,7 @@ fn beyond_max_bytes_the_oldest_events_are_proposed_and_their_files_deleted() {
 #[test]
 fn events_that_are_too_old_are_proposed_without_a_call_also_after_a_restart() {
     let dir = TempDir::new().unwrap();
-    let max_age = Duration::from_millis(400);
+    let max_age = Duration::from_secs(2);
     let short = Options {
         max_age,
         ..options(dir.path())
