@@ -340,23 +340,21 @@ defmodule BilldogEng.SpoolTest do
       collector = start_collector()
       Collector.respond(collector, {:status, 503})
 
-      log =
-        capture_log(fn ->
-          client = start_client(collector, spool_dir: dir)
-          capture_all(client, 1..10)
-          assert {:error, _} = Analytics.flush(client)
-          eventually(fn -> segments(dir) != [] end)
-          File.rm_rf!(dir)
-          capture_all(client, 11..20)
-          # It is said with the write that fails.
-          Process.sleep(1_000)
-          Collector.respond(collector, :ok)
-          assert Analytics.flush(client) == :ok
-          assert names(collector) == expected(1..20)
-          assert balanced?(Analytics.stats(client))
-        end)
+      client = start_client(collector, spool_dir: dir)
+      capture_all(client, 1..10)
+      assert {:error, _} = Analytics.flush(client)
+      eventually(fn -> segments(dir) != [] end)
 
-      assert log =~ "can't write, events are in memory alone"
+      # The line is logged after the write that fails.
+      awaiting_line(client, "can't write, events are in memory alone", fn ->
+        File.rm_rf!(dir)
+        capture_all(client, 11..20)
+      end)
+
+      Collector.respond(collector, :ok)
+      assert Analytics.flush(client) == :ok
+      assert names(collector) == expected(1..20)
+      assert balanced?(Analytics.stats(client))
     end
 
     test "with a torn end costs that end, said once", %{dir: dir} do
@@ -655,21 +653,19 @@ defmodule BilldogEng.SpoolTest do
     Collector.respond(collector, {:status, 503})
     filler = %{filler: String.duplicate("x", 200)}
 
-    log =
-      capture_log(fn ->
-        client = start_client(collector, spool_dir: dir, max_queue_size: :infinity)
-        for n <- 1..3_000, do: Analytics.capture(client, "u", "e#{n}", filler)
-        eventually(fn -> sized(dir) > 100_000 end)
-        assert {:error, _} = Analytics.flush(client)
-        Process.sleep(200)
-        Collector.respond(collector, :ok)
-        assert Analytics.flush(client) == :ok
-        assert names(collector) == expected(1..3_000)
-        assert %{delivered: 3_000, queued: 0, dropped: dropped} = Analytics.stats(client)
-        assert dropped == %{}
-      end)
+    client = start_client(collector, spool_dir: dir, max_queue_size: :infinity)
 
-    assert log =~ "can't write, events are in memory alone: No space left on device"
+    awaiting_line(client, "can't write, events are in memory alone: No space left on device", fn ->
+      for n <- 1..3_000, do: Analytics.capture(client, "u", "e#{n}", filler)
+      eventually(fn -> sized(dir) > 100_000 end)
+      assert {:error, _} = Analytics.flush(client)
+    end)
+
+    Collector.respond(collector, :ok)
+    assert Analytics.flush(client) == :ok
+    assert names(collector) == expected(1..3_000)
+    assert %{delivered: 3_000, queued: 0, dropped: dropped} = Analytics.stats(client)
+    assert dropped == %{}
   end
 
   # What a client logs whose directory can't be had; its events arrive all the same.

@@ -357,7 +357,7 @@ fn beyond_max_bytes_the_oldest_events_are_proposed_and_their_files_deleted() {
 #[test]
 fn events_that_are_too_old_are_proposed_without_a_call_also_after_a_restart() {
     let dir = TempDir::new().unwrap();
-    let max_age = Duration::from_millis(400);
+    let max_age = Duration::from_secs(2);
     let short = Options {
         max_age,
         ..options(dir.path())
@@ -921,8 +921,8 @@ fn directories_links_pipes_and_sockets_with_a_files_name_are_left_alone_and_bloc
     fs::remove_file(&lock).unwrap();
     assert!(pipe(&lock));
     let error = try_open(&options(dir.path())).err().unwrap();
-    let said = format!("can't lock {}: it is not a regular file", lock.display());
-    assert_eq!(error.to_string(), said);
+    let expected = format!("can't lock {}: it is not a regular file", lock.display());
+    assert_eq!(error.to_string(), expected);
 }
 
 fn pipe(path: &Path) -> bool {
