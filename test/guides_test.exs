@@ -92,7 +92,7 @@ defmodule BilldogEng.GuidesTest do
 
   test "guides/delivery.md has a row for every drop reason" do
     [_, reasons] =
-      Regex.run(~r/pub const ALL: .*? = \[(.*?)\];/s, File.read!("native/billdogeng/src/queue/state.rs"))
+      Regex.run(~r/pub const ALL: .*? = \[(.*?)\];/s, File.read!("native/billdogeng/src/queue/accounts.rs"))
 
     reasons = for [_, reason] <- Regex.scan(~r/Reason::(\w+)/, reasons), do: Macro.underscore(reason)
 
