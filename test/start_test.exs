@@ -238,15 +238,15 @@ defmodule BilldogEng.StartTest do
     end
   end
 
-  describe "a name that is taken" do
-    test "is answered with who has it", %{name: name} do
+  describe "start_link/1 with a name that another client has" do
+    test "returns that client", %{name: name} do
       start_supervised!({Registry, keys: :unique, name: __MODULE__.Registry})
 
       for name <- [name, {:global, name}, {:via, Registry, {__MODULE__.Registry, name}}] do
         client = start_client(nobody(), name: name)
         assert {:error, {:already_started, ^client}} = Analytics.start_link(api_key: "key", name: name)
         assert {:error, %Error{message: message}} = BilldogEng.new("key", name: name)
-        assert message =~ "is taken"
+        assert message =~ "invalid value for :name: expected a free name"
         assert GenServer.whereis(name) == client
 
         # Of two that start at the same time, the one that comes second to it.

@@ -1,6 +1,6 @@
 defmodule BilldogEng.Error do
   @moduledoc """
-  The reason why a request, a flush or a start failed.
+  An error of a request, a flush or a start.
 
     * `:message` - a text for people. A message of the ingest is as the ingest sent it: escape it before you show it
     * `:status` - the HTTP status; `0` if there was no response (refused, reset, timed out, unknown host)
@@ -23,7 +23,7 @@ defmodule BilldogEng.Error do
     * `"NOT_LIVE"` (0) - `set_mode/2` can't make a client live that was started with `mode: :disabled` or without a key
     * `"NOT_LOADED"` (0) - the native library can't be loaded
 
-  Its message is that of the exception:
+  `Exception.message/1` returns the `:message`:
 
       iex> error = BilldogEng.Error.new("HTTP 503", 503, nil, nil)
       iex> Exception.message(error)
