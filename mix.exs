@@ -87,7 +87,7 @@ defmodule BilldogEng.MixProject do
       Start: ~w(guides/phoenix.md guides/configuration.md guides/testing.md guides/migrating.md),
       Delivery: ~w(guides/delivery.md guides/spool.md guides/outage.md guides/log-lines.md),
       Operation: ~w(guides/deploying.md guides/telemetry.md guides/privacy.md guides/performance.md),
-      Project: ~w(ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md LICENSE THIRD-PARTY-LICENSES)
+      Project: ~w(ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md)
     ]
   end
 

@@ -95,11 +95,9 @@ defmodule Bench.Encode do
     ns =
       time(fn ->
         repeat(times, fn ->
-          event = {"u", "e", properties, %{}, nil}
-
-          case Native.capture(client, :event, event, nil) do
+          case Native.capture(client, :event, "u", "e", properties, %{}, nil, nil) do
             :ok -> :ok
-            :dirty -> :ok = Native.capture_dirty(client, :event, event, nil)
+            :dirty -> :ok = Native.capture_dirty(client, :event, "u", "e", properties, %{}, nil, nil)
           end
         end)
       end)

@@ -274,7 +274,13 @@ defmodule Storm do
     do: Path.wildcard(Path.join([System.fetch_env!("STORM_DIR"), "spool", "*.spool"]))
 
   defp verdict(arena, captured, _ended, nil, _table, _arrivals, _lives, _purges) do
-    ["#{arena.kind}: of #{captured} events some are still queued: #{inspect(Analytics.stats(client(arena)))}"]
+    left =
+      arena |> left_on_disk() |> Enum.map_join(", ", &"#{Path.basename(&1)} (#{File.stat!(&1).size} bytes)")
+
+    [
+      "#{arena.kind}: of #{captured} events some are still queued: #{inspect(Analytics.stats(client(arena)))}, " <>
+        "files: #{left}"
+    ]
   end
 
   defp verdict(arena, captured, ended, last, table, arrivals, lives, purges) do

@@ -1,6 +1,6 @@
 defmodule BilldogEng do
   @moduledoc """
-  A client as a module of the app's own, or in a struct.
+  Defines a client as a module of the app, or starts one as a struct.
 
   ## A module
 
@@ -8,30 +8,32 @@ defmodule BilldogEng do
         use BilldogEng, otp_app: :my_app
       end
 
-  has all functions of `BilldogEng.Analytics` without their first argument, and is a child of a supervisor:
+  The module has all functions of `BilldogEng.Analytics`, without their first argument. It is a child of a supervisor:
 
       children = [MyApp.Analytics, MyAppWeb.Endpoint]
 
       MyApp.Analytics.capture("user-1", "signed_up", %{plan: "pro"})
 
-  Its options are those of `BilldogEng.Analytics.start_link/1` except `:name`, since the client has the module's name.
-  They are read from the app's configuration when the client starts. Options in the child spec
-  (`{MyApp.Analytics, flush_at: 1}`) override it, and it overrides `config :billdogeng, …`, the defaults of all clients.
+  Its options are those of `BilldogEng.Analytics.start_link/1` except `:name`: the client is registered under the
+  module's name. The client reads them from the app's configuration when it starts:
 
       config :my_app, MyApp.Analytics, api_key: "…", flush_at: 50
 
-  The module is a place for an app's own events, too:
+  Options in the child spec (`{MyApp.Analytics, flush_at: 1}`) override this configuration, which overrides
+  `config :billdogeng, …`, the defaults of all clients.
+
+  The module can also define functions for the app's events:
 
       def order_completed(order), do: capture(order.user_id, "order_completed", %{revenue: order.total})
 
   ## A struct
 
-  For code that passes a client along instead of naming it:
+  `new/2` returns a client that code can pass as an argument:
 
       {:ok, client} = BilldogEng.new("key")
       BilldogEng.capture(client, "user-1", "signed_up", %{plan: "pro"})
 
-  The functions are those of `BilldogEng.Analytics`. They take the struct, a pid or a name.
+  The other functions are those of `BilldogEng.Analytics`. They accept the struct, a pid or a name.
   """
 
   alias BilldogEng.{Analytics, Error, Transport}
@@ -49,10 +51,10 @@ defmodule BilldogEng do
 
   @doc group: "Start"
   @doc """
-  Starts a client, linked to the caller. `opts` are those of `BilldogEng.Analytics.start_link/1`.
+  Starts a client, linked to the caller. `opts` are the options of `BilldogEng.Analytics.start_link/1`.
 
-  Returns `{:error, %BilldogEng.Error{}}` with the code `"INVALID_OPTION"` if the key is blank or not a string, and for
-  a value that an option does not accept.
+  Returns `{:error, %BilldogEng.Error{}}` with the code `"INVALID_OPTION"` if the key is blank or not a string, or if an
+  option does not accept its value.
 
       iex> {:ok, client} = BilldogEng.new("key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.capture(client, "user-1", "signed_up")
@@ -78,9 +80,14 @@ defmodule BilldogEng do
          {:ok, pid} <- Owner.start_link({:ok, options}, options.name) do
       {:ok, %__MODULE__{api_key: options.native.api_key, transport: options.transport, analytics: pid}}
     else
-      {:error, %Error{} = error} -> {:error, error}
-      {:error, {:already_started, _}} -> invalid("invalid value for :name: #{inspect(opts[:name])} is taken")
-      {:error, other} -> {:error, Error.new(inspect(other), 0, "NOT_STARTED")}
+      {:error, %Error{} = error} ->
+        {:error, error}
+
+      {:error, {:already_started, _}} ->
+        invalid("invalid value for :name: expected a free name, got: #{inspect(opts[:name])}")
+
+      {:error, other} ->
+        {:error, Error.new(inspect(other), 0, "NOT_STARTED")}
     end
   rescue
     error in ArgumentError -> invalid(Exception.message(error))
@@ -88,7 +95,7 @@ defmodule BilldogEng do
 
   @doc group: "Start"
   @doc """
-  As `new/2`, but raises the `BilldogEng.Error`.
+  Starts a client like `new/2`. Returns the struct, or raises the `BilldogEng.Error`.
 
       iex> BilldogEng.new!("key", host: "http://127.0.0.1:9").api_key
       "key"
@@ -110,7 +117,7 @@ defmodule BilldogEng do
 
   @doc group: "Start"
   @doc """
-  That of `BilldogEng.Analytics.child_spec/1`: `{BilldogEng, opts}` and `{BilldogEng.Analytics, opts}` are one
+  Returns `BilldogEng.Analytics.child_spec/1`: `{BilldogEng, opts}` and `{BilldogEng.Analytics, opts}` start the same
   child.
 
       iex> BilldogEng.child_spec(name: MyApp.Analytics).start |> elem(0)

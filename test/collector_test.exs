@@ -356,7 +356,7 @@ defmodule BilldogEng.CollectorTest do
 
     script = "Process.flag(:trap_exit, true); IO.inspect(BilldogEng.Collector.start_link())"
     {output, 0} = System.cmd("elixir", ["-pa", ebin, "-e", script], stderr_to_stdout: true)
-    assert output =~ ~r/{:error,\s+%BilldogEng.Error{\s*message: "the native library can.t be loaded: /
+    assert output =~ ~r/{:error,\s+%BilldogEng.Error{\s*message: "the native library can't be loaded: /
   end
 
   describe "ending" do

@@ -28,6 +28,20 @@ defmodule BilldogEng.DocsTest do
     assert without == @elsewhere
   end
 
+  # Markdown takes code that directly follows a list for text of its last item.
+  test "no example directly follows a list" do
+    behind =
+      for {module, docs} <- documented(),
+          {{_, name, arity}, _, _, %{"en" => doc}, _} <- [
+            {{:module, :moduledoc, 0}, 0, [], moduledoc(module), %{}} | docs
+          ],
+          [before, example] <- doc |> String.split(~r/\n\n+/) |> Enum.chunk_every(2, 1, :discard),
+          example =~ ~r/^    iex>/ and before =~ ~r/^  ( *)\* |^    (?! *iex>)/,
+          do: Exception.format_mfa(module, name, arity)
+
+    assert behind == []
+  end
+
   test "every public function has a spec" do
     without =
       for {module, docs} <- documented(),
@@ -76,6 +90,8 @@ defmodule BilldogEng.DocsTest do
   end
 
   defp pages, do: Mix.Project.config()[:docs]
+
+  defp moduledoc(module), do: elem(Code.fetch_docs(module), 4)
 
   test "every example runs in some test" do
     tests = "test/**/*_test.exs" |> Path.wildcard() |> Enum.map_join(&File.read!/1)

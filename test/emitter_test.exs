@@ -384,7 +384,7 @@ defmodule BilldogEng.EmitterTest do
     end
   end
 
-  test "the table has every event, its measurements and its metadata" do
+  test "the guide has every event, its measurements and its metadata" do
     collector = start_collector()
     client = start_client(collector, max_queue_size: 1)
     for _ <- 1..2, do: Analytics.capture(client, "u", "e")
@@ -404,22 +404,39 @@ defmodule BilldogEng.EmitterTest do
     end
   end
 
-  # Of each event the measurements and the metadata that the moduledoc says it has.
+  # The measurements and the metadata of each event in the guide.
   defp rows do
-    {:docs_v1, _, _, _, %{"en" => doc}, _, _} = Code.fetch_docs(Telemetry)
-    rows = for "| `[" <> _ = row <- String.split(doc, "\n"), do: String.split(row, "|", trim: true)
-    start = rows |> hd() |> List.last() |> words()
+    sections = "guides/telemetry.md" |> File.read!() |> String.split("\n## `") |> tl()
+    rows = Map.new(sections, &row/1)
+    {_, start} = rows[@start]
 
-    for [event, measurements, metadata] <- rows, into: %{} do
-      metadata =
-        if metadata =~ "as `:start`", do: (start ++ words(metadata)) -- [:start], else: words(metadata)
-
-      {event |> String.trim() |> String.trim("`") |> Code.eval_string() |> elem(0),
-       {words(measurements), metadata}}
-    end
+    Map.new(rows, fn {event, {measurements, metadata}} ->
+      {event,
+       {measurements, Enum.uniq(if(metadata == start, do: metadata, else: inherited(metadata, start)))}}
+    end)
   end
 
-  defp words(text), do: for([_, word] <- Regex.scan(~r/`:?(\w+)`/, text), do: String.to_atom(word))
+  defp inherited([:the_metadata_of_start | own], start), do: start ++ own
+  defp inherited(own, _start), do: own
+
+  defp row(section) do
+    [event, text] = String.split(section, "`", parts: 2)
+    {event, _} = Code.eval_string(event)
+    [_, measurements] = Regex.run(~r/^- Measurements:(.*?)^- Metadata:/ms, text)
+    [_, metadata] = Regex.run(~r/^- Metadata:(.*?)(?:\n\n|\n*\z)/ms, text)
+    marker = if metadata =~ "the metadata of `:start`", do: [:the_metadata_of_start], else: []
+    {event, {words(measurements), marker ++ words(metadata)}}
+  end
+
+  # In a nested list, the names are before its dash.
+  defp words(text) do
+    for line <- String.split(text, "\n"),
+        not String.starts_with?(line, "    "),
+        names =
+          if(String.starts_with?(line, "  - "), do: line |> String.split(" - ") |> Enum.at(1), else: line),
+        [_, word] <- Regex.scan(~r/`(\w+)`/, names),
+        do: String.to_atom(word)
+  end
 
   describe "metrics/0" do
     @metrics """

@@ -16,7 +16,7 @@ defmodule BilldogEng.GuidesTest do
   end
 
   for page <- @pages do
-    test "the snippets of #{page} are Elixir, and their functions and options are there" do
+    test "the snippets of #{page} are Elixir, and their functions and options exist" do
       for block <- blocks(unquote(page)) do
         assert {:ok, code} = parsed(block), "this isn't Elixir:\n" <> block
 
@@ -36,7 +36,7 @@ defmodule BilldogEng.GuidesTest do
       end
     end
 
-    test "what #{page} names in its text is there" do
+    test "the modules and functions that #{page} names are documented" do
       text = File.read!(unquote(page))
 
       for [_, module, function, arity] <- Regex.scan(~r{`(BilldogEng[\w.]*)\.(\w+)/(\d)`}, text) do
@@ -90,18 +90,30 @@ defmodule BilldogEng.GuidesTest do
     end
   end
 
+  test "guides/delivery.md has a row for every drop reason" do
+    [_, reasons] =
+      Regex.run(~r/pub const ALL: .*? = \[(.*?)\];/s, File.read!("native/billdogeng/src/queue/accounts.rs"))
+
+    reasons = for [_, reason] <- Regex.scan(~r/Reason::(\w+)/, reasons), do: Macro.underscore(reason)
+
+    rows =
+      for [_, reason] <- Regex.scan(~r/^\| `([a-z_]+)` \| /m, File.read!("guides/delivery.md")), do: reason
+
+    assert Enum.sort(rows) == Enum.sort(reasons)
+  end
+
   test "the log lines that guides/outage.md quotes are lines of guides/log-lines.md" do
     lines = File.read!("guides/log-lines.md")
 
     quoted =
-      Regex.scan(~r/^    \[BilldogEng:analytics\] (.+)…$/m, File.read!("guides/outage.md"),
+      Regex.scan(~r/^\[BilldogEng:analytics\] (.+)…$/m, File.read!("guides/outage.md"),
         capture: :all_but_first
       )
 
     assert length(quoted) == 3
 
     for [line] <- quoted,
-        do: assert(lines =~ "| `" <> line, "no line of the log begins with #{inspect(line)}")
+        do: assert(lines =~ "\n  `" <> line, "no line of the log begins with #{inspect(line)}")
   end
 
   defp assert_exported(module, function, arity) do

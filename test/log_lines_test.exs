@@ -15,14 +15,17 @@ defmodule BilldogEng.LogLinesTest do
 
     test "lists the line and the level of each example, in their order" do
       rows =
-        for [line, level] <- rows(~r/^\| `(.+)` \| (debug|info|warning|error) \| .+ \|$/m),
+        for [level, line] <- rows(~r/^- \*\*(debug|info|warning|error)\*\*, .+:\n  `(.+)`$/m),
             do: {String.to_atom(level), @prefix <> line}
 
       assert rows == LogExamples.lines()
     end
 
     test "lists the cause and the remedy of each example, in their order" do
-      rows = for [cause, remedy] <- rows(~r/^\| `(.+)` \| `(.+)` \|$/m), do: {cause, remedy}
+      rows =
+        for [cause, remedy] <- rows(~r/^- \*\*Cause\*\*: `(.+)`\.\n  \*\*Remedy\*\*: `(.+)`$/m),
+            do: {cause, remedy}
+
       assert rows == LogExamples.causes()
     end
 
@@ -288,7 +291,7 @@ defmodule BilldogEng.LogLinesTest do
 
     test "lists the codes that the library makes, and no other" do
       {:docs_v1, _, _, _, %{"en" => doc}, _, _} = Code.fetch_docs(Error)
-      listed = for [code] <- Regex.scan(~r/^\| `"([A-Z_]+)"` \|/m, doc, capture: :all_but_first), do: code
+      listed = for [code] <- Regex.scan(~r/^  \* `"([A-Z_]+)"` \(/m, doc, capture: :all_but_first), do: code
 
       elixir =
         for path <- Path.wildcard("lib/**/*.ex"),

@@ -218,7 +218,13 @@ defmodule BilldogEng.SpoolTest do
 
       log =
         capture_log(fn ->
-          client = start_client(collector, spool_dir: dir, max_spool_bytes: 200_000, spool_sync: :always)
+          client =
+            start_client(collector,
+              spool_dir: dir,
+              max_spool_bytes: 200_000,
+              spool_sync: :always,
+              max_batch_size: 10
+            )
 
           for n <- 1..3_000,
               do: Analytics.capture(client, "u", "e#{n}", %{filler: String.duplicate("x", 200)})
@@ -230,13 +236,11 @@ defmodule BilldogEng.SpoolTest do
           assert Analytics.flush(client) == :ok
           stats = Analytics.stats(client)
           given_up = stats.dropped.spool_full
-          # Where the disk is still behind, events go behind a batch in flight, which keeps its own.
-          assert ["e3000" | _] = newest_first = Enum.reverse(names(collector))
-          assert length(newest_first) == 3_000 - given_up
+          arrived = names(collector)
+          assert length(arrived) == 3_000 - given_up
 
-          assert newest_first ==
-                   Enum.sort_by(newest_first, &(&1 |> String.trim("e") |> String.to_integer()), :desc)
-
+          # A slow disk may have gone over its bound only during the first flush: its batch was in flight, and stayed.
+          assert Enum.drop(arrived, 10) == expected((given_up + 11)..3_000)
           assert balanced?(stats) and stats.queued == 0
           eventually(fn -> sized(dir) <= 200_000 end)
         end)
@@ -336,23 +340,21 @@ defmodule BilldogEng.SpoolTest do
       collector = start_collector()
       Collector.respond(collector, {:status, 503})
 
-      log =
-        capture_log(fn ->
-          client = start_client(collector, spool_dir: dir)
-          capture_all(client, 1..10)
-          assert {:error, _} = Analytics.flush(client)
-          eventually(fn -> segments(dir) != [] end)
-          File.rm_rf!(dir)
-          capture_all(client, 11..20)
-          # It is said with the write that fails.
-          Process.sleep(1_000)
-          Collector.respond(collector, :ok)
-          assert Analytics.flush(client) == :ok
-          assert names(collector) == expected(1..20)
-          assert balanced?(Analytics.stats(client))
-        end)
+      client = start_client(collector, spool_dir: dir)
+      capture_all(client, 1..10)
+      assert {:error, _} = Analytics.flush(client)
+      eventually(fn -> segments(dir) != [] end)
 
-      assert log =~ "can't write, events are in memory alone"
+      # The line is logged after the write that fails.
+      awaiting_line(client, "can't write, events are in memory alone", fn ->
+        File.rm_rf!(dir)
+        capture_all(client, 11..20)
+      end)
+
+      Collector.respond(collector, :ok)
+      assert Analytics.flush(client) == :ok
+      assert names(collector) == expected(1..20)
+      assert balanced?(Analytics.stats(client))
     end
 
     test "with a torn end costs that end, said once", %{dir: dir} do
@@ -399,7 +401,7 @@ defmodule BilldogEng.SpoolTest do
           assert Analytics.flush(client) == :ok
         end)
 
-      [lost] = Regex.run(~r/spool: (\d+) events? are lost/, log, capture: :all_but_first)
+      [lost] = Regex.run(~r/spool: (\d+) event\S* are lost/, log, capture: :all_but_first)
       lost = String.to_integer(lost)
       assert lost in 1..500
       assert names(collector) == expected((lost + 1)..5_000)
@@ -651,21 +653,19 @@ defmodule BilldogEng.SpoolTest do
     Collector.respond(collector, {:status, 503})
     filler = %{filler: String.duplicate("x", 200)}
 
-    log =
-      capture_log(fn ->
-        client = start_client(collector, spool_dir: dir, max_queue_size: :infinity)
-        for n <- 1..3_000, do: Analytics.capture(client, "u", "e#{n}", filler)
-        eventually(fn -> sized(dir) > 100_000 end)
-        assert {:error, _} = Analytics.flush(client)
-        Process.sleep(200)
-        Collector.respond(collector, :ok)
-        assert Analytics.flush(client) == :ok
-        assert names(collector) == expected(1..3_000)
-        assert %{delivered: 3_000, queued: 0, dropped: dropped} = Analytics.stats(client)
-        assert dropped == %{}
-      end)
+    client = start_client(collector, spool_dir: dir, max_queue_size: :infinity)
 
-    assert log =~ "can't write, events are in memory alone: No space left on device"
+    awaiting_line(client, "can't write, events are in memory alone: No space left on device", fn ->
+      for n <- 1..3_000, do: Analytics.capture(client, "u", "e#{n}", filler)
+      eventually(fn -> sized(dir) > 100_000 end)
+      assert {:error, _} = Analytics.flush(client)
+    end)
+
+    Collector.respond(collector, :ok)
+    assert Analytics.flush(client) == :ok
+    assert names(collector) == expected(1..3_000)
+    assert %{delivered: 3_000, queued: 0, dropped: dropped} = Analytics.stats(client)
+    assert dropped == %{}
   end
 
   # What a client logs whose directory can't be had; its events arrive all the same.

@@ -119,6 +119,73 @@ defmodule BilldogEng.StatusTest do
     end
   end
 
+  describe "debug/1" do
+    test "shows the phase, what it waits for and the calls that wait, with their processes and events" do
+      collector = start_collector()
+      client = start_client(collector)
+
+      assert %{state: :idle, waits_for: :events, callers: [], person_updates: nil} = Analytics.debug(client)
+
+      gate(collector)
+      for n <- 1..3, do: Analytics.capture(client, "u", "e#{n}")
+      flush = Task.async(fn -> Analytics.flush(client) end)
+      {handle, _} = at_gate()
+      length = Task.async(fn -> Analytics.queue_length(client) end)
+
+      assert [_, _] = eventually(fn -> callers(client, 2) end)
+
+      assert %{state: :in_flight, waits_for: :response, since: ms, next_attempt_in: nil} =
+               debug = Analytics.debug(client)
+
+      assert ms in 0..60_000
+
+      assert Enum.sort_by(debug.callers, & &1.call) == [
+               %{call: :flush, events: 3, pid: flush.pid},
+               %{call: :queue_length, events: 3, pid: length.pid}
+             ]
+
+      Collector.release(handle, :ok)
+      assert Task.await(flush) == :ok
+      assert Task.await(length) == 0
+      assert %{state: :idle, callers: []} = Analytics.debug(client)
+    end
+
+    test "shows a wait between two attempts, a backoff and a suspension, and the same of person updates" do
+      collector = start_collector()
+      client = start_client(collector, max_retries: 5)
+      Collector.respond(collector, {:status, 503, [{"retry-after", "30"}]})
+      Analytics.capture(client, "u", "e")
+      flush = Task.async(fn -> Analytics.flush(client) end)
+      assert [%{call: :flush, events: 1}] = eventually(fn -> callers(client, 1) end)
+      assert %{state: :waiting} = eventually(fn -> planned(client) end)
+      assert %{state: :waiting, waits_for: :retry, next_attempt_in: ms} = Analytics.debug(client)
+      assert ms in 0..30_000
+
+      Collector.respond(collector, {:status, 404})
+      assert {:error, _} = Analytics.flush(client)
+      assert {:error, _} = Task.await(flush)
+      assert %{state: :backing_off, waits_for: :backoff} = Analytics.debug(client)
+
+      Collector.respond(collector, {:json, 200, ~s({"quota_limited":["events"]})})
+      assert {:error, _} = Analytics.flush(client)
+      assert %{state: :suspended, waits_for: :quota, callers: []} = Analytics.debug(client)
+
+      Analytics.set_person_properties(client, "u", set: %{a: 1})
+      assert {:error, _} = Analytics.flush(client)
+      assert %{person_updates: %{state: state, waits_for: :quota, callers: []}} = Analytics.debug(client)
+      assert state == :suspended
+    end
+
+    test "exits as other calls do where there is no client" do
+      assert {:noproc, _} = catch_exit(Analytics.debug(:nobody_here))
+    end
+  end
+
+  defp callers(client, count) do
+    callers = Analytics.debug(client).callers
+    if length(callers) == count, do: callers
+  end
+
   defp planned(client),
     do: with(%{next_attempt_in: ms} = state when ms != nil <- state(client), do: state, else: (_ -> nil))
 

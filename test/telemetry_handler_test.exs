@@ -353,6 +353,6 @@ defmodule BilldogEng.TelemetryHandlerTest do
     assert {message, 0} = System.cmd("elixir", args, stderr_to_stdout: true)
 
     assert message ==
-             ~s(handlers need :telemetry, and the app has none: add {:telemetry, "~> 1.0"} to its deps)
+             ~s(handlers need :telemetry, which the app does not have: add {:telemetry, "~> 1.0"} to its deps)
   end
 end

@@ -103,7 +103,7 @@ defmodule BilldogEng.UpgradeTest do
     assert output =~ "fine"
 
     for mode <- [:live, :test],
-        do: assert(output =~ ~r/#{mode}: the native library could not be loaded: .+: build it anew/)
+        do: assert(output =~ ~r/#{mode}: the native library can't be loaded: .+: build it anew/)
 
     assert output =~ "in an escript"
     refute output =~ "s3cret-key"

@@ -96,6 +96,6 @@ defmodule BilldogEng.VisitorTest do
   end
 
   test "it takes no options" do
-    assert_raise ArgumentError, ~r/takes no options/, fn -> Visitor.init(cookie: "v") end
+    assert_raise ArgumentError, ~r/expected none/, fn -> Visitor.init(cookie: "v") end
   end
 end

@@ -9,34 +9,33 @@ defmodule BilldogEng.Analytics do
 
       BilldogEng.Analytics.capture(MyApp.Analytics, "user-1", "order_completed", %{revenue: 49.99})
 
-  Capturing turns the event into its final bytes and puts them into a queue outside the BEAM, in about
-  a microsecond; it never blocks, never raises, and answers `:ok`. A thread of the client's own sends
-  what is queued, in the order of the captures, when
+  A capture turns the event into its final bytes and puts them into a queue outside the BEAM, in about
+  a microsecond. It never blocks, never raises, and returns `:ok`. A thread of the client sends the queued
+  events, in the order of the captures, when
 
     * `:flush_at` events are queued,
-    * `:flush_interval` has passed and anything is queued,
+    * `:flush_interval` has passed and the queue is not empty,
     * `flush/2` or `shutdown/1` is called,
-    * the client's process ends, however it ends.
+    * the client's process ends, in any way.
 
-  What could not be delivered stays queued, within bounds, and is tried again. What is given up for a
-  bound is counted in `stats/1` and logged.
+  Events that could not be delivered stay queued, within limits, and are sent again. Events that are dropped at a
+  limit are counted in `stats/1` and logged.
 
   ## Servers
 
-  Every function takes what `GenServer.cast/2` takes (a pid, a local name, `{:global, _}`, `{:via, _, _}`,
+  Every function takes a server as `GenServer.cast/2` does (a pid, a local name, `{:global, _}`, `{:via, _, _}`,
   `{name, node}`), or a `%BilldogEng{}`. Clients on other nodes are reached by messages.
-  Calls (`flush/2`, `queue_length/1`, `shutdown/1`, `stats/1`) exit as `GenServer.call/3` does where there
+  Calls (`flush/2`, `queue_length/1`, `shutdown/1`, `stats/1`) exit as `GenServer.call/3` does if there
   is no such client.
 
   ## Properties
 
-  A map or keyword list. Values are written as JSON; what JSON has no word for is written in its nearest
-  form, such as a tuple as an array and a pid as the text of its `inspect/1`. The `replaced` of `stats/1`
-  counts these.
+  Properties are a map or keyword list. Their values are written as JSON. A value without a JSON form is written in
+  the nearest one: a tuple as an array, a pid as the text of its `inspect/1`. `stats/1` counts these as `replaced`.
   """
 
   alias BilldogEng.Error
-  alias BilldogEng.Client.{Capture, Missing, Native, Options, Owner, PersonUpdate, Remote, Stats}
+  alias BilldogEng.Client.{Capture, Debug, Missing, Native, Options, Owner, PersonUpdate, Remote, Stats}
   alias BilldogEng.Exceptions
   alias BilldogEng.Terms.Budget
 
@@ -47,30 +46,31 @@ defmodule BilldogEng.Analytics do
   @type server :: GenServer.server() | BilldogEng.t()
 
   @typedoc """
-  The accounts of a client: `captured = delivered + dropped + queued`.
+  The counters of a client: `captured = delivered + dropped + queued`.
 
-    * `:mode` - `:live`, or `:test` or `:disabled`, in which nothing is sent; after `set_mode/2`, the mode of now
-    * `:captured`, `:delivered` - events handed in, and accepted by the ingest; what a spool held at the start
-      counts as captured
-    * `:queued`, `:queued_bytes` - events not yet delivered, those in flight among them, and the bytes of
-      JSON that memory holds of them
+    * `:mode` - `:live`, or `:test` or `:disabled`, in which nothing is sent. It follows `set_mode/2`
+    * `:captured`, `:delivered` - events that were captured, and that the ingest accepted. Events that a spool had at
+      the start count as captured
+    * `:queued`, `:queued_bytes` - events not yet delivered, including those in flight, and their bytes of JSON in
+      memory
     * `:in_flight` - events of the batch that is being sent
-    * `:retries` - attempts after the first of a batch
+    * `:retries` - attempts after the first one of a batch
     * `:replaced` - values written in another form than their own
-    * `:dropped` - events given up, by reason: `:queue_full`, `:too_large`, `:rejected`, `:quota`,
-      `:before_send`, `:in_hook`, `:failed`, `:stopped`, `:purged`, and of a spool `:spool_full`, `:expired`, `:spool_lost`; of a
-      client that sends nothing `:disabled`, and `:unowned` (see `BilldogEng.Test`)
-    * `:state` - what the client is doing: `:idle`, `:in_flight` (a request is being made), `:waiting` (between two
-      attempts of a flush), `:backing_off` (the last flush failed, so automatic ones are held back), `:suspended` (the
-      project's quota is used up) or `:draining` (its process has ended)
-    * `:next_attempt_in` - ms until the next attempt, or nil where none is planned
+    * `:dropped` - dropped events, by reason: `:queue_full`, `:too_large`, `:rejected`, `:quota`,
+      `:before_send`, `:in_hook`, `:failed`, `:stopped`, `:purged`; with a spool also `:spool_full`, `:expired`,
+      `:spool_lost`; in a client that sends nothing also `:disabled`, and `:unowned` (see `BilldogEng.Test`)
+    * `:state` - `:idle`, `:in_flight` (a request is being made), `:waiting` (between two attempts of a flush),
+      `:backing_off` (the last flush failed, so automatic ones are delayed), `:suspended` (the project's quota is
+      used up) or `:draining` (the client's process has ended)
+    * `:next_attempt_in` - ms until the next attempt, or nil if none is planned
     * `:last_error` - the last attempt that failed, or nil: `:message`, `:status` and `:code` as in
       `BilldogEng.Error`, and `:time`, a `DateTime`
     * `:last_success` - when the ingest last accepted a request, a `DateTime` or nil
-    * `:person_updates` - the same, but for `:mode`, of `set_person_properties/3`
+    * `:person_updates` - the same counters, except `:mode`, for `set_person_properties/3`
   """
   @type stats :: %{
-          mode: :live | :test | :disabled,
+          optional(:mode) => :live | :test | :disabled,
+          optional(:person_updates) => stats(),
           captured: non_neg_integer(),
           delivered: non_neg_integer(),
           queued: non_neg_integer(),
@@ -82,24 +82,10 @@ defmodule BilldogEng.Analytics do
           state: state(),
           next_attempt_in: non_neg_integer() | nil,
           last_error: last_error() | nil,
-          last_success: DateTime.t() | nil,
-          person_updates: %{
-            captured: non_neg_integer(),
-            delivered: non_neg_integer(),
-            queued: non_neg_integer(),
-            queued_bytes: non_neg_integer(),
-            in_flight: non_neg_integer(),
-            retries: non_neg_integer(),
-            replaced: non_neg_integer(),
-            dropped: %{optional(atom()) => pos_integer()},
-            state: state(),
-            next_attempt_in: non_neg_integer() | nil,
-            last_error: last_error() | nil,
-            last_success: DateTime.t() | nil
-          }
+          last_success: DateTime.t() | nil
         }
 
-  @typedoc "What a client is doing, see `t:stats/0`."
+  @typedoc "The state of a client, see `t:stats/0`."
   @type state :: :idle | :in_flight | :waiting | :backing_off | :suspended | :draining
 
   @typedoc "Why an attempt failed, and when."
@@ -160,9 +146,9 @@ defmodule BilldogEng.Analytics do
   `properties` and `groups` are maps or keyword lists. `opts`:
 
     * `:timestamp` - when it happened: a `DateTime`, a `NaiveDateTime` (taken as UTC) or integer ms since
-      1970; now, where it is not given
+      1970. Defaults to now
 
-  Always `:ok`, whatever the terms are and whether or not the client lives.
+  Returns `:ok`, always: whatever the terms are, and whether or not the client is alive.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.capture(client, "user-1", "order_completed", %{revenue: 49.99}, %{company: "acme"})
@@ -176,21 +162,20 @@ defmodule BilldogEng.Analytics do
   def capture(server, distinct_id, event, properties \\ %{}, groups \\ %{}, opts \\ [])
 
   def capture(server, distinct_id, event, properties, groups, opts) do
-    event = {distinct_id, event, properties, groups, Capture.timestamp(opts)}
-    Capture.event(unwrap(server), event, :with_groups)
+    timestamp = Capture.timestamp(opts)
+    Capture.event(unwrap(server), distinct_id, event, properties, groups, timestamp, :with_groups)
   end
 
   @doc group: "Users and groups"
   @doc """
-  Sets properties of the user `distinct_id`: the event `$identify`.
+  Sets properties of the user `distinct_id`, with the event `$identify`.
 
-  `properties` is a map or keyword list; anything else becomes `{"$set": properties}`. `opts`:
+  `properties` is a map or keyword list; any other term becomes `{"$set": properties}`. `opts`:
 
-    * `:set_once` - properties that are set only where the person has none of that name yet, a map or keyword
-      list: the event's `$set_once`
+    * `:set_once` - properties that are set only if the person does not have them yet, a map or keyword list: the
+      event's `$set_once`
 
-  Always `:ok`. Of an event the ingest keeps what it said at that time; to change a person without one, or to
-  count and collect, there is `set_person_properties/3`.
+  Returns `:ok`, always. `set_person_properties/3` changes a person without an event, and can also count and append.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.identify(client, "user-1", %{plan: "pro"})
@@ -206,26 +191,25 @@ defmodule BilldogEng.Analytics do
 
   @doc group: "Users and groups"
   @doc """
-  Changes the person `distinct_id`, without an event: a request to `/user-properties` of its own.
+  Changes the person `distinct_id` without an event, with a request to `/user-properties`.
 
   `operations` is a map or keyword list of these, which are carried out in this order:
 
-    * `:set` - properties to be set, a map or keyword list
-    * `:set_once` - the same, but only those that the person doesn't have yet
-    * `:add` - numbers to be added
-    * `:append` - values to be appended to lists
-    * `:unset` - a list of names of properties to be removed
+    * `:set` - properties to set, a map or keyword list
+    * `:set_once` - the same, but only for properties that the person does not have yet
+    * `:add` - numbers to add
+    * `:append` - values to append to lists
+    * `:unset` - a list of names of properties to remove
 
-  What is none of them is left out, and named in one warning. Always `:ok`; nothing is sent for nobody, a nil or
-  empty `distinct_id`.
+  Any other operation is left out, and named in one warning. Returns `:ok`, always. Nothing is sent if `distinct_id` is
+  nil or empty.
 
-  Updates have a queue and a thread of their own, from the first one on, so that neither they nor events wait
-  for each other. They leave one by one, in the order of their calls, and are tried again as events are; an
-  ingest that refuses one (400, 422) costs that one. Up to 1,000 of them are kept, in memory alone: `:spool_dir` is
-  for events. `flush/2` and `shutdown/1` wait for them too, a client whose process has ended goes on sending them
-  for `:shutdown_timeout`, and `stats/1` counts them apart, as `:person_updates`. `:before_send` and
-  `:global_properties` are for events. A client on another node takes them where this library runs there,
-  in no certain order.
+  Person updates have a queue and a thread of their own, so that they and events do not wait for each other. They are
+  sent one by one, in the order of their calls, and retried as events are. If the ingest refuses an update (400, 422),
+  only that update is dropped. Up to 1,000 are kept, in memory: `:spool_dir`, `:before_send` and `:global_properties`
+  are for events. `flush/2` and `shutdown/1` wait for person updates too, a client whose process has ended continues to
+  send them for `:shutdown_timeout`, and `stats/1` counts them as `:person_updates`. A client on another node takes them
+  if this library runs there, in no defined order.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.set_person_properties(client, "user-1", set: %{plan: "pro"}, add: %{logins: 1}, unset: [:trial])
@@ -240,7 +224,7 @@ defmodule BilldogEng.Analytics do
 
   @doc group: "Users and groups"
   @doc """
-  Sets properties of a group: the event `$groupidentify` of the user `group_key`. Always `:ok`.
+  Sets properties of a group, with the event `$groupidentify` of the user `group_key`. Returns `:ok`, always.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.group_identify(client, "company", "acme", %{seats: 12})
@@ -254,7 +238,7 @@ defmodule BilldogEng.Analytics do
 
   @doc group: "Users and groups"
   @doc """
-  Says that `alias` is another id of the user `distinct_id`: the event `$create_alias`. Always `:ok`.
+  Makes `alias` another ID of the user `distinct_id`, with the event `$create_alias`. Returns `:ok`, always.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.alias(client, "user-1", "anonymous-7")
@@ -266,19 +250,19 @@ defmodule BilldogEng.Analytics do
   end
 
   defp raw(server, distinct_id, event, properties),
-    do: Capture.event(unwrap(server), {distinct_id, event, properties, %{}, nil}, :raw)
+    do: Capture.event(unwrap(server), distinct_id, event, properties, %{}, nil, :raw)
 
   @doc group: "Captures"
   @doc """
-  Captures an exception of the user `distinct_id`: the event `$exception`.
+  Captures an exception of the user `distinct_id`, as the event `$exception`.
 
-  `exception` is an exception, what `catch kind, reason` gives as `{kind, reason}`, or any other term, taken for
-  an Erlang error. `properties` stand above those that are made of it. The exception's message is sent, up to
-  4 KiB of it; arguments of calls never are. Always `:ok`.
+  `exception` is an exception, `{kind, reason}` as `catch kind, reason` matches them, or any other term as an Erlang
+  error. `properties` override those that are made from it. Up to 4 KiB of the exception's message are sent; arguments
+  of calls never are. Returns `:ok`, always.
 
-  Which frames of the stacktrace are the app's own (`in_app`) is set by `config :billdogeng, in_app: [:my_app]`;
-  by default they are those of the applications that depend on this library, directly or by another, and of
-  modules of no application.
+  `config :billdogeng, in_app: [:my_app]` sets the applications whose stacktrace frames are marked as `in_app`. It
+  defaults to the applications that depend on this library, directly or through another, and to modules of no
+  application.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> try do
@@ -300,16 +284,19 @@ defmodule BilldogEng.Analytics do
 
   @doc group: "Delivery"
   @doc """
-  Sends all that was captured before, and waits until that is done.
+  Sends all events that were captured before, and waits for the result.
 
-  `:ok` when nothing of it is left and the ingest refused none; else the first
-  `{:error, %BilldogEng.Error{}}`, and what was not delivered stays queued, but for events that the ingest
-  refused by themselves. It ends any wait between attempts and any pause after a failed flush. While the
-  project's quota is used up it answers an error with the code `"QUOTA_LIMITED"` at once. An attempt in flight that
-  carries all of it is its first.
+  Options:
 
-    * `:timeout` - ms to wait, `:infinity`; after that the answer is an error with the code `"TIMEOUT"`,
-      and the flush goes on
+    * `:timeout` - milliseconds to wait, `:infinity` by default. After that the code of the error is `"TIMEOUT"`, and the
+      flush continues
+
+  Returns `:ok` if none of these events is left and the ingest refused none, else the first
+  `{:error, %BilldogEng.Error{}}`. Events that were not delivered stay queued, except those that the ingest refused alone.
+
+  A call ends any wait between two attempts, and the backoff after a failed flush. An attempt in flight that carries all
+  of these events counts as its first. While the project's quota is used up, the call returns an error with the code
+  `"QUOTA_LIMITED"` at once.
 
       iex> {:ok, collector} = BilldogEng.Collector.start_link()
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: BilldogEng.Collector.url(collector))
@@ -330,7 +317,7 @@ defmodule BilldogEng.Analytics do
 
   @doc group: "State"
   @doc """
-  How many events are not yet delivered, once the flush that earlier captures made due has ended.
+  Returns the number of events not yet delivered, after any flush that earlier captures triggered has ended.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
@@ -342,8 +329,8 @@ defmodule BilldogEng.Analytics do
 
   @doc group: "Delivery"
   @doc """
-  Stops the flushes by time, then answers as `flush/2`, but `:ok` where the quota is used up. The client stays
-  up: what is captured later leaves by `flush/2`, when `:flush_at` is reached, or when the process ends.
+  Stops the timer, then flushes and returns as `flush/2`, except that it returns `:ok` while the quota is used up. The
+  client stays alive: events that are captured later are sent by `flush/2`, at `:flush_at`, or when the process ends.
 
       iex> {:ok, collector} = BilldogEng.Collector.start_link()
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: BilldogEng.Collector.url(collector))
@@ -358,10 +345,10 @@ defmodule BilldogEng.Analytics do
 
   @doc group: "Delivery"
   @doc """
-  Gives up all that is queued, in memory and on disk (`purged` in `stats/1`), and the batch in flight, which may
-  have arrived all the same. Returns `:ok` once nothing of it is left on disk.
+  Drops all queued events, in memory and on disk (`purged` in `stats/1`), and the batch in flight, which may have
+  arrived. Returns `:ok` once none of it is left on disk.
 
-  Returns an error with code `"SPOOL_ERROR"` that names the file if one could not be deleted. The file is emptied then,
+  Returns an error with the code `"SPOOL_ERROR"` that names the file if one could not be deleted. That file is emptied,
   or its events are marked as removed, so that no later start sends them; the message says if neither was possible. If
   `:spool_dir` is not open for now, its events are deleted as soon as it is.
 
@@ -380,13 +367,13 @@ defmodule BilldogEng.Analytics do
   @doc """
   Switches captures off (`:disabled`) and on again (`:live`), while the client runs.
 
-  Once this has returned, events and person updates are counted and dropped (`disabled` in `stats/1`), by every
-  process and handler. Events that were queued before are delivered all the same; `purge/1` drops those. `:live`
-  restores what the client was started as, which for `mode: :test` is `:test`.
+  After `:disabled`, events and person updates of every process and handler are counted and dropped (`disabled` in
+  `stats/1`). Events that were queued before are still delivered; `purge/1` drops those. `:live` restores the mode that
+  the client was started in, which for `mode: :test` is `:test`.
 
-  Returns `{:error, %BilldogEng.Error{}}` with the code `"NOT_LIVE"` for `:live` where the client was started with
-  `mode: :disabled` or without a key: it has nothing to send with. A client that is started again, by its supervisor or
-  by a deployment, has the mode of its options.
+  Returns `{:error, %BilldogEng.Error{}}` with the code `"NOT_LIVE"` for `:live` if the client was started with
+  `mode: :disabled` or without a key. A client that is started again, by its supervisor or by a deployment, has the mode
+  of its options.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.set_mode(client, :disabled)
@@ -410,8 +397,7 @@ defmodule BilldogEng.Analytics do
 
   @doc group: "State"
   @doc """
-  The client's accounts, at once: this waits for no flush. Only of a client that is just starting it waits for the
-  end of that.
+  Returns the client's counters and state, without waiting for a flush. Waits for a client that is just starting.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
@@ -422,22 +408,28 @@ defmodule BilldogEng.Analytics do
   @spec stats(server()) :: stats()
   def stats(server), do: Remote.run(unwrap(server), {__MODULE__, :stats, []}, &Stats.of/1)
 
+  @doc false
+  # Shows why a call hangs: see `BilldogEng.Client.Debug.of/1` and `guides/outage.md`.
+  def debug(server), do: Remote.run(unwrap(server), {__MODULE__, :debug, []}, &Debug.of/1)
+
   @doc group: "State"
   @doc """
-  Returns the captures that were lost because no client had the name they were made under, by name. A client that
-  takes such a name logs their number and takes it out of here.
+  Returns the number of captures that were lost because no client had their name, by name. When a client starts under
+  such a name, the number is logged and removed from here.
 
       iex> BilldogEng.Analytics.capture(MyApp.Forgotten, "user-1", "signed_up")
       :ok
       iex> BilldogEng.Analytics.missing()[MyApp.Forgotten]
       1
 
-  The first one of each name is logged with the child that is missing. After 100 names, captures under further
-  ones are counted together, as `:"other names"`.
+  The first one of each name is logged, together with the child spec that is missing. After 100 names, captures under
+  further names are counted together, as `:"other names"`.
   """
   @spec missing() :: %{optional(term()) => pos_integer()}
   def missing, do: Missing.counts()
 
+  # Every capture calls it.
+  @compile {:inline, unwrap: 1}
   # The struct of `BilldogEng.new/2`.
   defp unwrap(%_{analytics: server}), do: server
   defp unwrap(server), do: server

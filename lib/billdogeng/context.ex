@@ -1,30 +1,30 @@
 defmodule BilldogEng.Context do
   @moduledoc """
-  Who is being served, kept by the process that serves them.
+  Stores the user that a process serves.
 
-  `BilldogEng.Plug` puts it into the process of a request and `BilldogEng.LiveView` into that of a LiveView;
-  other processes put their own:
+  `BilldogEng.Plug` puts a context into the process of a request, and `BilldogEng.LiveView` into that of a LiveView.
+  Other processes call `put/1`:
 
       def join("room:" <> _, _params, socket) do
         BilldogEng.Context.put(distinct_id: socket.assigns.user_id)
         {:ok, socket}
       end
 
-  Telemetry handlers (`BilldogEng.Telemetry.attach/3`) take their distinct id from it. Its properties are in every
-  `BilldogEng.Analytics.capture/6` of the process to a client with the option `context: true`; a capture's own
-  properties stand above them, and they above `:global_properties`.
+  Telemetry handlers (`BilldogEng.Telemetry.attach/3`) use its distinct ID. A client with the option `context: true` adds
+  its properties to each `BilldogEng.Analytics.capture/6` of the process. They override `:global_properties`, and the
+  properties passed to `capture/6` override them.
 
   ## Tasks
 
-  A process that `Task` or `Task.Supervisor` has started, at any depth, finds the context that its starter had then:
+  A process that is started by `Task` or `Task.Supervisor`, at any depth, inherits the context that the calling process
+  had at that time:
 
       Task.start(fn -> MyApp.Analytics.capture(user.id, "receipt_sent") end)
 
-  It finds it for as long as the starter has that context, and for five seconds more: after the response has been
-  sent, or the process has ended. What it has found once it keeps. It never finds another user's context.
+  The task finds the context as long as the calling process has it, and for five seconds after the response was sent or
+  the process ended. After the first use, the task keeps it. A task never finds the context of another user.
 
-  `spawn/1`, a job queue and a process that was there before find nothing. They take the context along, as does a
-  task that first captures later than that:
+  Other processes (`spawn/1`, a job queue, a running process) and later tasks do not inherit the context. Pass it to them:
 
       context = BilldogEng.Context.get()
 
@@ -36,20 +36,20 @@ defmodule BilldogEng.Context do
 
   alias BilldogEng.Context.Table
 
-  @typedoc "Who it is, and properties of what is being done for them."
+  @typedoc "The user, and properties for the captures of the process."
   @type t :: %{distinct_id: term(), properties: map()}
 
-  # Its place in the process dictionary: a context, or `:none` where there was one and tasks that this one
-  # comes from have one too.
+  # The key in the process dictionary. The value is a context, or `:none` if the process must not inherit one.
   @key __MODULE__
-  # The distinct ID that this process had last, and the marker of its tasks.
+  # The key of the last distinct ID of the process, and the marker of its tasks.
   @marker {__MODULE__, :marker}
 
   @doc group: "State"
   @doc """
-  Puts a context into the calling process, in place of what it has: nothing is merged.
+  Replaces the context of the calling process. Nothing is merged.
 
-  Takes a map or keyword list of `:distinct_id` and `:properties` (a map or keyword list), or nil for none.
+  `context` is a map or a keyword list of `:distinct_id` and `:properties` (a map or keyword list), or nil to remove the
+  context. Raises `ArgumentError` for anything else.
 
       iex> BilldogEng.Context.put(distinct_id: "user-1", properties: %{plan: "pro"})
       :ok
@@ -71,7 +71,7 @@ defmodule BilldogEng.Context do
 
   @doc group: "State"
   @doc """
-  The context of the calling process, else of the one whose task it is; nil where there is none.
+  Returns the context of the calling process, or the one that it inherits as a task, or nil.
 
       iex> BilldogEng.Context.put(distinct_id: "user-1")
       iex> Task.await(Task.async(fn -> BilldogEng.Context.get() end))
@@ -88,22 +88,17 @@ defmodule BilldogEng.Context do
 
   @doc group: "State"
   @doc """
-  The distinct id of `get/0`, nil where there is none.
+  Returns the distinct ID of `get/0`, or nil.
 
       iex> BilldogEng.Context.distinct_id()
       nil
   """
   @spec distinct_id() :: term()
-  def distinct_id do
-    case get() do
-      %{distinct_id: id} -> id
-      nil -> nil
-    end
-  end
+  def distinct_id, do: get()[:distinct_id]
 
   @doc group: "State"
   @doc """
-  Takes the context out of the calling process.
+  Removes the context of the calling process.
 
       iex> BilldogEng.Context.put(distinct_id: "user-1")
       iex> BilldogEng.Context.clear()
@@ -115,30 +110,30 @@ defmodule BilldogEng.Context do
   def clear do
     leave()
 
-    # Whoever comes next gets another marker.
+    # The next user gets another marker, also if the ID is the same.
     with {_id, marker} <- Process.get(@marker), do: Process.put(@marker, {@marker, marker})
     Table.clear(self())
   end
 
   @doc false
-  # Takes the context out of the process, and leaves it to the tasks that the process has started with it.
+  # Removes the context of the process. Tasks that were started with it still find it.
   def leave do
     case unmark() do
       [] ->
         Process.delete(@key)
 
       callers ->
-        # What a task had found must not be found again, by its own tasks neither.
+        # This process is a task. It and its own tasks must not inherit the context again.
         Process.put(@key, :none)
-        Process.put(:"$callers", Table.mark(callers, Table.nobody()))
+        Process.put(:"$callers", Table.mark(callers, Table.empty_marker()))
     end
 
     :ok
   end
 
   @doc false
-  # Runs a handler's capture in the context of what it tells of, which may no longer be, or never was, that of
-  # the process. Nothing of it is for tasks.
+  # Runs a handler's capture in the context of the telemetry event, which may differ from that of the process. Tasks do
+  # not inherit it.
   def within(context, fun) do
     own = Process.put(@key, context || :none)
 
@@ -149,9 +144,9 @@ defmodule BilldogEng.Context do
     end
   end
 
-  # Tasks inherit `$callers` and nothing else of the process dictionary, and other libraries expect pids there. So a
-  # marker is a pid: the process's own for its first user, later that of a process that has ended. Another user has
-  # another one, and so has each anonymous context.
+  # Tasks inherit only `$callers` of the process dictionary, and other libraries expect pids there. So a marker is a pid:
+  # that of the process for its first user, later that of a process that has ended. Each user has another marker, and so
+  # has each anonymous context.
   defp mark(id) do
     marker =
       case Process.get(@marker) do
@@ -166,11 +161,11 @@ defmodule BilldogEng.Context do
     marker
   end
 
-  # The callers that are left.
+  # Removes the markers of this process from `$callers`, and returns the others.
   defp unmark do
     {_id, marker} = Process.get(@marker, {nil, nil})
     callers = Process.get(:"$callers", [])
-    left = callers |> Table.unmark(marker) |> Table.unmark(Table.nobody())
+    left = callers |> Table.unmark(marker) |> Table.unmark(Table.empty_marker())
 
     case left do
       ^callers -> :ok
@@ -189,11 +184,12 @@ defmodule BilldogEng.Context do
         %{distinct_id: given[:distinct_id], properties: properties(given[:properties])}
 
       [unknown | _] ->
-        raise ArgumentError, "a context takes :distinct_id and :properties; it was given #{inspect(unknown)}"
+        raise ArgumentError,
+              "invalid context: expected :distinct_id and :properties, got: #{inspect(unknown)}"
     end
   end
 
-  defp checked(_other), do: raise(ArgumentError, "a context is a map or keyword list, or nil")
+  defp checked(_other), do: raise(ArgumentError, "invalid context: expected a map, a keyword list or nil")
 
   defp properties(nil), do: %{}
   defp properties(map) when is_map(map) and not is_struct(map), do: map
@@ -201,10 +197,10 @@ defmodule BilldogEng.Context do
   defp properties([]), do: %{}
 
   defp properties(_other) do
-    raise ArgumentError, "the :properties of a context take a map or keyword list"
+    raise ArgumentError, "invalid value for :properties of a context: expected a map or keyword list"
   end
 
-  # Kept once found: the task may outlive what it was started for.
+  # Stores the context in the task, because the task may outlive the context of its caller.
   defp inherited([_ | _] = callers) do
     with %{} = context <- Table.of_callers(callers) do
       Process.put(@key, context)

@@ -1,17 +1,18 @@
 defmodule BilldogEng.LiveView do
   @moduledoc """
-  An `on_mount` hook that puts the `BilldogEng.Context` of a LiveView: whose it is, and the route that it shows.
+  Puts the `BilldogEng.Context` of a LiveView: its user and the route that it shows. This module is an `on_mount` hook.
 
-      # in the router, after what finds the user
+      # in the router, after the hook that assigns the user
       live_session :default, on_mount: [{MyAppWeb.UserAuth, :mount_current_scope}, BilldogEng.LiveView] do
         live "/orders/:id", MyAppWeb.OrderLive
       end
 
-  or, with options, `{BilldogEng.LiveView, distinct_id: &MyAppWeb.Analytics.visitor/1}`. They are those of
-  `BilldogEng.Plug`, their functions being given the socket.
+  To pass options, write `{BilldogEng.LiveView, distinct_id: &MyAppWeb.Analytics.visitor/1}`. The options are those of
+  `BilldogEng.Plug`; their functions receive the socket.
 
-  It does so once the LiveView is connected; for the request that comes before there is `BilldogEng.Plug`. In what
-  handlers capture, views within such a view have its context; for captures of their own they take `on_mount` too.
+  The hook puts the context when the LiveView is connected. The request before that is covered by `BilldogEng.Plug`.
+  Events that telemetry handlers capture in a nested LiveView have the context of its parent. For other captures, add the
+  hook to the nested LiveView too.
   """
 
   alias BilldogEng.{Context, Visitor}
@@ -34,10 +35,10 @@ defmodule BilldogEng.LiveView do
 
   def on_mount(_opts, _params, _session, socket), do: {:cont, socket}
 
-  # Only there is an address, and a hook for it allowed.
+  # Only a LiveView at the router has an address and may have a hook for it.
   defp at_router?(params, socket), do: is_map(params) and socket.parent_pid == nil and socket.router != nil
 
-  # The hook may be there already, from a second on_mount.
+  # A second on_mount finds the hook of the first.
   defp follow(socket) do
     socket
     |> Phoenix.LiveView.detach_hook(__MODULE__, :handle_params)
@@ -45,16 +46,16 @@ defmodule BilldogEng.LiveView do
   end
 
   @doc false
-  # At most patches nothing but the query changes.
+  # Most patches change only the query, which needs no work.
   def handle_params(_params, uri, socket) when is_binary(uri) do
     last = Process.get(__MODULE__)
-    unless Address.of?(last, uri), do: at(Address.parse(uri, last), socket)
+    unless Address.of?(last, uri), do: put_route(Address.parse(uri, last), socket)
     {:cont, socket}
   end
 
   def handle_params(_params, _uri, socket), do: {:cont, socket}
 
-  defp at(address, socket) do
+  defp put_route(address, socket) do
     Process.put(__MODULE__, address)
 
     with %{properties: properties} = context <- Context.get() do

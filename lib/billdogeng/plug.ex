@@ -1,8 +1,8 @@
 defmodule BilldogEng.Plug do
   @moduledoc """
-  A plug that puts the request's `BilldogEng.Context`: whose it is, its route and its id.
+  Puts the `BilldogEng.Context` of a request: its user, its route and its request ID.
 
-      # in the router, after what finds the user
+      # in the router, after the plug that assigns the user
       pipeline :browser do
         plug :fetch_session
         plug :fetch_current_scope_for_user
@@ -11,22 +11,21 @@ defmodule BilldogEng.Plug do
 
   Options:
 
-    * `:distinct_id` - a function of the conn that answers whose request it is, or nil where nobody knows. By
-      default it is the `id` of what `mix phx.gen.auth` has assigned: `current_scope.user`, else `current_user`;
-      else that of `BilldogEng.Visitor`, where the pipeline has it
-    * `:properties` - a function of the conn that answers properties to have beside `route`, the pattern of the
-      router's route, and `request_id`, that of `Plug.RequestId`
+    * `:distinct_id` - a function of the conn that returns the distinct ID, or nil for an anonymous request. Default: the
+      `id` of `current_scope.user` or `current_user`, as `mix phx.gen.auth` assigns them, else the ID of
+      `BilldogEng.Visitor` if the pipeline has that plug
+    * `:properties` - a function of the conn that returns properties of the context. They are added to `route`, the
+      pattern of the router's route, and `request_id`, the ID of `Plug.RequestId`. Default: none
 
-  Functions are of the form `&MyAppWeb.Analytics.visitor/1` or `{module, function, args}`, the conn being put
-  before `args`: a plug's options are part of compiled code. One that fails costs no request; that is logged once.
+  A function is `&MyAppWeb.Analytics.visitor/1` or `{module, function, args}`, which is called with the conn before
+  `args`: a plug's options are part of compiled code. If it fails, the request continues, and the failure is logged once.
 
-  The context is the request's alone. It takes the place of one before it, nothing is merged, and it is gone once
-  the response is sent (or begun to, where it is chunked): the same process may read another user's request next.
-  What tells of a failed request later is matched with it by the id that `Plug.RequestId` gave it, and is nobody's
-  where the endpoint has no such plug.
+  The context replaces the one before it. It is removed when the response is sent (for a chunked response, when the
+  response begins), because the same process may serve another user next. A crash that is reported later is matched with
+  its request by the request ID of `Plug.RequestId`. Without that plug in the endpoint, the crash is anonymous.
   """
 
-  # Not `@behaviour Plug`, for it may be compiled before Plug is, or without it.
+  # Without `@behaviour Plug`, because Plug may be compiled later, or missing.
 
   alias BilldogEng.Context
   alias BilldogEng.Context.Request
@@ -39,22 +38,25 @@ defmodule BilldogEng.Plug do
 
   @doc false
   def call(%{private: private} = conn, opts) do
-    properties = %{} |> put(:route, Route.of_conn(conn)) |> put(:request_id, request_id(conn))
+    properties =
+      for {key, value} <- [route: Route.of_conn(conn), request_id: request_id(conn)],
+          value != nil,
+          into: %{},
+          do: {key, value}
 
     context = Request.context(conn, properties, opts)
-    conn = if is_map_key(private, :billdogeng_context), do: conn, else: leave_once_sent(conn)
+    registered? = is_map_key(private, :billdogeng_context)
+    conn = if registered?, do: conn, else: Plug.Conn.register_before_send(conn, &__MODULE__.leave/1)
     Request.delete_failed()
     Context.put(context)
     with_context(conn, context)
   end
 
-  defp leave_once_sent(conn), do: Plug.Conn.register_before_send(conn, &__MODULE__.leave/1)
-
   @doc false
-  # Telemetry of the request that comes after the response takes the context from the conn.
+  # Telemetry that is emitted after the response reads the context from the conn.
   def leave(conn) do
     context = Context.get()
-    # A crash is logged after its page was sent.
+    # A crash is logged after its error page was sent.
     if is_integer(conn.status) and conn.status >= 500 and context != nil,
       do: Request.put_failed(request_id(conn), context.distinct_id)
 
@@ -70,7 +72,4 @@ defmodule BilldogEng.Plug do
       nil -> nil
     end
   end
-
-  defp put(properties, _key, nil), do: properties
-  defp put(properties, key, value), do: Map.put(properties, key, value)
 end

@@ -1,7 +1,6 @@
 defmodule BilldogEng.Telemetry do
   @moduledoc """
-  Telemetry, both ways: captures from the app's [`:telemetry`](https://hexdocs.pm/telemetry) events, and what a
-  client tells of itself.
+  Captures [`:telemetry`](https://hexdocs.pm/telemetry) events of the app, and emits those of a client.
 
       # in the application's start/2, before the Endpoint
       BilldogEng.Telemetry.attach(MyApp.Analytics, [:my_app, :order, :placed],
@@ -12,28 +11,26 @@ defmodule BilldogEng.Telemetry do
 
   ## Handlers
 
-  Each `attach` function takes the client (its name, so that handlers outlive a restart of its process), and
-  options. All of them take:
+  Each `attach` function accepts a client and options. Pass the client's name, so that the handler outlives a restart
+  of the client. The options of every handler are:
 
-    * `:distinct_id` - whose the event is: a function, or a value. By default whose the request is
-      (`BilldogEng.Plug`), else that of the process's `BilldogEng.Context`, else the `current_scope`,
-      `current_user` or `user_id` of a channel's socket. Where it is nil or `""` nothing is captured; that is
-      logged at info, once for each event and view
-    * `:properties` - properties of the event: a function, a map or a keyword list
-    * `:groups` - its groups, the same
-    * `:filter` - a function; only where it answers something true is the event captured
-    * `:sample_rate` - the share of users whose events are captured, 0 to 1: a distinct id is in or out, as a
-      whole and everywhere
-    * `:id` - a name for the handler, by which `detach/1` finds it
+    * `:distinct_id` - the user of the event: a value or a function. Default: the distinct ID of the request
+      (`BilldogEng.Plug`), else of the process's `BilldogEng.Context`, else the `current_scope`, `current_user` or
+      `user_id` of a channel's socket. If it is nil or `""`, nothing is captured; this is logged at info level, once for
+      each event and view
+    * `:properties` - the properties of the event: a map, a keyword list or a function. Default: none
+    * `:groups` - the groups of the event, in the same forms. Default: none
+    * `:filter` - a function. If it returns nil or false, nothing is captured
+    * `:sample_rate` - the share of users whose events are captured, from 0 to 1. The same users are selected for all
+      events and on all nodes. Default: 1
+    * `:id` - the ID of the handler for `detach/1`
 
-  A function is given the event's measurements and metadata, or its name before them if it takes three. It had
-  better be of the form `&MyApp.Analytics.user/2`: a function without a name is gone once its module has been
-  reloaded twice.
+  A function receives the measurements and the metadata of the event, or the event's name before them if its arity is 3.
+  Pass a function of the form `&MyApp.Analytics.user/2`: an anonymous function is lost when its module has been reloaded
+  twice.
 
-  Handlers run in the process in which the event happens, and take one to three microseconds beside the capture;
-  `BilldogEng.Plug` a few microseconds a request, `BilldogEng.LiveView` as much a change of address. One that fails costs that event
-  alone: it stays attached (what raises into `:telemetry` is detached for good), its first failure is logged, and all
-  are counted in `handlers/0`.
+  Handlers run in the process that emits the event, and take 1 to 3 µs in addition to the capture. If a handler fails,
+  only that event is lost. The handler stays attached, its first failure is logged, and `handlers/0` counts all of them.
 
   ## Events of the client
 
@@ -49,16 +46,16 @@ defmodule BilldogEng.Telemetry do
 
   @doc group: "Handlers"
   @doc """
-  Captures an event each time that one of `:telemetry`'s happens.
+  Captures an event for each of the given `:telemetry` events.
 
-  Options, beside those of every handler:
+  Metadata is only captured by `:properties`. Options, in addition to those of every handler:
 
-    * `:event` - the name to capture it by, or a function that answers one, or nil for nothing to be captured; by
-      default the name of the `:telemetry` event, its parts joined by dots
-    * `:id` - by default `{BilldogEng.Telemetry, client, event_or_events}`
+    * `:event` - the name of the captured event, or a function that returns it, or nil to capture nothing. Default: the
+      name of the `:telemetry` event, joined by dots
+    * `:id` - default: `{BilldogEng.Telemetry, client, event_or_events}`
 
-  Nothing of the metadata is captured but what `:properties` says. Answers `{:error, :already_exists}` where the
-  id is taken; raises `ArgumentError` for an option that it can't use, and where the app has no `:telemetry`.
+  Returns `{:error, :already_exists}` if the `:id` is taken. Raises `ArgumentError` for an option with an invalid value,
+  and if the app does not have `:telemetry`.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Telemetry.attach(client, [:docs, :order, :placed], id: "orders", distinct_id: "user-1")
@@ -80,16 +77,16 @@ defmodule BilldogEng.Telemetry do
   defp with_id(opts, client, handler) do
     if Keyword.keyword?(opts),
       do: Keyword.put_new(opts, :id, {__MODULE__, Handler.unwrap(client), handler}),
-      else: raise(ArgumentError, "expected the options of a handler as a keyword list")
+      else: raise(ArgumentError, "invalid options of a handler: expected a keyword list")
   end
 
   @doc group: "Handlers"
   @doc """
-  Captures the telemetry of Phoenix and LiveView, at most one event for each thing that happened:
+  Captures the telemetry of Phoenix and LiveView as these events:
 
-    * `page_viewed` - a GET that the router dispatched returned 2xx and HTML (also a HEAD that `Plug.Head` turned into a
-      GET), or a LiveView was navigated to, or patched to another path, and redirects nowhere. Properties: `route`, `via`
-      (`"request"`, `"navigate"` or `"patch"`), `controller` or `view`, `action`, `duration_ms`
+    * `page_viewed` - the router dispatched a GET that returned 2xx and HTML (also a HEAD that `Plug.Head` turned into a
+      GET), or the browser navigated to a LiveView, or a LiveView was patched to another path. Properties: `route`,
+      `via` (`"request"`, `"navigate"` or `"patch"`), `controller` or `view`, `action`, `duration_ms`
     * `request_failed` - an action raised, threw or exited, and an error page with status 400 or more was rendered.
       Properties: `status`, `method`, `route`, `error` (the exception's module)
     * `live_event` - a LiveView or component handled an event of the browser. Properties: `event`, `view`, `component`,
@@ -99,24 +96,26 @@ defmodule BilldogEng.Telemetry do
     * `channel_joined` - a channel of the app was joined. Properties: `channel`, `topic` (the text after `:` as `*`),
       `duration_ms`
 
-  Parameters, queries, headers, bodies, addresses and the messages of exceptions are in none of them; `route` is
-  the router's pattern, such as `/users/:id`. A LiveView's page is counted where it is shown: by its request, and
-  not again when its socket connects, or connects anew; a view within a view, or a change of the query alone, is
-  no page. One without `mount/3`, without `handle_params/3` and without an `on_mount` tells nothing when it is
-  navigated to. Of pages that redirect, navigate or patch on at once only the last one is viewed; its `duration_ms`
-  has what led to it in the same LiveView.
+  `route` is the router's pattern, such as `/users/:id`. The properties never contain parameters, queries, headers,
+  bodies, addresses or the messages of exceptions.
 
-  LiveView emits no telemetry where `handle_info/2` or `handle_async/3` raises or, before 1.2, a component that is
-  rendered again. `BilldogEng.LoggerHandler` captures these crashes, as it does all others.
+  A LiveView's page is captured once, by its request: not again when its socket connects or reconnects. A nested view, or
+  a change of the query alone, is no page view. Of pages that redirect, navigate or patch immediately, only the last one
+  is captured; its `duration_ms` includes the callbacks before it in the same LiveView. A navigation to a LiveView without
+  `mount/3`, `handle_params/3` and `on_mount` is not captured, because LiveView emits no telemetry for it.
 
-  Options, beside those of every handler:
+  LiveView emits no telemetry if `handle_info/2` or `handle_async/3` raises or, before 1.2, if a component raises when it
+  is rendered again. `BilldogEng.LoggerHandler` captures these crashes.
 
-    * `:events` - names to capture them by, or false for what isn't wanted:
-      `[page_viewed: "$pageview", live_event: false]`
-    * `:path` - whether the path itself, which may hold what is private, is in `path`; false
-    * `:form_changes` - whether events of forms that change are captured, one at each key, not only of those that
-      are submitted; false
-    * `:id` - by default `{BilldogEng.Telemetry, client, :phoenix}`
+  Options, in addition to those of every handler:
+
+    * `:events` - other names for the events, or false to capture none: `[page_viewed: "$pageview", live_event: false]`
+    * `:path` - whether the property `path` contains the request's path, which may be private. Default: false
+    * `:form_changes` - whether changes of forms are captured, one for each key press. Default: false, which captures
+      only submits
+    * `:id` - default: `{BilldogEng.Telemetry, client, :phoenix}`
+
+  Returns `{:error, :already_exists}` if the `:id` is taken.
 
       iex> BilldogEng.Telemetry.attach_phoenix(MyApp.Analytics, events: [channel_joined: false], sample_rate: 0.1)
       :ok
@@ -128,18 +127,20 @@ defmodule BilldogEng.Telemetry do
 
   @doc group: "Handlers"
   @doc """
-  Captures the queries of an Ecto repo that take longer than `:slower_than` ms, from the queue for a connection to
-  the decoded result, as `slow_query`.
+  Captures the slow queries of an Ecto repo as `slow_query`.
 
-  Properties: `source` (the table), `command` (such as `SELECT`), `repo`, `result` (`"ok"`, `"error"`),
-  `duration_ms`, and what of it were `queue_ms`, `query_ms` and `decode_ms`. The statement is not among them, nor
-  are its parameters. Queries without a source, migrations and those of Oban's tables are left out.
+  Properties: `source` (the table), `command` (such as `SELECT`), `repo`, `result` (`"ok"`, `"error"`), `duration_ms`,
+  and its parts `queue_ms`, `query_ms` and `decode_ms`. They never contain the statement or its parameters. Queries
+  without a source, migrations, and queries of Oban's tables are not captured.
 
-  Options, beside those of every handler:
+  Options, in addition to those of every handler:
 
-    * `:slower_than` - ms, a number; required
-    * `:event` - another name to capture them by
-    * `:id` - by default `{BilldogEng.Telemetry, client, {:ecto, repo}}`
+    * `:slower_than` - the time above which a query is captured, in milliseconds, from the wait for a connection to the
+      decoded result. Required
+    * `:event` - the name of the captured event. Default: `"slow_query"`
+    * `:id` - default: `{BilldogEng.Telemetry, client, {:ecto, repo}}`
+
+  Returns `{:error, :already_exists}` if the `:id` is taken.
 
       iex> BilldogEng.Telemetry.attach_ecto(MyApp.Analytics, MyApp.Repo, slower_than: 500)
       :ok
@@ -151,19 +152,21 @@ defmodule BilldogEng.Telemetry do
 
   @doc group: "Handlers"
   @doc """
-  Captures Oban's jobs: `job_completed` for each that has succeeded, `job_failed` for each attempt that has failed.
-  Jobs that were cancelled, discarded or snoozed are neither.
+  Captures Oban's jobs: `job_completed` for each job that succeeded, `job_failed` for each attempt that failed. Jobs that
+  were cancelled, discarded or snoozed are not captured.
 
-  Properties: `worker`, `queue`, `attempt`, `max_attempts`, `duration_ms`, `queue_ms` (from when it was due), and
-  of failures `state` (`"failure"`, or `"discard"` after the last attempt) and `error`, the exception's module. The
-  arguments are not among them.
+  Properties: `worker`, `queue`, `attempt`, `max_attempts`, `duration_ms`, `queue_ms` (the time since the job was due);
+  of failures also `state` (`"failure"`, or `"discard"` after the last attempt) and `error` (the exception's module).
+  They never contain the arguments.
 
-  Whose a job is stands in its `meta`: `MyApp.Mailer.new(args, meta: %{distinct_id: user.id})`.
+  Set the user of a job in its `meta`: `MyApp.Mailer.new(args, meta: %{distinct_id: user.id})`.
 
-  Options, beside those of every handler:
+  Options, in addition to those of every handler:
 
-    * `:events` - names to capture them by, or false for what isn't wanted: `[job_completed: false]`
-    * `:id` - by default `{BilldogEng.Telemetry, client, :oban}`
+    * `:events` - other names for the events, or false to capture none: `[job_completed: false]`
+    * `:id` - default: `{BilldogEng.Telemetry, client, :oban}`
+
+  Returns `{:error, :already_exists}` if the `:id` is taken.
 
       iex> BilldogEng.Telemetry.attach_oban(MyApp.Analytics, events: [job_failed: "mail_failed"])
       :ok
@@ -175,7 +178,7 @@ defmodule BilldogEng.Telemetry do
 
   @doc group: "Handlers"
   @doc """
-  Detaches the handler of that id; `{:error, :not_found}` where this module has attached none.
+  Detaches the handler with this ID. Returns `{:error, :not_found}` if this module did not attach it.
 
       iex> BilldogEng.Telemetry.detach("another")
       {:error, :not_found}
@@ -185,8 +188,8 @@ defmodule BilldogEng.Telemetry do
 
   @doc group: "Handlers"
   @doc """
-  The handlers that are attached, with what they came to: events that were `captured`, that had no distinct id
-  (`without_id`), and in which the handler `failed`. What was filtered or sampled out is in none of them.
+  Returns the attached handlers with their counters: events that were `captured`, that had no distinct ID
+  (`without_id`), and for which the handler `failed`. Events that were filtered or not sampled are not counted.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Telemetry.attach(client, [:docs, :signed_up], id: :signed_up, properties: fn _, _ -> 1 / 0 end)
@@ -211,12 +214,11 @@ defmodule BilldogEng.Telemetry do
 
   @doc group: "Metrics"
   @doc """
-  Emits `[:billdogeng, :queue]` with the accounts of `client`, in the calling process. Made for `telemetry_poller`:
+  Emits `[:billdogeng, :queue]` with the counters of `client`, in the calling process. Returns `:ok`.
 
       {:telemetry_poller, measurements: [{BilldogEng.Telemetry, :measure, [MyApp.Analytics]}], period: 10_000}
 
-  Always `:ok`. Where there is no such client, for one that is about to be started again, it emits nothing:
-  a poller drops for good what raises.
+  If there is no such client it emits nothing, because a poller removes a measurement that raises.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Telemetry.measure(client)
@@ -228,18 +230,14 @@ defmodule BilldogEng.Telemetry do
       stats = Analytics.stats(client)
       {captured, delivered} = rates(client, stats)
 
-      measurements = %{
-        queued: stats.queued,
-        queued_bytes: stats.queued_bytes,
-        in_flight: stats.in_flight,
-        captured: stats.captured,
-        captured_per_second: captured,
-        delivered: stats.delivered,
-        delivered_per_second: delivered,
-        dropped: stats.dropped |> Map.values() |> Enum.sum(),
-        retries: stats.retries,
-        replaced: stats.replaced
-      }
+      measurements =
+        stats
+        |> Map.take([:queued, :queued_bytes, :in_flight, :captured, :delivered, :retries, :replaced])
+        |> Map.merge(%{
+          captured_per_second: captured,
+          delivered_per_second: delivered,
+          dropped: stats.dropped |> Map.values() |> Enum.sum()
+        })
 
       Emitter.execute([:billdogeng, :queue], measurements, %{client: label(client)})
     end
@@ -249,7 +247,8 @@ defmodule BilldogEng.Telemetry do
     :exit, _ -> :ok
   end
 
-  # A poller measures in one process. A client that was started anew counts from 0.
+  # The last counters are in the process dictionary, because a poller measures in one process. A restarted client counts
+  # from 0.
   defp rates(client, %{captured: captured, delivered: delivered}) do
     now = System.monotonic_time()
     last = Process.put({__MODULE__, :measured, client}, {now, captured, delivered})
@@ -279,13 +278,13 @@ defmodule BilldogEng.Telemetry do
 
   @doc group: "Metrics"
   @doc """
-  Metrics of the events above, for a reporter of [`Telemetry.Metrics`](https://hexdocs.pm/telemetry_metrics) or the
-  metrics page of LiveDashboard:
+  Returns the metrics of the client's events, for a reporter of
+  [`Telemetry.Metrics`](https://hexdocs.pm/telemetry_metrics) or the metrics page of LiveDashboard:
 
-      # in MyAppWeb.Telemetry, beside the metrics that are there
+      # in MyAppWeb.Telemetry, with the metrics of the app
       def metrics, do: [summary("phoenix.endpoint.stop.duration") | BilldogEng.Telemetry.metrics()]
 
-  Sizes are in kilobytes. Raises where the app has no `telemetry_metrics`.
+  Sizes are in kilobytes. Raises if the app does not have `telemetry_metrics`.
   """
   @spec metrics() :: [struct()]
   def metrics, do: Metrics.list()

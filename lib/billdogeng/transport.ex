@@ -1,11 +1,11 @@
 defmodule BilldogEng.Transport do
   @moduledoc """
-  Single requests to the API, with the retries of a flush.
+  Makes single requests to the API, with the retries of a flush.
 
       config = BilldogEng.Transport.config(host: "http://127.0.0.1:4000", request_timeout: 5_000, gzip: true, max_retries: 3)
       {:ok, data} = BilldogEng.Transport.request(config, path: "/ingest-events", body: %{api_key: "k", events: []})
 
-  A client takes only its options from here. Its batches are sent by its flush thread.
+  A client uses this module only for its options. Its flush thread sends the batches.
   """
 
   alias BilldogEng.Error
@@ -30,7 +30,7 @@ defmodule BilldogEng.Transport do
 
   @doc group: "Requests"
   @doc """
-  Checks options, and adds the defaults of those that are not given.
+  Checks the options, and adds the defaults of the missing ones.
 
   The options are those under "Requests" in `BilldogEng.Analytics.start_link/1`, and `:enable_logging`. `:host`,
   `:request_timeout`, `:gzip` and `:max_retries` have no default here. Others are ignored.
@@ -79,7 +79,7 @@ defmodule BilldogEng.Transport do
   end
 
   @doc false
-  # As `request/2`, but `{:ok, data, status, quota_limited}`.
+  # Like `request/2`, but returns `{:ok, data, status, quota_limited}`.
   def exchange(config, opts) do
     http = Map.put(Options.native_transport(config), :gzip, Keyword.get(opts, :gzip, config.gzip) == true)
     headers = for {name, value} <- Keyword.get(opts, :headers, []), do: {to_string(name), to_string(value)}
@@ -93,7 +93,7 @@ defmodule BilldogEng.Transport do
     case send_request(http, path, headers, body, id) do
       :ok ->
         receive do
-          {:billdogeng_response, ^id, {:ok, _data, _status, _limited} = answer} -> answer
+          {:billdogeng_response, ^id, {:ok, _data, _status, _limited} = response} -> response
           {:billdogeng_response, ^id, {:error, error, retry}} -> failed(request, config, number, error, retry)
         end
 
@@ -111,7 +111,7 @@ defmodule BilldogEng.Transport do
     {Normaliser, :too_large} -> {:error, "the body is too large: send less than #{@largest_body} bytes"}
   end
 
-  # An exception would carry the arguments, and with them a key, to whoever reports it.
+  # An exception would contain the arguments, and with them the key.
   defp native_request(http, path, headers, body, marker, id) do
     Native.request(http, path, headers, body, marker, id)
   rescue
@@ -126,7 +126,7 @@ defmodule BilldogEng.Transport do
 
   defp failed(_request, _config, _number, error, _retry), do: {:error, Error.from_native(error)}
 
-  # A function of the app gets the delay without jitter.
+  # A function of the app receives the delay without jitter.
   defp sleep(sleep_fn, ms) do
     if sleep_fn == (&Process.sleep/1),
       do: Process.sleep(round(ms * (0.8 + 0.4 * :rand.uniform()))),

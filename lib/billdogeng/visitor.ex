@@ -1,8 +1,8 @@
 defmodule BilldogEng.Visitor do
   @moduledoc """
-  A plug that gives visitors without an account a distinct ID, kept in the session.
+  Gives each visitor without an account a distinct ID, and keeps it in the session. This module is a plug.
 
-      # in the router: after the session, before BilldogEng.Plug
+      # in the router, after the session and before BilldogEng.Plug
       pipeline :browser do
         plug :fetch_session
         plug :fetch_current_scope_for_user
@@ -10,20 +10,19 @@ defmodule BilldogEng.Visitor do
         plug BilldogEng.Plug
       end
 
-  `BilldogEng.Plug` and `BilldogEng.LiveView` then use that ID for as long as they find no user. Where they have a
-  `:distinct_id` function, that one decides alone; it may call `id/1`.
+  `BilldogEng.Plug` and `BilldogEng.LiveView` use this ID if they find no user. If they have a `:distinct_id` function,
+  they use only its result; the function can call `id/1`.
 
-  At login, before the session is renewed, two lines connect what the visitor has done with the user:
+  At login, before the session is renewed, connect the visitor's events with the user:
 
       visitor = BilldogEng.Visitor.id(conn)
       if visitor, do: MyApp.Analytics.alias(user.id, visitor)
 
-  The ID is random, holds nothing of the visitor, and lives as long as the session: a logout that clears the session
-  ends it, and a `:max_age` of the endpoint's `@session_options` has it outlive the browser. The session's cookie is
-  signed by Plug. Where cookies are not accepted, each request is a visitor of its own.
+  The ID is random, contains no data of the visitor, and exists as long as the session. A logout that clears the session
+  removes it. With a `:max_age` in the endpoint's `@session_options` it survives a restart of the browser. Plug signs the
+  session's cookie. A browser that accepts no cookies is a new visitor at each request.
 
-  The plug is opt-in: without it visitors without an account are not counted. To have it wait for consent, call it
-  from a plug of your own:
+  Without this plug, visitors without an account are not captured. To wait for consent, call it from a plug of the app:
 
       def visitor(conn, _opts) do
         if get_session(conn, :consent),
@@ -32,18 +31,18 @@ defmodule BilldogEng.Visitor do
       end
   """
 
-  # Not `@behaviour Plug`, for it may be compiled before Plug is, or without it.
+  # Without `@behaviour Plug`, because Plug may be compiled later, or missing.
 
   @compile {:no_warn_undefined, Plug.Conn}
 
-  # Its name in the session, where a LiveView's hook finds it too.
+  # The ID's key in the session. `BilldogEng.LiveView` reads it there too.
   @key "billdogeng_visitor"
 
   @doc false
   def init([]), do: []
 
   def init(other) do
-    raise ArgumentError, "BilldogEng.Visitor takes no options, got: #{inspect(other)}"
+    raise ArgumentError, "invalid options of BilldogEng.Visitor: expected none, got: #{inspect(other)}"
   end
 
   @doc false
@@ -60,7 +59,7 @@ defmodule BilldogEng.Visitor do
 
   @doc group: "State"
   @doc """
-  Returns the visitor's distinct ID, of a conn or a socket; nil where it has none.
+  Returns the visitor's distinct ID of a conn or a socket, or nil.
 
       iex> BilldogEng.Visitor.id(%{private: %{}})
       nil
@@ -71,7 +70,7 @@ defmodule BilldogEng.Visitor do
 
   @doc group: "State"
   @doc """
-  Takes the visitor's distinct ID out of the session.
+  Removes the visitor's distinct ID from the session and the conn.
 
       iex> private = %{plug_session: %{"billdogeng_visitor" => "visitor-1"}, billdogeng_visitor: "visitor-1"}
       iex> BilldogEng.Visitor.forget(%{private: private})
@@ -83,7 +82,7 @@ defmodule BilldogEng.Visitor do
   end
 
   @doc false
-  # A socket whose session holds one.
+  # Returns the socket with the ID of its session.
   def of_session(socket, %{@key => id}) when is_binary(id), do: known(socket, id)
   def of_session(socket, _session), do: socket
 

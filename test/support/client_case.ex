@@ -166,6 +166,30 @@ defmodule BilldogEng.ClientCase do
     id |> lines() |> Enum.join("\n")
   end
 
+  @doc """
+  Runs `fun` and returns its result once the process `pid` has logged a line that contains `text`.
+  """
+  def awaiting_line(pid, text, fun) do
+    id = :"log_of_#{System.unique_integer([:positive])}"
+    :ok = :logger.add_handler(id, BilldogEng.ClientCase.Log, %{config: %{of: pid, to: self(), id: id}})
+
+    try do
+      result = fun.()
+      await_line(id, text)
+      result
+    after
+      :logger.remove_handler(id)
+    end
+  end
+
+  defp await_line(id, text) do
+    receive do
+      {^id, line} -> if line =~ text, do: :ok, else: await_line(id, text)
+    after
+      30_000 -> ExUnit.Assertions.flunk("no line with #{inspect(text)} was logged within 30 s")
+    end
+  end
+
   defp lines(id) do
     receive do
       {^id, line} -> [line | lines(id)]

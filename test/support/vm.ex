@@ -28,7 +28,8 @@ defmodule BilldogEng.VM do
         env: env
       ])
 
-    {:os_pid, pid} = Port.info(port, :os_pid)
+    # One that has ended already has none: await/3 and ended/2 show its output.
+    pid = with {:os_pid, pid} <- Port.info(port, :os_pid), do: pid
     %{port: port, pid: pid}
   end
 

@@ -3,7 +3,6 @@ defmodule BilldogEng.Client.Address do
   # Checks and shows the addresses of ingests and proxies. Userinfo, queries and fragments can contain secrets, so they
   # are never shown.
 
-  @doc false
   # Returns nil, or the reason why no request can be made to `address`. The reason does not quote the address.
   def problem(address) when is_binary(address) do
     cond do
@@ -67,13 +66,11 @@ defmodule BilldogEng.Client.Address do
 
   defp zone, do: "its IPv6 address has a zone ID (%)"
 
-  @doc false
   # Returns the address as a log or an error may show it.
   def shown(address) do
     address |> String.replace(~r{\A([a-z]+://)?.*@}si, "\\1") |> String.replace(~r/[?#].*\z/s, "")
   end
 
-  @doc false
   # Returns whether the address contains a user name or a password.
   def secret?(address), do: is_binary(address) and address =~ "@"
 end

@@ -16,18 +16,29 @@ defmodule BilldogEng.Client.Capture do
   alias BilldogEng.Test.Store
 
   @doc false
-  # Captures `{distinct_id, name, properties, groups, timestamp}` for the client of `server`. Returns `:ok`, always. The
-  # form is the original's: `:with_groups`, or `:raw`, which takes no groups and none of the client's properties.
-  def event(pid, event, form) when is_pid(pid) and node(pid) == node(), do: local(pid, event, form)
+  # Captures an event for the client of `server`. Returns `:ok`, always. The form is the original's: `:with_groups`, or
+  # `:raw`, which takes no groups and none of the client's properties.
+  def event(pid, distinct_id, name, properties, groups, timestamp, form)
+      when is_pid(pid) and node(pid) == node() do
+    case Native.capture(pid, :event, distinct_id, name, properties, groups, timestamp, nil) do
+      :ok ->
+        :ok
 
-  def event(server, event, form) do
+      result ->
+        event = {distinct_id, name, properties, groups, timestamp}
+        # Without a client, the process is the original's, or gone.
+        with :no_client <- finish(result, pid, :event, event, form), do: Remote.enqueue(pid, event, form)
+    end
+  end
+
+  def event(server, distinct_id, name, properties, groups, timestamp, form) do
     case Remote.find(server) do
       {:local, pid} ->
-        local(pid, event, form)
+        event(pid, distinct_id, name, properties, groups, timestamp, form)
 
       {:remote, remote} ->
-        if elem(event, 4), do: Writer.once(:remote_timestamp, :remote_timestamp)
-        Remote.enqueue(remote, event, form)
+        if timestamp, do: Writer.once(:remote_timestamp, :remote_timestamp)
+        Remote.enqueue(remote, {distinct_id, name, properties, groups, timestamp}, form)
 
       nil ->
         Missing.count(server)
@@ -36,56 +47,45 @@ defmodule BilldogEng.Client.Capture do
     _, _ -> :ok
   end
 
-  # Without a client, the process is the original's, or gone.
-  defp local(pid, event, form) do
-    with :no_client <- item(pid, :event, event, form), do: Remote.enqueue(pid, event, form)
-  end
-
   @doc false
   # Captures an item for the client that `pid` owns. Returns `:ok`, `:no_client` or `:no_thread`.
-  def item(pid, lane, item, form \\ :raw) do
-    case encoded(pid, lane, item, form) do
-      {:item, item} -> file(pid, lane, item)
-      result -> result
-    end
+  def item(pid, lane, item, form) do
+    pid |> native(lane, item, nil) |> finish(pid, lane, item, form)
   end
 
-  defp encoded(pid, lane, item, form) do
-    case Native.capture(pid, lane, item, nil) do
-      :ok -> :ok
-      :hooks -> hooked(pid, item, form)
-      result -> continue(result, pid, lane, item, nil)
+  defp native(pid, lane, {distinct_id, name, properties, groups, timestamp}, marker),
+    do: Native.capture(pid, lane, distinct_id, name, properties, groups, timestamp, marker)
+
+  defp finish(result, pid, lane, item, form) do
+    case if(result == :hooks, do: hooked(pid, lane, item, form), else: continue(result, pid, lane, item, nil)) do
+      {:item, item} -> file(pid, lane, item)
+      result -> result
     end
   catch
     kind, reason -> drop(pid, lane, kind, reason)
   end
 
-  defp hooked(pid, event, form) do
-    case Hooks.run(Hooks.Shared.of(pid), pid, event, form) do
-      {:ok, event} -> Native.capture(pid, :event, event, :hooked) |> continue(pid, :event, event, :hooked)
-      {:drop, reason} -> Native.drop(pid, :event, reason)
+  defp hooked(pid, lane, item, form) do
+    case Hooks.run(Hooks.Shared.of(pid), pid, item, form) do
+      {:ok, item} -> pid |> native(lane, item, :hooked) |> continue(pid, lane, item, :hooked)
+      {:drop, reason} -> Native.drop(pid, lane, reason)
     end
   end
 
-  defp continue(:dirty, pid, lane, item, marker),
-    do: Native.capture_dirty(pid, lane, item, marker) |> continue(pid, lane, item, marker)
+  defp continue(:dirty, pid, lane, {distinct_id, name, properties, groups, timestamp} = item, marker) do
+    Native.capture_dirty(pid, lane, distinct_id, name, properties, groups, timestamp, marker)
+    |> continue(pid, lane, item, marker)
+  end
 
-  defp continue(:normalise, pid, lane, item, _marker) do
+  defp continue(:normalise, pid, lane, {distinct_id, name, properties, groups, timestamp}, _marker) do
     marker = make_ref()
-    item = normalised(lane, item, marker, Native.max_event_bytes(pid))
-    Native.capture(pid, lane, item, marker) |> continue(pid, lane, item, marker)
+    terms = [distinct_id, name, properties, groups]
+    [distinct_id, name, properties, groups] = Normaliser.run(terms, marker, Native.max_event_bytes(pid))
+    item = {distinct_id, name, properties, groups, timestamp}
+    pid |> native(lane, item, marker) |> continue(pid, lane, item, marker)
   end
 
   defp continue(result, _pid, _lane, _item, _marker), do: result
-
-  defp normalised(:event, {distinct_id, name, properties, groups, timestamp}, marker, max_bytes) do
-    [distinct_id, name, properties, groups] =
-      Normaliser.run([distinct_id, name, properties, groups], marker, max_bytes)
-
-    {distinct_id, name, properties, groups, timestamp}
-  end
-
-  defp normalised(:person_update, update, marker, max_bytes), do: Normaliser.run(update, marker, max_bytes)
 
   # The client has counted it as delivered already.
   defp file(pid, lane, item) do

@@ -19,7 +19,6 @@ defmodule BilldogEng.Client.Missing do
     {:ok, nil}
   end
 
-  @doc false
   # Counts one capture. Without the library's application there is no table, and nothing is counted.
   def count(name) do
     :ets.update_counter(__MODULE__, name, 1)
@@ -58,7 +57,6 @@ defmodule BilldogEng.Client.Missing do
       else: :tuple
   end
 
-  @doc false
   # Removes the count of a name that a client has from now on. If that client ends for good, there is a line again.
   def found(nil), do: :ok
 
@@ -74,7 +72,6 @@ defmodule BilldogEng.Client.Missing do
     ArgumentError -> :ok
   end
 
-  @doc false
   def counts do
     Map.new(:ets.tab2list(__MODULE__))
   rescue

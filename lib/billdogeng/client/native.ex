@@ -35,8 +35,8 @@ defmodule BilldogEng.Client.Native do
 
   # ── captures ──
   # Without the library all clients are disabled: their captures do nothing.
-  def capture(_owner, _lane, _item, _marker), do: without_library(:ok)
-  def capture_dirty(_owner, _lane, _item, _marker), do: no_library()
+  def capture(_owner, _lane, _id, _name, _properties, _groups, _timestamp, _marker), do: without_library(:ok)
+  def capture_dirty(_owner, _lane, _id, _name, _properties, _groups, _timestamp, _marker), do: no_library()
   def drop(_owner, _lane, _reason), do: no_library()
   def disown(_owner, _lane), do: no_library()
   def is_first_failure(_owner, _kind), do: no_library()
@@ -51,6 +51,7 @@ defmodule BilldogEng.Client.Native do
   def updates(_owner, _lane), do: no_library()
   def updates_dirty(_owner, _lane), do: no_library()
   def stats(_owner), do: without_library(:no_client)
+  def debug(_owner), do: without_library(:no_client)
   def reported_drops(_owner, _lane, _reason, _count), do: no_library()
 
   # ── the reporter ──

@@ -126,6 +126,12 @@ defmodule BilldogEng.Client.Owner do
   def handle_call(:purge, from, state), do: {:noreply, command(:purge, from, state)}
   def handle_call(:stats, _from, %{handle: nil} = state), do: {:reply, no_stats(), state}
   def handle_call(:stats, _from, state), do: {:reply, Native.stats(self()), state}
+
+  # The process that each call came from.
+  def handle_call(:callers, _from, state) do
+    {:reply, Map.new(state.calls, fn {id, {{pid, _tag}, _replies, _answer}} -> {id, pid} end), state}
+  end
+
   def handle_call(_other, _from, state), do: {:noreply, state}
 
   @impl true

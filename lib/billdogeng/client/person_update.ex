@@ -112,7 +112,7 @@ defmodule BilldogEng.Client.PersonUpdate do
   end
 
   def enqueue(pid, distinct_id, operations) do
-    with :no_thread <- Capture.item(pid, :person_update, distinct_id: distinct_id, operations: operations),
-         do: Writer.write(:person_thread)
+    update = {distinct_id, nil, operations, nil, nil}
+    with :no_thread <- Capture.item(pid, :person_update, update, :raw), do: Writer.write(:person_thread)
   end
 end

@@ -11,7 +11,6 @@ defmodule BilldogEng.Client.PidTable do
 
   def start_link(table), do: GenServer.start_link(__MODULE__, table, name: table)
 
-  @doc false
   # Of a row that is in the table already. A process that has died by then loses it all the same.
   def watch(table, pid), do: GenServer.cast(table, {:watch, pid})
 

@@ -6,7 +6,6 @@ defmodule BilldogEng.Client.Roots do
   alias BilldogEng.Client.Native
   alias BilldogEng.Log.Writer
 
-  @doc false
   # Returns the file for the native library, or nil if that library finds authorities by itself.
   def cacertfile(host) do
     if https?(host) and Native.load_error() == nil do
@@ -16,7 +15,6 @@ defmodule BilldogEng.Client.Roots do
     end
   end
 
-  @doc false
   # Describes the authorities for `mix billdogeng.send_test_event`.
   def describe(host, given) do
     cond do
@@ -28,7 +26,6 @@ defmodule BilldogEng.Client.Roots do
     end
   end
 
-  @doc false
   def describe_named([]), do: "the system's"
 
   def describe_named(named) do

@@ -9,7 +9,6 @@ defmodule BilldogEng.Client.Secret do
   # fn -> value end
   @function {:fun, 1, {:clauses, [{:clause, 1, [], [], [{:var, 1, :value}]}]}}
 
-  @doc false
   # Returns a function of no arguments that returns `value`.
   def hide(value) do
     {:value, function, _bindings} = :erl_eval.expr(@function, [{:value, value}])

@@ -5,7 +5,6 @@ defmodule BilldogEng.Client.Stats do
   alias BilldogEng.Client.Native
   alias BilldogEng.Log.Text
 
-  @doc false
   # Returns the counters of the client that `pid` owns, or `:no_client`. A client knows its counters once its spool is
   # open; its process replies from then on, also while the VM stops.
   def of(pid) do
@@ -27,7 +26,6 @@ defmodule BilldogEng.Client.Stats do
   defp time(nil), do: nil
   defp time(ms), do: DateTime.from_unix!(ms, :millisecond)
 
-  @doc false
   # Returns a client's state and its last requests for people, as `{label, text}`.
   def explained(stats) do
     [
@@ -37,11 +35,9 @@ defmodule BilldogEng.Client.Stats do
     ]
   end
 
-  @doc false
   def state(%{next_attempt_in: nil} = stats), do: "#{stats.state}"
   def state(stats), do: "#{stats.state}, next attempt in #{div(stats.next_attempt_in + 999, 1000)} s"
 
-  @doc false
   def last_error(nil), do: "none"
 
   def last_error(error) do

@@ -24,7 +24,6 @@ defmodule BilldogEng.Client.Suggestion do
   # The Jaro distance of :hots and :host, or of :flush_att and :flush_at, is above this.
   @near 0.85
 
-  @doc false
   # Returns one of the atoms `known`, or nil.
   def near(name, known) when is_atom(name) do
     synonym = @synonyms[name]
@@ -40,7 +39,6 @@ defmodule BilldogEng.Client.Suggestion do
     if distance >= @near, do: nearest
   end
 
-  @doc false
   # Returns the names for a message: `:hots (did you mean :host?), :other`.
   def listed(names, known) do
     Enum.map_join(names, ", ", fn name ->

@@ -12,7 +12,6 @@ defmodule BilldogEng.Client.TestEvent do
   @name "billdogeng_test_event"
   @user "billdogeng-test"
 
-  @doc false
   # Returns the modules of these apps that `use BilldogEng`.
   def clients(apps) do
     for app <- apps,
@@ -22,7 +21,6 @@ defmodule BilldogEng.Client.TestEvent do
         do: module
   end
 
-  @doc false
   # Returns the test of a client's options. Raises `ArgumentError` for a wrong value, as a start does.
   def new(opts) do
     # Only a live client logs warnings and looks for certificates.
@@ -34,7 +32,6 @@ defmodule BilldogEng.Client.TestEvent do
     }
   end
 
-  @doc false
   # Returns what is known before the event is sent, as `{label, text}`.
   def facts(%{transport: transport}) do
     [
@@ -45,7 +42,6 @@ defmodule BilldogEng.Client.TestEvent do
     ]
   end
 
-  @doc false
   # Returns the state of the client of this name, if it runs in this VM, as `{label, text}`.
   def running(client) do
     [client] |> Module.safe_concat() |> Analytics.stats() |> Stats.explained()
@@ -67,7 +63,6 @@ defmodule BilldogEng.Client.TestEvent do
     end
   end
 
-  @doc false
   # Returns `{:ok, status, ms}`, or `{:error, status | nil, ms | nil, cause, remedy}`. The key is in neither.
   def send(%{api_key: ""}) do
     {:error, nil, nil, ":api_key is missing or blank",

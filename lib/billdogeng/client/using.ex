@@ -98,7 +98,6 @@ defmodule BilldogEng.Client.Using do
     end
   end
 
-  @doc false
   def otp_app!(opts, module) do
     case opts do
       [otp_app: app] when is_atom(app) and app != nil ->
@@ -111,10 +110,8 @@ defmodule BilldogEng.Client.Using do
     end
   end
 
-  @doc false
   def start_link(app, module, opts), do: app |> options(module, opts) |> Analytics.start_link()
 
-  @doc false
   # Returns all options of the client. An error shows none of them: the key is among them.
   def options(app, module, opts) do
     configured = Application.get_env(app, module, [])

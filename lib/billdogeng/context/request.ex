@@ -1,25 +1,27 @@
 defmodule BilldogEng.Context.Request do
   @moduledoc false
-  # The user of a request, a LiveView or a channel: shared by `BilldogEng.Plug`, `BilldogEng.LiveView` and the
-  # telemetry handlers.
+  # Finds the user of a request, a LiveView or a channel, for `BilldogEng.Plug`, `BilldogEng.LiveView` and the telemetry
+  # handlers.
 
   alias BilldogEng.{Context, Visitor}
   alias BilldogEng.Log.{Failure, Writer}
 
-  # The process dictionary's key for the request that failed last: its ID and its distinct ID.
+  # The key in the process dictionary for the last request that failed: its request ID and its distinct ID.
   @failed {__MODULE__, :failed}
 
-  @doc false
+  # Returns `opts`, or raises `ArgumentError`.
   def options(opts, module) do
     valid = Keyword.keyword?(opts) and Keyword.keys(opts) -- [:distinct_id, :properties] == []
 
     unless valid do
-      raise ArgumentError, "#{module} takes a keyword list of :distinct_id and :properties"
+      raise ArgumentError,
+            "invalid options of #{module}: expected a keyword list of :distinct_id and :properties"
     end
 
     for {option, value} <- opts, value != nil and not is_function(value, 1) and not mfa?(value) do
       raise ArgumentError,
-            "the option #{inspect(option)} of #{module} takes a function, or {module, function, args}"
+            "invalid value for #{inspect(option)} of #{module}: expected a function of one argument or " <>
+              "{module, function, args}, got: #{inspect(value, limit: 10, printable_limit: 200)}"
     end
 
     opts
@@ -28,8 +30,7 @@ defmodule BilldogEng.Context.Request do
   defp mfa?({module, function, args}), do: is_atom(module) and is_atom(function) and is_list(args)
   defp mfa?(_value), do: false
 
-  @doc false
-  # Returns the context of a conn or a socket. An app's function that fails breaks no page.
+  # Returns the context of a conn or a socket. A function of the app that fails must not fail the request.
   def context(of, properties, opts) do
     given = if function = opts[:properties], do: call_with(function, of), else: %{}
 
@@ -50,8 +51,7 @@ defmodule BilldogEng.Context.Request do
   defp user_id(%{current_user: %{id: id}}), do: id
   defp user_id(_assigns), do: nil
 
-  @doc false
-  # Returns the user ID of a channel's socket. In Phoenix's guides its assigns hold the ID itself.
+  # Returns the user ID of a channel's socket. Phoenix's guides assign the ID itself.
   def channel_user_id(assigns) do
     case {user_id(assigns), assigns} do
       {nil, %{current_user: id}} when is_binary(id) or is_integer(id) -> id
@@ -60,7 +60,7 @@ defmodule BilldogEng.Context.Request do
     end
   end
 
-  # Once for each place.
+  # Logs the failure once for each place in the app's code.
   defp without_id(properties, failure, stacktrace) do
     Writer.once({:context, Failure.place(stacktrace)}, {:context_failed, failure})
     %{distinct_id: nil, properties: properties}
@@ -68,14 +68,11 @@ defmodule BilldogEng.Context.Request do
 
   # ── requests that fail ──
 
-  @doc false
   def put_failed(request_id, distinct_id), do: Process.put(@failed, {request_id, distinct_id})
 
-  @doc false
   def delete_failed, do: Process.delete(@failed)
 
-  @doc false
-  # Returns the distinct ID of the request that this process answered with an error page, if it has this request ID.
+  # Returns the distinct ID of the last request of this process that failed, if it has this request ID.
   def failed(request_id) do
     case Process.get(@failed) do
       {^request_id, distinct_id} when request_id != nil -> distinct_id
@@ -83,9 +80,8 @@ defmodule BilldogEng.Context.Request do
     end
   end
 
-  @doc false
-  # Returns the context of the request that this process serves and has not answered. Telemetry reports an exit or a
-  # throw with the conn as it was before all plugs.
+  # Returns the context of the request that this process still serves. Telemetry reports an exit or a throw with the conn
+  # as it was before all plugs.
   def unanswered do
     with %{properties: %{request_id: id}} = context when id != nil <- Context.get(),
          ^id <- Logger.metadata()[:request_id],

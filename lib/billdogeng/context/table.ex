@@ -1,16 +1,16 @@
 defmodule BilldogEng.Context.Table do
   @moduledoc false
-  # Contexts, for tasks to find: no process is ever asked for its own.
+  # The contexts of all processes, so that tasks find them without a call to another process.
   #
-  #     {{:process, pid}, marker}   of a process that has put a context
-  #     {marker, context}           false once the context was taken out
+  #     {{:process, pid}, marker}   for a process that put a context
+  #     {marker, context}           false after the context was removed
   #
-  # A marker stands for one user in one process. Tasks inherit it in `$callers`, where it is found by standing there
-  # twice. So a task has the context of the request that started it, whoever is served by the same process since. A
-  # marker that was replaced, or whose process has ended, is kept for a while: tasks often ask late, and a web server may
-  # log a crash once the request's process has ended.
+  # A marker stands for one user in one process. Tasks inherit it in `$callers`, where it occurs twice in a row. So a task
+  # finds the context of the request that started it, also if the same process serves another user by then. A marker that
+  # was replaced, or that belongs to a process that ended, is kept for a while: tasks may start their work late, and a web
+  # server may log a crash after the request's process has ended.
   #
-  # Only a process itself writes its rows. The server owns the table and deletes.
+  # Each process writes only its own rows. The server owns the table and deletes rows.
 
   use GenServer
 
@@ -26,10 +26,10 @@ defmodule BilldogEng.Context.Table do
     {:ok, nil}
   end
 
-  # ── a process's own context ──
+  # ── the context of a process ──
 
   def put(pid, marker, context) do
-    # A table's copy of shared parts could take all the VM's memory. Tasks then find none.
+    # A copy into a table loses shared parts, so a large context could use all memory. Tasks do not find such a one.
     context = if Budget.walk_copied(context, Budget.most()) >= 0, do: context, else: false
     :ets.insert(__MODULE__, {marker, context})
 
@@ -42,11 +42,11 @@ defmodule BilldogEng.Context.Table do
         GenServer.cast(__MODULE__, if(before, do: {:replaced, before}, else: {:watch, pid}))
     end
   rescue
-    # Where the library's application isn't running there is no table, and tasks find nothing.
+    # Without the library's application there is no table, and tasks find nothing.
     ArgumentError -> :ok
   end
 
-  # The row stays: a task of a task must not find what is further up.
+  # The row stays, so that a task of a task does not find the context of a process further up.
   def clear(pid) do
     if marker = marker(pid), do: :ets.insert(__MODULE__, {marker, false})
     :ok
@@ -56,26 +56,21 @@ defmodule BilldogEng.Context.Table do
 
   # ── `$callers` ──
 
-  @doc false
   def mark(callers, nil), do: callers
   def mark(callers, marker), do: [marker, marker | callers]
 
-  @doc false
   def unmark([marker, marker | callers], marker), do: callers
   def unmark(callers, _marker), do: callers
 
-  @doc false
-  # A marker that no context has; nil where there is no table.
-  def nobody, do: Process.whereis(__MODULE__)
+  # Returns a marker without a context, or nil without a table.
+  def empty_marker, do: Process.whereis(__MODULE__)
 
-  @doc false
-  # The context of the nearest marker; nil where that has none, or none any more.
+  # Returns the context of the nearest marker, or nil.
   def of_callers([marker, marker | _]), do: context(marker)
   def of_callers([_pid | callers]), do: of_callers(callers)
   def of_callers([]), do: nil
 
-  @doc false
-  # The context of that process, whoever asks; nil where it has none.
+  # Returns the context of any process, or nil.
   def of(pid) do
     if marker = marker(pid), do: context(marker)
   rescue

@@ -14,7 +14,6 @@ defmodule BilldogEng.Exceptions.Crash do
   alias BilldogEng.Exceptions
   alias BilldogEng.Exceptions.Stacktrace
 
-  @doc false
   # `{phase, {kind, reason}, stacktrace}` or nil; the phase is `:terminating`, `:ended` or `:other`.
   # Nothing but what it ended with is taken out of the event: no state, no message, no metadata.
   def read(%{meta: %{crash_reason: {reason, stacktrace}} = meta}) when is_list(stacktrace) do

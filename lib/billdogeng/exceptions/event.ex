@@ -32,7 +32,6 @@ defmodule BilldogEng.Exceptions.Event do
   # Their messages may hold the arguments of a call, once `Exception.blame/3` has seen them or at once.
   @always_safe [FunctionClauseError, BadArityError, ArithmeticError]
 
-  @doc false
   # Of what a caller handed in: an exception, what `catch kind, reason` gives as `{kind, reason}`, or any term.
   def captured(exception, stacktrace, properties) do
     exception
@@ -41,7 +40,6 @@ defmodule BilldogEng.Exceptions.Event do
     |> Hooks.beneath(pairs(properties))
   end
 
-  @doc false
   # Of what a process ended with, `{kind, reason}` as `BilldogEng.Exceptions.Crash` reads it.
   def properties({kind, reason}, stacktrace, opts) do
     in_app = opts[:in_app] || Application.get_env(:billdogeng, :in_app)
@@ -64,7 +62,6 @@ defmodule BilldogEng.Exceptions.Event do
     }
   end
 
-  @doc false
   # `{kind, reason}`, an exception where the kind is `:error`.
   def normal(:error, reason, stacktrace), do: {:error, normalize(reason, stacktrace)}
   def normal({:EXIT, _pid}, reason, _stacktrace), do: {:exit, reason}

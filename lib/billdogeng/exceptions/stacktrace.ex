@@ -11,7 +11,6 @@ defmodule BilldogEng.Exceptions.Stacktrace do
   # Of the innermost ones; `:erlang.system_flag(:backtrace_depth, _)` may be anything.
   @most 100
 
-  @doc false
   # Anything that isn't a frame is left out. `in_app` is a list of applications, or nil for `own_apps/1`'s.
   def frames(stacktrace, in_app) do
     frames = stacktrace |> entries(@most, []) |> Enum.flat_map(&frame/1)
@@ -30,7 +29,6 @@ defmodule BilldogEng.Exceptions.Stacktrace do
     end
   end
 
-  @doc false
   # Where it happened: the innermost frame of the app's own, else the innermost; nil where there is none.
   def place(frames) do
     innermost_first = Enum.reverse(frames)
@@ -41,7 +39,6 @@ defmodule BilldogEng.Exceptions.Stacktrace do
     end
   end
 
-  @doc false
   def stacktrace?([_ | _] = list), do: proper?(list)
   def stacktrace?(_other), do: false
 
@@ -88,7 +85,6 @@ defmodule BilldogEng.Exceptions.Stacktrace do
     }
   end
 
-  @doc false
   # A path may be a charlist, and one of a caller's own making any term.
   def file(nil), do: nil
   def file(path) when is_binary(path), do: path

@@ -1,19 +1,16 @@
 defmodule BilldogEng.Telemetry.Address do
   @moduledoc false
-  # A LiveView's address without its query, at each change of it: `URI` and `:binary.split/2` take longer than
-  # a capture.
+  # The address of a LiveView without its query. Each navigation and patch parses one, and `URI` and `:binary.split/2`
+  # take longer than a capture.
 
   @enforce_keys [:text, :origin, :host, :path]
   defstruct @enforce_keys
 
-  @doc false
-  # Whether it is the address of `uri`, whatever the query.
+  # Returns whether `uri` has this address, with any query.
   def of?(nil, _uri), do: false
-
   def of?(%{text: text}, uri), do: starts_with?(uri, text) and until(rest(uri, text), ??, ?#) == 0
 
-  @doc false
-  # The address of `uri`. Its origin is nearly always that of the last one, and then isn't looked into again.
+  # Returns the address of `uri`. An origin that is equal to the last one is not parsed again.
   def parse(uri, last \\ nil) do
     {origin, host} = origin(uri, last)
     rest = rest(uri, origin)
@@ -48,15 +45,14 @@ defmodule BilldogEng.Telemetry.Address do
   defp authority(<<byte, rest::binary>>, size) when byte not in ~c"/?#", do: authority(rest, size + 1)
   defp authority(_end, size), do: size
 
-  # Another scheme, a user's name, an IPv6 address.
+  # Parses other schemes, user names and IPv6 addresses.
   defp by_uri(uri) do
     text = binary_part(uri, 0, until(uri, ??, ?#))
     %URI{host: host, path: path} = URI.parse(text)
     {binary_part(text, 0, byte_size(text) - byte_size(path || "")), host}
   end
 
-  @doc false
-  # The segments of a path, decoded, as the router is given them.
+  # Returns the decoded segments of a path, as the router expects them.
   def segments(""), do: []
   def segments("/" <> rest), do: segments(rest)
 
@@ -71,20 +67,20 @@ defmodule BilldogEng.Telemetry.Address do
 
   defp segment(_end, size, encoded), do: {size, encoded}
 
-  # A comparison of binaries, without the patterns of `String.starts_with?/2`: this runs at each address change.
+  # Faster than `String.starts_with?/2`, which compiles a pattern.
   defp starts_with?(text, prefix) do
     size = byte_size(prefix)
     byte_size(text) >= size and binary_part(text, 0, size) == prefix
   end
 
-  # The text after a prefix of that length. Before Elixir 1.20, the size in a bit pattern cannot be pinned; since then
-  # it has to be.
+  # Returns the text after a prefix of that length. A bit pattern cannot do this without warnings: before Elixir 1.20 the
+  # size must not be pinned, since then it must be.
   defp rest(text, prefix) do
     from = byte_size(prefix)
     binary_part(text, from, byte_size(text) - from)
   end
 
-  # How many bytes are before the first of them.
+  # Returns the number of bytes before the first `one` or `other`.
   defp until(binary, one, other, size \\ 0)
   defp until(<<byte, _::binary>>, one, other, size) when byte == one or byte == other, do: size
   defp until(<<_, rest::binary>>, one, other, size), do: until(rest, one, other, size + 1)

@@ -1,26 +1,20 @@
 defmodule BilldogEng.Telemetry.Custom do
   @moduledoc false
-  # Any event of `:telemetry`'s, captured by the name that the app gives it.
+  # Reads any `:telemetry` event, under the name that the app chooses.
 
   alias BilldogEng.Telemetry.Handler
 
-  @doc false
   def events([name | _] = event) when is_atom(name), do: [event]
   def events([_ | _] = events), do: events
   def events(other), do: [other]
 
-  @doc false
-  def options(name)
-      when name == nil or is_binary(name) or is_atom(name) or is_function(name, 2) or is_function(name, 3) do
+  # Returns the handler's options from the value of `:event`.
+  def options(name) do
+    valid = is_binary(name) or is_atom(name) or is_function(name, 2) or is_function(name, 3)
+    Handler.check!(:event, valid, "an event's name, or a function that returns it")
     %{name: name}
   end
 
-  def options(_name) do
-    raise ArgumentError,
-          "the option :event takes the name of an event, or a function of measurements and metadata that answers one"
-  end
-
-  @doc false
   def read(event, measurements, metadata, %{name: name}) do
     case name do
       nil -> {Enum.join(event, "."), %{}}

@@ -1,11 +1,11 @@
 defmodule BilldogEng.Telemetry.Emitter do
   @moduledoc false
-  # The one process in which handlers of this library's own events run.
+  # The process in which the handlers of this library's telemetry events run.
   #
-  #     flush threads ── reports, bounded ──▶ the native library ── one wake-up ──▶ here ──▶ :telemetry.execute/3
+  #     flush threads ── reports, limited ──▶ the native library ── one wake-up ──▶ Emitter ──▶ :telemetry.execute/3
   #
-  # It fetches what the flush threads report; no client's process and no call is on that way, so a slow
-  # handler delays neither. Where `:telemetry` isn't there, it isn't either, and nothing is reported.
+  # It fetches the reports of all flush threads. A slow handler delays no client and no call, because neither is on this
+  # path. Without `:telemetry` the process does not start, and the threads make no reports.
 
   use GenServer
 
@@ -17,30 +17,25 @@ defmodule BilldogEng.Telemetry.Emitter do
   @flush [:billdogeng, :flush]
   @dropped [:billdogeng, :event, :dropped]
 
-  # The real one keeps its handlers in a process of this name, and without it some releases log a warning
-  # for each event.
+  # `:telemetry` keeps its handlers in a process with this name. If that process does not run, some releases of
+  # `:telemetry` log a warning for each event.
   @table :telemetry_handler_table
 
-  # ── whether anybody could listen ──
+  # ── :telemetry ──
 
-  @doc false
-  # Looked up once in the life of the VM: the answer is false, or the process without which nobody listens.
+  # Returns false without `:telemetry`, else the name of the process that must run, or nil if there is none. Looked up
+  # once in the life of the VM.
   def telemetry do
-    case :persistent_term.get(__MODULE__, nil) do
-      nil ->
-        telemetry =
-          if Code.ensure_loaded?(:telemetry), do: if(Code.ensure_loaded?(@table), do: @table), else: false
-
-        :persistent_term.put(__MODULE__, {telemetry})
-        telemetry
-
-      {telemetry} ->
-        telemetry
+    with nil <- :persistent_term.get(__MODULE__, nil) do
+      table = if Code.ensure_loaded?(@table), do: @table
+      :persistent_term.put(__MODULE__, {if(Code.ensure_loaded?(:telemetry), do: table, else: false)})
+      telemetry()
+    else
+      {telemetry} -> telemetry
     end
   end
 
-  @doc false
-  # Emits the event; in the calling process.
+  # Emits the event in the calling process.
   def execute(event, measurements, metadata) do
     if running?(), do: :telemetry.execute(event, measurements, metadata)
     :ok
@@ -56,7 +51,8 @@ defmodule BilldogEng.Telemetry.Emitter do
 
   # ── start ──
 
-  # Before the reporter, and so stopped after it: the drains that it waits for are told too.
+  # The supervisor starts it before the reporter and stops it after it, so it also emits the drains that the reporter
+  # waits for.
   def child_spec(_opts), do: %{id: __MODULE__, start: {__MODULE__, :start_link, []}}
 
   def start_link do
@@ -66,7 +62,7 @@ defmodule BilldogEng.Telemetry.Emitter do
   defp start_linked do
     case GenServer.start_link(__MODULE__, [], name: __MODULE__) do
       {:error, {:already_started, pid}} ->
-        # One that a client started before the application did.
+        # A client started it before the application.
         GenServer.stop(pid)
         start_linked()
 
@@ -75,8 +71,7 @@ defmodule BilldogEng.Telemetry.Emitter do
     end
   end
 
-  @doc false
-  # What the calling owner's client is to be called in its reports; nil where nobody could listen.
+  # Returns the label of the calling owner's client in its reports, or nil without `:telemetry`.
   def label(name) do
     if telemetry() != false do
       if Process.whereis(__MODULE__) == nil, do: GenServer.start(__MODULE__, [], name: __MODULE__)
@@ -86,12 +81,12 @@ defmodule BilldogEng.Telemetry.Emitter do
 
   # ── reports ──
 
-  # The state: of each open flush its context and when it began.
+  # The state has the span context and the start time of each open flush.
   @impl true
   def init([]) do
     Process.flag(:trap_exit, true)
     Native.report_flushes_to_me()
-    # What came before, or was left by another one.
+    # There may be reports from before, or from an emitter that ended.
     {:ok, %{}, {:continue, :fetch}}
   end
 
@@ -105,8 +100,7 @@ defmodule BilldogEng.Telemetry.Emitter do
   @impl true
   def terminate(_reason, spans), do: fetch(spans)
 
-  # While the stub module is being replaced, a call would load the old one again, and the new one could no
-  # longer be.
+  # During an upgrade of the stub module, a call would load the old version again, and block the new one.
   defp fetch(spans) do
     if :erlang.module_loaded(Native) do
       emit(Native.take_reports(), spans)
@@ -116,7 +110,6 @@ defmodule BilldogEng.Telemetry.Emitter do
     end
   end
 
-  @doc false
   def emit({reports, dropped, missed}, spans) do
     spans = Enum.reduce(reports, spans, fn {client, report}, spans -> span(report, client, spans) end)
 
@@ -177,7 +170,7 @@ defmodule BilldogEng.Telemetry.Emitter do
     %{client: client, trigger: trigger, telemetry_span_context: context}
   end
 
-  # A start that went with another process is unknown here.
+  # The start of a flush is unknown if another emitter emitted it.
   defp pop(spans, id, began), do: Map.pop_lazy(spans, id, fn -> {make_ref(), native(began)} end)
 
   defp native(ns), do: System.convert_time_unit(ns, :nanosecond, :native)

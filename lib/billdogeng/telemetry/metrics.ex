@@ -1,16 +1,14 @@
 defmodule BilldogEng.Telemetry.Metrics do
   @moduledoc false
-  # The list of `BilldogEng.Telemetry.metrics/0`. The functions of `Telemetry.Metrics` are called by name at
-  # run time: this library doesn't bring it.
+  # The list of `BilldogEng.Telemetry.metrics/0`. `Telemetry.Metrics` is not a dependency of this library.
 
   alias Telemetry.Metrics
 
   @compile {:no_warn_undefined, Metrics}
 
-  # Charts have no room for the digits of bytes.
+  # Bytes have too many digits for a chart.
   @kilobytes {:byte, :kilobyte}
 
-  @doc false
   def list do
     unless Code.ensure_loaded?(Metrics) do
       raise "BilldogEng.Telemetry.metrics/0 needs the package telemetry_metrics: " <>
@@ -22,14 +20,14 @@ defmodule BilldogEng.Telemetry.Metrics do
         unit: {:native, :millisecond},
         tags: [:client, :result],
         tag_values: &__MODULE__.tag_values/1,
-        description: "How long flushes take, retries included"
+        description: "Duration of flushes, including retries"
       ),
       counter(:stop, "Flushes, by trigger and result", tags: [:client, :trigger, :result]),
       sum("billdogeng.flush.stop.events", "Events that the ingest accepted"),
       sum("billdogeng.flush.stop.attempts", "Requests"),
       sum("billdogeng.flush.stop.wire_bytes", "Size of the requests' bodies", unit: @kilobytes),
-      sum("billdogeng.flush.missed.count", "Flushes that were told to no handler"),
-      sum("billdogeng.event.dropped.count", "Events given up", tags: [:client, :reason]),
+      sum("billdogeng.flush.missed.count", "Flushes that no handler received"),
+      sum("billdogeng.event.dropped.count", "Dropped events", tags: [:client, :reason]),
       counter(:exception, "Flushes that ended in a panic"),
       last_value("billdogeng.queue.captured_per_second", "Events captured per second"),
       last_value("billdogeng.queue.delivered_per_second", "Events accepted by the ingest per second"),
@@ -39,11 +37,10 @@ defmodule BilldogEng.Telemetry.Metrics do
     ]
   end
 
-  @doc false
-  # Reporters make text of tags: of a pid or a tuple they can't, and of a module it begins with `Elixir.`.
+  # Reporters convert tags with `to_string/1`, which fails for a pid or a tuple, and prints `Elixir.` before a module.
   def tag_values(%{client: client} = metadata), do: %{metadata | client: inspect(client)}
 
-  # A counter ignores its measurement, but is shown by its name. Its event has none of the name `count`.
+  # A counter is shown under the name of its measurement, and ignores the value. Its event has no measurement `count`.
   defp counter(suffix, description, opts \\ []) do
     opts = [event_name: [:billdogeng, :flush, suffix], measurement: :duration] ++ opts
     Metrics.counter("billdogeng.flush.#{suffix}.count", common(description, opts))

@@ -1,12 +1,11 @@
 defmodule BilldogEng.Telemetry.MissingId do
   @moduledoc false
   # Logs that a handler captured nothing because it found no distinct ID: once for each handler, telemetry event,
-  # module (view, controller or channel) and cause. An anonymous visitor must not use up the line that names a
+  # module (view, controller or channel) and reason. An anonymous visitor must not use up the line that names a
   # live_session without the hook.
 
   alias BilldogEng.Log.Writer
 
-  @doc false
   # Skips requests without a route: they pass no pipeline, so they never have a user, and every browser sends some.
   def report(handler, event, metadata, source)
   def report(_handler, _event, %{reason: %{__struct__: Phoenix.Router.NoRouteError}}, _source), do: :ok
@@ -24,7 +23,6 @@ defmodule BilldogEng.Telemetry.MissingId do
     :ok
   end
 
-  @doc false
   def forget(key) do
     for {{__MODULE__, ^key, _, _, _} = logged, true} <- :persistent_term.get(),
         do: :persistent_term.erase(logged)

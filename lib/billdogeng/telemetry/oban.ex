@@ -1,6 +1,6 @@
 defmodule BilldogEng.Telemetry.Oban do
   @moduledoc false
-  # Oban's jobs: those that have succeeded, and each attempt that has failed.
+  # Reads Oban's jobs: those that succeeded, and each attempt that failed.
 
   alias BilldogEng.Context
   alias BilldogEng.Telemetry.Handler
@@ -9,7 +9,6 @@ defmodule BilldogEng.Telemetry.Oban do
   @exception [:oban, :job, :exception]
   @sources [job_completed: @stop, job_failed: @exception]
 
-  @doc false
   def attach(client, opts) do
     {own, opts} = Keyword.split(opts, [:events])
     names = Handler.names(own[:events], Keyword.keys(@sources))
@@ -18,8 +17,7 @@ defmodule BilldogEng.Telemetry.Oban do
     Handler.attach(client, events, {__MODULE__, %{names: names}}, opts)
   end
 
-  @doc false
-  # What its inserter has put into the job, else whose the process is, as of a job that runs inline.
+  # Returns the distinct ID in the job's `meta`, else that of the process: a job may run inline in the process of a user.
   def distinct_id(_measurements, %{job: job}) do
     case job do
       %{meta: %{"distinct_id" => id}} when id not in [nil, ""] -> id
@@ -27,8 +25,7 @@ defmodule BilldogEng.Telemetry.Oban do
     end
   end
 
-  @doc false
-  # A job that was cancelled, discarded or put off stops too, and has completed nothing.
+  # Jobs that were cancelled, discarded or snoozed emit a stop with another state.
   def read(@stop, measurements, %{state: :success, job: job}, options) do
     {options.names.job_completed, properties(job, measurements)}
   end

@@ -1,15 +1,14 @@
 defmodule BilldogEng.Telemetry.Phoenix do
   @moduledoc false
-  # What Phoenix and LiveView tell, as at most one event for each thing that happened.
+  # Reads the telemetry of Phoenix and LiveView.
   #
-  # A page of a LiveView comes to its user in one of four ways:
+  # A page of a LiveView is viewed by one of these:
   #
-  #     request   a GET that the router dispatches. Its LiveView's first mount over the socket is no other view
-  #     navigate  a mount over the socket for which the browser tells where it comes from
-  #     patch     handle_params in a LiveView that runs, for another path than its last
-  #     –         a mount again, after the connection was lost: nothing
+  #     request   a GET that the router dispatches; the mount over the socket that follows is not another view
+  #     navigate  a mount over the socket for which the browser sends a referer
+  #     patch     handle_params in a running LiveView, for a path that differs from the last one
   #
-  # `BilldogEng.Telemetry.Page` tells the last three apart.
+  # A mount after a lost connection is not a page view. `BilldogEng.Telemetry.Page` distinguishes the mounts.
 
   alias BilldogEng.Telemetry.{Handler, Page, Route}
   alias BilldogEng.Terms.ModuleName
@@ -31,7 +30,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
                 callback <- callbacks,
                 do: [:phoenix, kind, callback, :exception]
 
-  # Which of `:telemetry`'s events tell of each of ours.
+  # The `:telemetry` events from which each captured event is read.
   @sources [
     page_viewed: [@dispatched, @mounted, @params],
     request_failed: [@error],
@@ -40,16 +39,15 @@ defmodule BilldogEng.Telemetry.Phoenix do
     channel_joined: [@joined]
   ]
 
-  # Channels of the libraries' own.
-  @not_the_apps ["lv:", "lvu:", "phoenix:"]
+  # The topics of channels that belong to Phoenix and LiveView.
+  @library_topics ["lv:", "lvu:", "phoenix:"]
 
-  @doc false
   def attach(client, opts) do
     {own, opts} = Keyword.split(opts, [:events, :path, :form_changes])
     names = Handler.names(own[:events], Keyword.keys(@sources))
 
     for option <- [:path, :form_changes] do
-      Handler.must(option, own[option] in [nil, true, false], "true or false")
+      Handler.check!(option, own[option] in [nil, true, false], "true or false", own[option])
     end
 
     events = Enum.flat_map(@sources, fn {kind, events} -> if names[kind], do: events, else: [] end)
@@ -57,7 +55,6 @@ defmodule BilldogEng.Telemetry.Phoenix do
     Handler.attach(client, events, {__MODULE__, options}, opts)
   end
 
-  @doc false
   def read(@dispatched, measurements, metadata, options) do
     conn = metadata.conn
 
@@ -96,9 +93,10 @@ defmodule BilldogEng.Telemetry.Phoenix do
     end
   end
 
-  # A view that has failed ends; before that, a component's failure to update comes again as its view's to render.
+  # A failed update of a component is reported a second time, as a failed render of its view. The view then ends, so the
+  # mark in the process dictionary needs no reset.
   def read([:phoenix, _, callback, :exception], _measurements, %{socket: socket} = metadata, options) do
-    unless told_by_request?(metadata) or Process.put({__MODULE__, :failed, options.key}, true) do
+    unless fails_in_request?(metadata) or Process.put({__MODULE__, :failed, options.key}, true) do
       properties = %{
         view: ModuleName.shown(socket.view),
         callback: Atom.to_string(callback),
@@ -116,7 +114,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
   end
 
   def read(@joined, measurements, %{result: :ok, socket: socket}, options) do
-    unless String.starts_with?(socket.topic, @not_the_apps) do
+    unless String.starts_with?(socket.topic, @library_topics) do
       [topic | rest] = String.split(socket.topic, ":", parts: 2)
 
       {options.names.channel_joined,
@@ -132,7 +130,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
 
   # ── requests ──
 
-  # Scripts, styles, downloads and JSON are answered by routers as well.
+  # Routers also dispatch scripts, styles, downloads and JSON.
   defp html?(conn) do
     case List.keyfind(conn.resp_headers, "content-type", 0) do
       {_, "text/html" <> _} -> true
@@ -141,7 +139,7 @@ defmodule BilldogEng.Telemetry.Phoenix do
     end
   end
 
-  # A router to which another one forwards tells of the request itself.
+  # The router to which this one forwards emits its own event.
   defp forwarded?(%{plug: plug}) when is_atom(plug), do: function_exported?(plug, :__match_route__, 3)
   defp forwarded?(_metadata), do: false
 
@@ -159,43 +157,34 @@ defmodule BilldogEng.Telemetry.Phoenix do
 
   # ── LiveViews ──
 
-  # Only the view at the router has an address; those within it, and beside it, have not.
+  # Only the view at the router has an address; nested and embedded views have none.
   defp page(callback, measurements, %{uri: uri, socket: %{transport_pid: pid} = socket}, options)
        when is_binary(uri) and is_pid(pid) do
     route = &Route.of_view(socket, &1)
 
     with {via, address, route, duration} <-
-           Page.arrived(callback, measurements.duration, uri, socket, options.key, route),
-         do: viewed(duration, socket, route, address.path, via, options)
+           Page.viewed(callback, measurements.duration, uri, socket, options.key, route) do
+      properties =
+        %{view: ModuleName.shown(socket.view), via: via, duration_ms: Handler.ms(duration)}
+        |> put(:route, route)
+        |> put(:action, action(socket.assigns[:live_action]))
+        |> with_path(address.path, options)
+
+      {options.names.page_viewed, properties}
+    end
   end
 
   defp page(_callback, _measurements, _metadata, _options), do: nil
 
-  defp viewed(duration, socket, route, path, via, options) do
-    properties = %{
-      view: ModuleName.shown(socket.view),
-      via: via,
-      duration_ms: Handler.ms(duration)
-    }
+  # Returns whether a request reports the failure as well. Without a connection to the browser, the failure is that of
+  # the request. After a mount that fails with a 4xx, the browser loads the page again, and this request fails.
+  defp fails_in_request?(%{socket: %{transport_pid: nil}}), do: true
 
-    properties =
-      properties
-      |> put(:route, route)
-      |> put(:action, action(socket.assigns[:live_action]))
-      |> with_path(path, options)
-
-    {options.names.page_viewed, properties}
-  end
-
-  # Without a connection to the browser it is the request that fails. A mount that is the client's own fault
-  # (4xx) has the browser load the page anew, and so comes to a request that fails.
-  defp told_by_request?(%{socket: %{transport_pid: nil}}), do: true
-
-  defp told_by_request?(%{socket: %{private: %{connect_params: _}}, kind: :error, reason: reason}) do
+  defp fails_in_request?(%{socket: %{private: %{connect_params: _}}, kind: :error, reason: reason}) do
     is_exception(reason) and Plug.Exception.status(reason) in 400..499
   end
 
-  defp told_by_request?(_metadata), do: false
+  defp fails_in_request?(_metadata), do: false
 
   # ── properties ──
 

@@ -22,22 +22,17 @@ defmodule BilldogEng.Terms.Budget do
   @smallest -0x8000_0000_0000_0000
   @largest 0x7FFF_FFFF_FFFF_FFFF
 
-  @doc false
   def most, do: @most
 
-  @doc false
   # What is left of `left` units after a walk over the whole term; negative if it has more.
   def walk(term, left), do: walk(term, left, :all)
 
-  @doc false
   # The same, but structs count as one term, except for sets.
   def walk_plain(term, left), do: walk(term, left, :plain)
 
-  @doc false
   # The same as `walk/2`, and of functions what they close over: all that a message to a process copies.
   def walk_copied(term, left), do: walk(term, left, :copied)
 
-  @doc false
   # Whether a text of `term` may be made, by `inspect/1` or any code of the app, and its cost in units.
   def text(term) do
     case walk(term, @shown) do
@@ -55,14 +50,11 @@ defmodule BilldogEng.Terms.Budget do
     end
   end
 
-  @doc false
   def printable?(term), do: match?({:ok, _cost}, text(term))
 
-  @doc false
   # `inspect/1`, or a cut text.
   def inspect(term), do: if(printable?(term), do: Kernel.inspect(term), else: cut(term))
 
-  @doc false
   # The text in place of a term that is too large to print.
   def cut(%{__struct__: module}) when is_atom(module), do: "#Truncated<#{Kernel.inspect(module)}>"
   def cut(term) when is_map(term), do: "#Truncated<map>"

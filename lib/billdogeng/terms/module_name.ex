@@ -1,7 +1,6 @@
 defmodule BilldogEng.Terms.ModuleName do
   @moduledoc false
 
-  @doc false
   # Returns a module's name as `inspect/1` prints it, which alone takes longer than a capture.
   def shown(module) when is_atom(module) do
     case Atom.to_string(module) do

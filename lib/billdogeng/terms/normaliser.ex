@@ -15,7 +15,6 @@ defmodule BilldogEng.Terms.Normaliser do
   # Twice the encoder's depth and one more: a pair of a keyword list is a tuple here, and no level there.
   @deepest 201
 
-  @doc false
   # `most` bounds the terms of `term` and the bytes of the texts made for it. Throws
   # `{BilldogEng.Terms.Normaliser, :too_large}` where one of them is exceeded, or the budget of work.
   def run(term, marker, most) do
@@ -25,7 +24,6 @@ defmodule BilldogEng.Terms.Normaliser do
     end)
   end
 
-  @doc false
   # Runs `fun` with a budget of bytes and of work. An app's encoder may capture an event itself; that takes its
   # work from the budget it runs in, and a fixed part of it, so that one that captures its own struct comes to
   # an end.
@@ -101,7 +99,6 @@ defmodule BilldogEng.Terms.Normaliser do
 
   defp text?(key), do: is_binary(key) and String.valid?(key)
 
-  @doc false
   # nil's name is one, though `to_string(nil)` is empty.
   def key(nil), do: "nil"
   def key(key) when is_binary(key) or is_atom(key) or is_integer(key), do: key

@@ -2,7 +2,6 @@ defmodule BilldogEng.Test.Refusal do
   @moduledoc false
   # What an ingest refuses. A capture takes every term and never raises, so only the asserts can say it.
 
-  @doc false
   # A sentence about the first of these events that an ingest would refuse; nil where there is none.
   def sentence(events) do
     Enum.find_value(events, fn event ->

@@ -21,7 +21,6 @@ defmodule BilldogEng.Test.Store do
 
   # ── the process ──
 
-  @doc false
   # Where nobody tests, there is none. Its tables are there once this has answered.
   def ensure_started do
     if Process.whereis(__MODULE__) == nil, do: GenServer.start(__MODULE__, [], name: __MODULE__)
@@ -38,14 +37,11 @@ defmodule BilldogEng.Test.Store do
     {:ok, nil}
   end
 
-  @doc false
   def own(pid), do: call({:own, pid})
 
-  @doc false
   # `:ok`, or `{:error, owner}` where `pid` is another's.
   def allow(client, owner, pid_or_fun), do: call({:allow, client, owner, pid_or_fun})
 
-  @doc false
   def share(client, owner), do: call({:share, client, owner})
 
   defp call(request) do
@@ -108,7 +104,6 @@ defmodule BilldogEng.Test.Store do
 
   # ── captures ──
 
-  @doc false
   # Of the process that captured it. A message to the client's process is that process's event.
   def file(client, lane, event) do
     number = :erlang.unique_integer([:monotonic])
@@ -137,12 +132,10 @@ defmodule BilldogEng.Test.Store do
     Native.disown(client, lane)
   end
 
-  @doc false
   def unowned, do: :ets.lookup_element(@relations, :unowned, 2)
 
   # ── who answers for the calling process ──
 
-  @doc false
   # Its owner with `client`, a pid or `:all`; nil where there is none.
   def owner(client) do
     family = family()
@@ -202,14 +195,12 @@ defmodule BilldogEng.Test.Store do
 
   # ── looks ──
 
-  @doc false
   # The events of `owner` by `client`, or by `:all`, in their order.
   def events(owner, client) do
     client = if client == :all, do: :_, else: client
     for [event] <- :ets.match(@events, {{owner, :_}, client, :"$1"}), do: event
   end
 
-  @doc false
   # The first event that matches, once there is one: `{:ok, event}`, or `:none` after `timeout` ms.
   def await(owner, client, matches?, timeout) do
     ref = make_ref()

@@ -2,15 +2,15 @@
 
 use crate::config::Config;
 use crate::event::place::Place;
-use crate::flush::worker::{Command, Worker};
-use crate::queue::state::{Accepted, Reason, State, Stats};
+use crate::protocol::{Command, Notice, Tidings};
+use crate::queue::accounts::{Reason, Stats};
+use crate::queue::state::{Accepted, State};
 use crate::queue::store::FIRST;
 use crate::report::status::Status;
-use crate::report::updates::{Listener, News, Notice, Tidings};
+use crate::report::updates::News;
 use crate::spool::{Recovered, Spool};
 use crate::sync::{self, Mutex, MutexGuard, Notify, Receiver, Sender};
 use std::borrow::Cow;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 
@@ -41,17 +41,6 @@ pub struct Client {
 }
 
 impl Client {
-    /// Starts a client and its flush thread. It ends after [`Command::Drain`]. It takes events at once; a
-    /// spool is opened behind them, and the listener told once it is, or takes long.
-    ///
-    /// # Errors
-    /// The system has no thread or no file descriptor left.
-    pub fn start(config: Config, listener: Box<dyn Listener>) -> io::Result<Arc<Self>> {
-        let client = Self::new(config);
-        Worker::start(Arc::clone(&client), listener)?;
-        Ok(client)
-    }
-
     pub(crate) fn new(config: Config) -> Arc<Self> {
         let (sender, commands) = sync::unbounded();
         Arc::new(Self {
@@ -179,6 +168,13 @@ impl Client {
     /// The accounts as they stand.
     pub fn stats(&self) -> Stats {
         self.state().stats()
+    }
+
+    /// Returns how many undelivered events a call waits for: those below this number. `None` waits for none.
+    pub fn events_below(&self, number: Option<u64>) -> u64 {
+        let state = self.state();
+        let left = number.map_or(0, |number| number.saturating_sub(state.floor()));
+        left.min(state.stats().queued)
     }
 
     /// What the client is doing.

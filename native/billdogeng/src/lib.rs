@@ -19,6 +19,7 @@ mod flush;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod http;
+mod protocol;
 mod queue;
 mod report;
 pub mod spool;
@@ -33,7 +34,6 @@ pub use error::Error;
 pub use event::json;
 pub use event::place::Place;
 pub use event::profiles::{Noted, PersonProfiles, PROPERTY as PROCESS_PERSON_PROFILE};
-pub use flush::worker::Command;
 pub use http::check::{check, Unusable};
 pub use http::client::has_roots;
 pub use http::policy::SUSPENSION;
@@ -41,9 +41,10 @@ pub use http::redact::redact;
 pub use http::request;
 pub use http::response::{Answer, Failure};
 pub use http::roots::{named_roots, NamedRoots};
-pub use queue::state::{Limit, Reason, Stats};
-pub use report::flush_report::{Outcome, Report, Span, Trigger};
+pub use protocol::{
+    Command, LastWords, Listener, Notice, Outcome, Reply, Report, Span, Tidings, Trigger,
+};
+pub use queue::accounts::{Limit, Reason, Stats};
 pub use report::reports::{Reports, Told};
-pub use report::status::{LastError, Phase, Status};
-pub use report::updates::{LastWords, Listener, Notice, Reply, Tidings};
+pub use report::status::{Activity, Call, Caller, LastError, PhaseName, Status, WaitsFor};
 pub use threads::keep_mapped;

@@ -1,5 +1,5 @@
 //! What callers, owners and the flush thread share things by: the system's locks and channels; in the tests of
-//! interleavings (worker/interleavings.rs) those of a scheduler that tries one order after the other.
+//! interleavings (flush/tests/interleavings.rs) those of a scheduler that tries one order after the other.
 
 #[cfg(not(shuttle))]
 pub use {

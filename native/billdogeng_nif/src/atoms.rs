@@ -24,6 +24,9 @@ rustler::atoms! {
     mode, person_updates, captured, delivered, queued, queued_bytes, in_flight, retries, replaced, state,
     next_attempt_in, last_error, last_success, idle, waiting, backing_off, draining,
 
+    // Debugging.
+    since, waits_for, callers, queue_length, events, timer, response, disk, sleep_fn, backoff, spool,
+
     // Reports.
     started, size, interval, call, retry,
 

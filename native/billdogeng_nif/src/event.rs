@@ -18,23 +18,48 @@ const KEPT_BUFFER: usize = 64 * 1024;
 /// The capacity that a large event gets at once.
 const LARGE_BUFFER: usize = 1024 * 1024;
 
+/// The terms of an event or a person update.
+struct Item<'a>([Term<'a>; 5]);
+
 thread_local! {
     static SCRATCH: Cell<Option<Scratch>> = const { Cell::new(None) };
 }
 
-/// Captures an item. In the lane of events that is `{distinct_id, name, properties, groups, timestamp}`, its timestamp
-/// in ms or nil for now; in the lane of person updates the update itself. `marker` is nil, `:hooked` after the client's
-/// hooks, or the reference of a normalised item.
+/// Captures an item. The properties of a person update are its operations; it has no name, groups or timestamp. A
+/// timestamp is in ms, or nil for now. `marker` is nil, `:hooked` after the client's hooks, or the reference of a
+/// normalised item.
 ///
-/// Returns `:ok`, `{:item, item}`, `:no_client`, `:no_thread`, or what Elixir has to do first: `:dirty`, `:normalise`,
+/// Returns `:ok`, `{:item, item}`, `:no_client`, `:no_thread`, or the step that must come first: `:dirty`, `:normalise`,
 /// `:hooks`.
 #[rustler::nif]
-fn capture<'a>(owner: Term<'a>, lane: Lane, item: Term<'a>, marker: Term<'a>) -> Term<'a> {
+#[allow(clippy::too_many_arguments)]
+fn capture<'a>(
+    owner: Term<'a>,
+    lane: Lane,
+    distinct_id: Term<'a>,
+    name: Term<'a>,
+    properties: Term<'a>,
+    groups: Term<'a>,
+    timestamp: Term<'a>,
+    marker: Term<'a>,
+) -> Term<'a> {
+    let item = Item([distinct_id, name, properties, groups, timestamp]);
     take(owner, lane, item, marker, true)
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
-fn capture_dirty<'a>(owner: Term<'a>, lane: Lane, item: Term<'a>, marker: Term<'a>) -> Term<'a> {
+#[allow(clippy::too_many_arguments)]
+fn capture_dirty<'a>(
+    owner: Term<'a>,
+    lane: Lane,
+    distinct_id: Term<'a>,
+    name: Term<'a>,
+    properties: Term<'a>,
+    groups: Term<'a>,
+    timestamp: Term<'a>,
+    marker: Term<'a>,
+) -> Term<'a> {
+    let item = Item([distinct_id, name, properties, groups, timestamp]);
     take(owner, lane, item, marker, false)
 }
 
@@ -78,7 +103,7 @@ fn disown(owner: Term, lane: Lane) -> Atom {
 fn take<'a>(
     owner: Term<'a>,
     lane: Lane,
-    item: Term<'a>,
+    item: Item<'a>,
     marker: Term<'a>,
     normal: bool,
 ) -> Term<'a> {
@@ -94,11 +119,11 @@ fn take_by<'a>(
     client: &Client,
     entry: &Entry,
     lane: Lane,
-    item: Term<'a>,
+    item: Item<'a>,
     marker: Term<'a>,
     normal: bool,
 ) -> Term<'a> {
-    let env = item.get_env();
+    let env = marker.get_env();
     if entry.mode() == Mode::Disabled {
         client.give_up(Reason::Disabled);
         return atoms::ok().encode(env);
@@ -115,7 +140,7 @@ fn take_by<'a>(
     let mut encoder = Encoder::new(scratch, max_bytes, normal, marker);
     let mut written = match lane {
         Lane::Event => write_event(&mut encoder, item, &entry.options),
-        Lane::PersonUpdate => encoder.value(item),
+        Lane::PersonUpdate => write_update(&mut encoder, item),
     };
     let (replaced, first_replaced) = (encoder.replaced, encoder.first_replaced);
     let mut scratch = encoder.into_scratch();
@@ -157,13 +182,9 @@ fn take_by<'a>(
 /// Writes the wire's four keys, in alphabetical order.
 fn write_event<'a>(
     encoder: &mut Encoder<'a>,
-    item: Term<'a>,
+    Item([distinct_id, name, properties, groups, timestamp]): Item<'a>,
     options: &EventOptions,
 ) -> Result<(), Stop> {
-    // Elixir passes no other term.
-    let Some([distinct_id, name, properties, groups, timestamp]) = vm::tuple(item) else {
-        return Err(Stop::TooLarge);
-    };
     encoder.literal("{\"event_name\":");
     let name_at = encoder.written().len();
     encoder.value(name)?;
@@ -177,20 +198,34 @@ fn write_event<'a>(
     encoder.integer(given.unwrap_or_else(vm::system_time_ms));
     encoder.literal(",\"properties\":");
     let start = encoder.written().len();
-    encoder.noted = Noted::default();
+    if options.insert_ids || options.person_profiles.is_some() {
+        encoder.noted = Some(Noted::default());
+    }
     encoder.properties(properties, groups, &options.groups)?;
-    if encoder.written().ends_with(b"}") {
-        if options.insert_ids && !encoder.noted.insert_id {
+    let noted = encoder.noted.take();
+    if let Some(noted) = noted.filter(|_| encoder.written().ends_with(b"}")) {
+        if options.insert_ids && !noted.insert_id {
             encoder.append_member(start, "$insert_id", &insert_id());
         }
-        if let Some(profiles) = options.person_profiles.filter(|_| !encoder.noted.profile) {
-            let process = profiles.process(&encoder.written()[name_at], encoder.noted);
+        if let Some(profiles) = options.person_profiles.filter(|_| !noted.profile) {
+            let process = profiles.process(&encoder.written()[name_at], noted);
             let process = if process { "true" } else { "false" };
             encoder.append_member(start, PROCESS_PERSON_PROFILE, process);
         }
     }
     encoder.literal(",\"user_id\":");
     encoder.value(distinct_id)?;
+    encoder.literal("}");
+    Ok(())
+}
+
+/// Writes the request of a person update.
+fn write_update<'a>(encoder: &mut Encoder<'a>, item: Item<'a>) -> Result<(), Stop> {
+    let Item([distinct_id, _, operations, ..]) = item;
+    encoder.literal("{\"distinct_id\":");
+    encoder.value(distinct_id)?;
+    encoder.literal(",\"operations\":");
+    encoder.value(operations)?;
     encoder.literal("}");
     Ok(())
 }

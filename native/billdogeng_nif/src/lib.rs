@@ -15,10 +15,12 @@
 //! | `registry.rs` | from an owner's pid to its client |
 //! | `event.rs` | the NIFs of a capture: a term becomes a queued event or person update |
 //! | `updates.rs` | the NIFs that return notices, replies and counters |
+//! | `debug.rs` | the NIF that shows what a client waits for |
 //! | `owner.rs` | the NIFs of the owner: start, commands, modes; and its end |
 //! | `request.rs` | the NIF of `Transport.request/2` |
 
 mod atoms;
+mod debug;
 mod encode;
 mod event;
 mod lanes;

@@ -1,25 +1,25 @@
-//! Atoms as JSON strings, kept for the next time: nearly all are keys that come with every event, and the
-//! VM's own table has a lock that all schedulers share.
+//! A cache of atoms as JSON strings: nearly all are keys that come with every event, and the VM's own table of atoms has
+//! a lock that all schedulers share.
 
 use crate::word;
 use billdogeng::json;
 use rustler::sys::ErlNifTerm;
 use rustler::Term;
 
-/// Atoms that are kept at most. Each has one place, where it takes the place of another.
+/// The size of the cache. Each atom has one place, where it replaces another.
 const PLACES: usize = 256;
 
-/// What a kept name may have at most to be copied without asking how much it is.
+/// Names up to this length are copied without looking at their length.
 const SHORT: usize = 32;
 
-/// An atom's name as it stands in an object: `,"name":`.
+/// An atom as the start of a member: `,"name":`.
 #[derive(Clone, Default)]
 struct Name {
-    /// What it is as a value, if it isn't its name.
+    /// The atom as a value, if that is not its name.
     literal: Option<&'static str>,
     len: usize,
     short: [u8; SHORT],
-    /// Empty where it is a short one.
+    /// Empty for a short name.
     long: Box<[u8]>,
 }
 
@@ -58,22 +58,22 @@ impl Name {
     }
 }
 
-/// Belongs to one thread at a time. An atom is one word, its own for as long as the VM runs.
+/// The cache of one thread. An atom keeps its word for as long as the VM runs.
 #[derive(Default)]
 pub struct Names {
-    /// Close to each other, for every term is looked for here.
+    /// Apart from the names, and so close to each other: every term is looked up here.
     atoms: Vec<ErlNifTerm>,
     names: Vec<Name>,
 }
 
 impl Names {
-    /// Writes `,"name":` if `term` is an atom that is kept; answers whether it was.
+    /// Writes `,"name":` if `term` is a cached atom; returns whether it is.
     pub fn write_known_member(&self, out: &mut Vec<u8>, term: Term) -> bool {
         let Some(name) = self.known(term) else {
             return false;
         };
         if name.len <= SHORT {
-            // All of its place, which is a matter of a few instructions, and then no more than the name.
+            // Copies the whole array, which takes a few instructions, and then cuts it to the name.
             let end = out.len() + name.len;
             out.extend_from_slice(&name.short);
             out.truncate(end);
@@ -83,7 +83,7 @@ impl Names {
         true
     }
 
-    /// Writes `term` as a value if it is an atom that is kept; answers whether it was.
+    /// Writes `term` as a value if it is a cached atom; returns whether it is.
     #[inline(always)]
     pub fn write_known_value(&self, out: &mut Vec<u8>, term: Term) -> bool {
         let known = self.known(term);
@@ -125,7 +125,7 @@ impl Names {
         let atom = term.as_c_arg();
         let place = place(atom);
         if self.atoms.is_empty() {
-            // In any place but its own it is found by nobody.
+            // In a place that is not its own, an atom is never found.
             self.atoms.resize(PLACES, atom);
             self.names.resize_with(PLACES, Name::default);
         }

@@ -1,7 +1,7 @@
-//! The NIFs of telemetry: what flush threads report, for the one process of the VM that emits it.
+//! The NIFs of telemetry: reports of flush threads, for the one process of the VM that emits them as events.
 //!
-//! A client that was started without a label reports nothing. The reports outlive their owner, so that a
-//! drain's are told too.
+//! A client that was started without a label reports nothing. The reports outlive their owner, so that those of a drain
+//! are emitted too.
 
 use crate::{atoms, terms, vm};
 use billdogeng::{Report, Reports, Trigger};
@@ -10,11 +10,11 @@ use rustler::{Atom, Encoder, Env, LocalPid, Term};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// What a client is called in its reports, in the external format.
+/// The name of a client in its reports, in the external format.
 pub struct Label(Arc<[u8]>);
 
 static REPORTS: Mutex<Reports<Arc<[u8]>>> = Mutex::new(Reports::new());
-/// Who emits them.
+/// The process that emits them.
 static EMITTER: Mutex<Option<LocalPid>> = Mutex::new(None);
 
 fn reports() -> MutexGuard<'static, Reports<Arc<[u8]>>> {
@@ -38,27 +38,26 @@ impl Label {
     }
 }
 
-/// From now on the calling process is woken by `:billdogeng_reports`, once until it has fetched them.
+/// From now on the calling process is sent `:billdogeng_reports`, once until it takes the reports.
 #[rustler::nif]
 fn report_flushes_to_me(env: Env<'_>) -> Atom {
     *EMITTER.lock().unwrap_or_else(PoisonError::into_inner) = Some(env.pid());
     atoms::ok()
 }
 
-/// `{spans, dropped, missed}`: all that has come up since the last call. Times are in ns, a span's beginning
-/// in Erlang's monotonic time.
+/// Returns `{spans, dropped, missed}`, all since the last call. Times are in ns; a span begins at Erlang's monotonic time.
 #[rustler::nif]
 fn take_reports(env: Env<'_>) -> Term<'_> {
-    let told = reports().take();
+    let taken = reports().take();
     let now = (Instant::now(), vm::monotonic_time_ns());
-    let spans = told
+    let spans = taken
         .spans
         .iter()
         .filter_map(|(label, report)| Some((client(env, label)?, span_to_term(env, now, report)?)));
-    let dropped = told.dropped.iter().filter_map(|(label, reason, count)| {
+    let dropped = taken.dropped.iter().filter_map(|(label, reason, count)| {
         Some((client(env, label)?, terms::reason(*reason), *count))
     });
-    let missed = told
+    let missed = taken
         .missed
         .iter()
         .filter_map(|(label, count)| Some((client(env, label)?, *count)));

@@ -1,4 +1,4 @@
-//! The NIF of `Transport.request/2`: one attempt, answered by a message.
+//! The NIF of `Transport.request/2`: one attempt, whose result is a message.
 
 use crate::encode::{Encoder, Scratch, Stop};
 use crate::options::Options;
@@ -8,8 +8,9 @@ use billdogeng::{Answer, Failure};
 use rustler::env::OwnedEnv;
 use rustler::{Binary, Encoder as _, Env, LocalPid, Term};
 
-/// Sends `{:billdogeng_response, id, {:ok, data, status, quota_limited} | {:error, error, retryable}}` to the
-/// caller later; answers `:ok`, `:normalise`, or `{:error, message}`. On a dirty scheduler: bodies have any size.
+/// Starts a request. Returns `:ok`, `:normalise` or `{:error, message}`. After `:ok` the caller is sent
+/// `{:billdogeng_response, id, {:ok, data, status, quota_limited} | {:error, error, retryable}}`. On a dirty scheduler:
+/// bodies have any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn request<'a>(
     env: Env<'a>,
@@ -51,7 +52,7 @@ fn request<'a>(
     }
 }
 
-/// On the transport's thread, which the VM doesn't know.
+/// Runs on the transport's thread, which is not the VM's.
 fn reply(caller: LocalPid, id: u64, result: Result<Answer, Failure>) {
     let _ = OwnedEnv::new().send_and_clear(&caller, |env| {
         let answer = match &result {
@@ -70,7 +71,7 @@ fn reply(caller: LocalPid, id: u64, result: Result<Answer, Failure>) {
     });
 }
 
-/// Bytes of JSON, and terms, of a request's body.
+/// The limit of a request's body, in bytes of JSON and in terms.
 const LARGEST_BODY: usize = 16 * 1024 * 1024;
 
 fn encode<'a>(body: Term<'a>, marker: Term<'a>) -> Result<Option<Vec<u8>>, Stop> {

@@ -3,7 +3,7 @@
 use crate::lanes::Lane;
 use crate::{atoms, registry, terms};
 use billdogeng::spool::Problem;
-use billdogeng::{Client, Error, Limit, Notice, Phase, Reply, Stats};
+use billdogeng::{Client, Error, Limit, Notice, PhaseName, Reply, Stats};
 use rustler::{Atom, Encoder, Env, Term};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -141,7 +141,7 @@ fn lane_stats<'a>(env: Env<'a>, client: Option<&Client>, more: &[(Atom, Term<'a>
         .as_ref()
         .map(|error| (&error.message, error.status, &error.code, ms(error.time)));
     let state = [
-        (atoms::state(), phase(status.phase).encode(env)),
+        (atoms::state(), state(status.activity.phase).encode(env)),
         (
             atoms::next_attempt_in(),
             status.next_attempt_in(&stats).encode(env),
@@ -160,14 +160,14 @@ fn ms(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or_default()
 }
 
-fn phase(phase: Phase) -> Atom {
+pub fn state(phase: PhaseName) -> Atom {
     match phase {
-        Phase::Idle => atoms::idle(),
-        Phase::InFlight => atoms::in_flight(),
-        Phase::Waiting => atoms::waiting(),
-        Phase::BackingOff => atoms::backing_off(),
-        Phase::Suspended => atoms::suspended(),
-        Phase::Draining => atoms::draining(),
+        PhaseName::Idle => atoms::idle(),
+        PhaseName::InFlight => atoms::in_flight(),
+        PhaseName::Waiting => atoms::waiting(),
+        PhaseName::BackingOff => atoms::backing_off(),
+        PhaseName::Suspended => atoms::suspended(),
+        PhaseName::Draining => atoms::draining(),
     }
 }
 

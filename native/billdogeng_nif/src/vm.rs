@@ -1,4 +1,4 @@
-//! What of the VM's functions rustler has not, or only with more around it than a capture should pay.
+//! Functions of the VM that rustler lacks, or that cost a capture too much through rustler.
 #![allow(unsafe_code)]
 
 use billdogeng::nearest;
@@ -14,17 +14,16 @@ use std::mem::MaybeUninit;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 thread_local! {
-    /// When a thread last asked the VM, and what it was told (ns since 1970).
+    /// When a thread last asked the VM, and what it returned (ns since 1970).
     static ASKED: Cell<Option<(Instant, i64)>> = const { Cell::new(None) };
 }
 
-/// The time of an event in milliseconds since 1970: Erlang's system time, as `System.system_time/1` gives it, or
-/// the operating system's where the two differ by more than a second. After a suspend or a step of the system's
-/// clock Erlang's follows that by 1 %, so for hours.
+/// Returns the time of an event in milliseconds since 1970: Erlang's system time, as `System.system_time/1`, or the
+/// operating system's if the two differ by more than a second. After a suspend or a step of the system's clock, Erlang's
+/// time corrects itself by 1 %, which can take hours.
 ///
-/// The VM's clock takes a lock that all schedulers share; within a millisecond its answer can't change, so
-/// it is asked about once in each. It may run 1 % faster than the system's, and near the end of its
-/// millisecond it is asked again.
+/// The VM's clock takes a lock that all schedulers share, so a thread asks it about once in a millisecond. It may run 1 %
+/// faster than the monotonic clock here, so near the end of a millisecond the thread asks again.
 pub fn system_time_ms() -> i64 {
     const MS: i64 = 1_000_000;
     let now = Instant::now();
@@ -44,30 +43,30 @@ fn os_time_ns() -> Option<i64> {
     since.as_nanos().try_into().ok()
 }
 
-/// The sum is made in ns and rounded down once, as the VM does: two roundings could land before a time that
-/// the caller has read already.
+/// Adds in ns and rounds down once, as the VM does: two roundings could return a time before one that the caller has read
+/// already.
 fn system_time_ns() -> i64 {
-    // SAFETY: both take a plain enum and touch no memory of ours; they answer on any thread of the VM.
+    // SAFETY: both take a plain enum and touch no memory of ours; they work on any thread of the VM.
     unsafe {
         enif_monotonic_time(ErlNifTimeUnit::ERL_NIF_NSEC)
             + enif_time_offset(ErlNifTimeUnit::ERL_NIF_NSEC)
     }
 }
 
-/// Erlang's monotonic time in nanoseconds. On schedulers alone: other threads are told none.
+/// Returns Erlang's monotonic time in nanoseconds. Works on schedulers only.
 pub fn monotonic_time_ns() -> i64 {
     // SAFETY: it takes a plain enum and touches no memory of ours.
     unsafe { enif_monotonic_time(ErlNifTimeUnit::ERL_NIF_NSEC) }
 }
 
-/// The bytes of a binary; `None` of any other term. rustler's answer is a result whose error has to be dropped, and
-/// so are the next two's.
+/// Returns the bytes of a binary; `None` for any other term. rustler returns a result whose error has to be dropped, here
+/// and in the next two functions.
 #[inline(always)]
 pub fn bytes<'a>(term: Term<'a>) -> Option<&'a [u8]> {
     let mut binary = MaybeUninit::<ErlNifBinary>::uninit();
-    // SAFETY: the term is of this environment. The VM writes the whole of it if it answers that the term is a
-    // binary; its bytes stay where they are, unchanged, as long as the environment. Those of an empty one may be
-    // nowhere.
+    // SAFETY: the term is of this environment. The VM writes the whole of it if it returns that the term is a
+    // binary; its bytes stay where they are, unchanged, as long as the environment. The pointer of an empty one may be
+    // null.
     unsafe {
         let env = term.get_env().as_c_arg();
         if enif_inspect_binary(env, term.as_c_arg(), binary.as_mut_ptr()) == 0 {
@@ -81,7 +80,7 @@ pub fn bytes<'a>(term: Term<'a>) -> Option<&'a [u8]> {
     }
 }
 
-/// An integer of 64 bits; `None` of any other term.
+/// Returns an integer of 64 bits; `None` for any other term.
 #[inline(always)]
 pub fn integer(term: Term) -> Option<i64> {
     let mut value = 0;
@@ -90,7 +89,7 @@ pub fn integer(term: Term) -> Option<i64> {
     (found != 0).then_some(value)
 }
 
-/// A float; `None` of any other term.
+/// Returns a float; `None` for any other term.
 #[inline(always)]
 pub fn float(term: Term) -> Option<f64> {
     let mut value = 0.0;
@@ -135,15 +134,15 @@ fn words<'a>(term: Term<'a>) -> Option<&'a [ErlNifTerm]> {
     }
 }
 
-/// The elements of a list, up to where it is none any more. rustler's own way of taking it apart hands whole terms
-/// on in results, and moving them costs more than the VM's answer.
+/// The elements of a list, up to its improper tail. rustler's own iterator moves whole terms in results, which costs more
+/// than the call to the VM.
 pub struct Elements<'a> {
     env: Env<'a>,
     rest: ErlNifTerm,
 }
 
 impl<'a> Elements<'a> {
-    /// Of a term of any kind; one that is no list has none.
+    /// Takes any term; one that is no list has no elements.
     pub fn of(list: Term<'a>) -> Self {
         Self {
             env: list.get_env(),
@@ -151,9 +150,9 @@ impl<'a> Elements<'a> {
         }
     }
 
-    /// What is left: of a proper list, once all have been taken, the empty one.
+    /// Returns the rest: the empty list, once all elements of a proper list have been taken.
     pub fn rest(&self) -> Term<'a> {
-        // SAFETY: it is a term of this environment: the list, or what the VM answered of it.
+        // SAFETY: it is a term of this environment: the list, or a tail of it.
         unsafe { Term::new(self.env, self.rest) }
     }
 }
@@ -165,7 +164,7 @@ impl<'a> Iterator for Elements<'a> {
     fn next(&mut self) -> Option<Term<'a>> {
         let mut head = MaybeUninit::uninit();
         // SAFETY: `rest` is a term of this environment. The VM writes both terms, of the same environment, if it
-        // answers that there is an element.
+        // returns that there is an element.
         unsafe {
             let mut tail = MaybeUninit::uninit();
             let env = self.env.as_c_arg();
@@ -178,18 +177,18 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// The pairs of a map, in the VM's order. rustler's own iterator can be read from both ends, which costs a
-/// third of a walk.
+/// The pairs of a map, in the VM's order. rustler's own iterator can be read from both ends, which takes a third of a
+/// walk's time.
 pub struct Pairs<'a> {
     map: Term<'a>,
     iterator: ErlNifMapIterator,
 }
 
 impl<'a> Pairs<'a> {
-    /// `None` where `map` is none.
+    /// Returns `None` if `map` is no map.
     pub fn of(map: Term<'a>) -> Option<Self> {
         let mut iterator = MaybeUninit::uninit();
-        // SAFETY: the term is of this environment, and the VM writes the whole of the iterator if it answers
+        // SAFETY: the term is of this environment, and the VM writes the whole of the iterator if it returns
         // that the term is a map.
         unsafe {
             let created = enif_map_iterator_create(
@@ -213,7 +212,7 @@ impl<'a> Iterator for Pairs<'a> {
         let env = self.map.get_env();
         let (mut key, mut value) = (MaybeUninit::uninit(), MaybeUninit::uninit());
         // SAFETY: the iterator is the map's, which lives as long as its environment. The VM writes both terms
-        // if it answers that there is a pair, and they are of the same environment.
+        // if it returns that there is a pair, and they are of the same environment.
         unsafe {
             let found = enif_map_iterator_get_pair(
                 env.as_c_arg(),

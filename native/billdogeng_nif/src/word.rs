@@ -3,8 +3,8 @@
 use rustler::sys::ErlNifTerm;
 use std::hash::{Hash, Hasher};
 
-/// Hashes one word, and nothing else well. Nobody chooses an atom's or a pid's word, so it need not withstand
-/// chosen ones.
+/// Hashes one word, and nothing else well. Input cannot choose the word of an atom or a pid, so the hash need not
+/// withstand chosen ones.
 #[derive(Default)]
 pub struct WordHasher(u64);
 
@@ -24,13 +24,13 @@ impl Hasher for WordHasher {
     }
 
     fn finish(&self) -> u64 {
-        // 2^64 over the golden ratio spreads words that are near each other; the low bits of a product know
-        // only those of its factors, and the lowest of a word are its kind.
+        // 2^64 over the golden ratio spreads words that are close to each other. The low bits of a product depend only on
+        // the low bits of its factors, and the lowest bits of a word are its type: hence the rotation.
         self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32)
     }
 }
 
-/// The hash of one word.
+/// Returns the hash of one word.
 pub fn hash(word: ErlNifTerm) -> u64 {
     let mut hasher = WordHasher::default();
     word.hash(&mut hasher);

@@ -22,11 +22,11 @@ pub struct Noted {
 }
 
 impl Noted {
-    /// Notes a key as it is written, with its quotes and its colon.
-    #[inline(always)]
-    pub fn key(&mut self, written: &[u8]) {
-        if written.get(1) == Some(&b'$') {
-            self.name(written.get(1..written.len() - 2).unwrap_or_default());
+    /// Notes the key at the start of a member as it is written: `"name":` and the rest.
+    pub fn key(&mut self, member: &[u8]) {
+        if let Some([b'"', b'$', ..]) = member.get(..2) {
+            let name = member[1..].split(|byte| *byte == b'"').next();
+            self.name(name.unwrap_or_default());
         }
     }
 
@@ -71,7 +71,7 @@ mod tests {
     fn noted(keys: &[&str]) -> Noted {
         let mut noted = Noted::default();
         for key in keys {
-            noted.key(format!("\"{key}\":").as_bytes());
+            noted.key(format!("\"{key}\":7,\"$set\":1}}").as_bytes());
         }
         noted
     }

@@ -49,6 +49,7 @@ impl Default for Seen {
 }
 
 /// The parts of one batch that are not yet settled.
+#[cfg_attr(test, derive(Debug))]
 pub struct Parts {
     /// The next to be sent is the last; newest first, but for a single event that is tried out of turn.
     rest: Vec<Batch>,

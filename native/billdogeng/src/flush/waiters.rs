@@ -1,22 +1,23 @@
-//! Calls that wait for a flush: what is left of their patience, and their answers.
+//! Calls that wait for a flush: the events and attempts that each still waits for, and their replies.
 
 use crate::error::Error;
-use crate::queue::batch::Batch;
-use crate::report::updates::Reply;
+use crate::protocol::Reply;
+use crate::report::status::{Call, Caller};
 use std::sync::Arc;
 
-/// One `flush` or `shutdown`: it waits for events up to a number.
+/// One `flush` or `shutdown`: it waits for all events below a number.
+#[derive(Clone, Debug)]
 struct Waiter {
     id: u64,
     target: u64,
     attempts_left: u32,
     /// It has had all its attempts.
     spent: bool,
-    /// It came while an attempt was in flight: that one's failure is not its own.
+    /// It came while an attempt without its events was in flight: the failure of that attempt does not count.
     fresh: bool,
-    /// Why an event that it waits for was given up.
-    given_up: Option<Arc<Error>>,
-    /// A quota that is used up is no error to it.
+    /// Why an event that it waits for was dropped.
+    dropped: Option<Arc<Error>>,
+    /// A `shutdown`: a quota that is used up is no error to it.
     shutdown: bool,
 }
 
@@ -26,25 +27,25 @@ impl Waiter {
     }
 }
 
-/// All that wait.
-#[derive(Default)]
+/// All calls that wait.
+#[derive(Clone, Debug, Default)]
 pub struct Waiters {
     flushes: Vec<Waiter>,
     settlers: Vec<(u64, u64)>,
 }
 
-/// What a failed attempt means to those who wait.
+/// The effect of a failed attempt on the calls that wait.
 pub struct Failed {
-    /// Someone has had no attempt of its own yet.
+    /// Some call has had no attempt of its own yet.
     pub at_once: bool,
-    /// Someone has attempts left.
+    /// Some call has attempts left.
     pub more: bool,
-    /// Someone has had all of them: see [`Waiters::end`].
+    /// Some call has had all of them: see [`Waiters::end`].
     pub spent: bool,
 }
 
 impl Waiters {
-    /// One more that waits for events below `target`.
+    /// Adds a call that waits for all events below `target`.
     pub fn flush(&mut self, id: u64, target: u64, attempts: u32, fresh: bool, shutdown: bool) {
         self.flushes.push(Waiter {
             id,
@@ -52,33 +53,38 @@ impl Waiters {
             attempts_left: attempts,
             spent: false,
             fresh,
-            given_up: None,
+            dropped: None,
             shutdown,
         });
     }
 
-    /// One that only waits for a flush that is due.
+    /// Adds a call that only waits for a flush that is due.
     pub fn settle(&mut self, id: u64, target: u64) {
         self.settlers.push((id, target));
     }
 
-    /// Whether nobody wants a flush.
-    pub fn want_no_flush(&self) -> bool {
-        self.flushes.is_empty()
+    /// Returns whether any call wants a flush.
+    pub fn want_flush(&self) -> bool {
+        !self.flushes.is_empty()
     }
 
-    /// Whether one of them is a `shutdown`.
+    /// Returns whether any of those is a `shutdown`.
     pub fn want_shutdown(&self) -> bool {
         self.flushes.iter().any(|waiter| waiter.shutdown)
     }
 
-    /// The number below which somebody waits for all events.
+    /// Returns whether any call waits for a flush that is due.
+    pub fn want_settling(&self) -> bool {
+        !self.settlers.is_empty()
+    }
+
+    /// Returns the number below which some call waits for all events.
     pub fn target(&self) -> u64 {
         let targets = self.flushes.iter().map(|waiter| waiter.target);
         targets.max().unwrap_or(0)
     }
 
-    /// A request was answered: the next one has all its attempts.
+    /// Gives each call all attempts for the next request: the last one was answered.
     pub fn answered(&mut self, attempts: u32) {
         for waiter in &mut self.flushes {
             waiter.attempts_left = attempts;
@@ -86,17 +92,16 @@ impl Waiters {
         }
     }
 
-    /// Events were given up for an answer.
-    pub fn gave_up(&mut self, events: &Batch, error: &Arc<Error>) {
-        let first = events.numbers().start;
+    /// Notes that an event was dropped for an answer: an error to each call that waits for it.
+    pub fn dropped(&mut self, number: u64, error: &Arc<Error>) {
         for waiter in &mut self.flushes {
-            if first < waiter.target {
-                waiter.given_up.get_or_insert_with(|| Arc::clone(error));
+            if number < waiter.target {
+                waiter.dropped.get_or_insert_with(|| Arc::clone(error));
             }
         }
     }
 
-    /// An attempt failed.
+    /// Counts a failed attempt.
     pub fn failed(&mut self, retryable: bool) -> Failed {
         let mut failed = Failed {
             at_once: false,
@@ -117,24 +122,24 @@ impl Waiters {
         failed
     }
 
-    /// The answers of those whose patience is over.
+    /// Ends the calls that have had all their attempts.
     pub fn end(&mut self, error: &Arc<Error>) -> Vec<Reply> {
         let done = self.flushes.extract_if(.., |waiter| waiter.spent);
         done.map(|waiter| {
-            let error = waiter.given_up.clone().unwrap_or_else(|| error.clone());
+            let error = waiter.dropped.clone().unwrap_or_else(|| error.clone());
             waiter.reply(Err(error))
         })
         .collect()
     }
 
-    /// Everybody's answer.
+    /// Ends all calls with an error.
     pub fn end_all(&mut self, error: &Arc<Error>) -> Vec<Reply> {
         let done = self.flushes.drain(..);
         done.map(|waiter| waiter.reply(Err(error.clone())))
             .collect()
     }
 
-    /// Everybody's answer where the quota is used up.
+    /// Ends all calls because the quota is used up.
     pub fn end_limited(&mut self) -> Vec<Reply> {
         let limited = Arc::new(Error::quota_limited());
         let done = self.flushes.drain(..);
@@ -148,31 +153,44 @@ impl Waiters {
         .collect()
     }
 
-    /// The answers of those for whom nothing below `head` is left.
-    pub fn through(&mut self, head: u64) -> Vec<Reply> {
-        let done = self.flushes.extract_if(.., |w| w.target <= head);
+    /// Ends the calls that wait for nothing from `floor` on.
+    pub fn through(&mut self, floor: u64) -> Vec<Reply> {
+        let done = self.flushes.extract_if(.., |w| w.target <= floor);
         done.map(|mut waiter| {
-            let result = waiter.given_up.take().map_or(Ok(()), Err);
+            let result = waiter.dropped.take().map_or(Ok(()), Err);
             waiter.reply(result)
         })
         .collect()
     }
 
-    /// Whether nobody waits for a flush that is due.
-    pub fn want_no_settling(&self) -> bool {
-        self.settlers.is_empty()
-    }
-
-    /// The answers of those whose events are through their flush; with `idle`, of all.
-    pub fn settled(&mut self, head: u64, idle: bool, queued: u64) -> Vec<Reply> {
+    /// Ends the calls whose events are through their flush; with `idle` all that wait for one.
+    pub fn settled(&mut self, floor: u64, idle: bool, queued: u64) -> Vec<Reply> {
         let done = self
             .settlers
-            .extract_if(.., |(_, target)| idle || *target <= head);
+            .extract_if(.., |(_, target)| idle || *target <= floor);
         done.map(|(id, _)| Reply::Settled(id, queued)).collect()
     }
 
-    /// Nobody is there any more to be answered.
+    /// Forgets all calls: the owner, which would pass the replies on, has ended.
     pub fn forget(&mut self) {
         *self = Self::default();
+    }
+
+    /// Returns the calls that wait, for `debug/1`.
+    pub fn callers(&self) -> impl Iterator<Item = Caller> + '_ {
+        let flushes = self.flushes.iter().map(|waiter| Caller {
+            id: waiter.id,
+            call: match waiter.shutdown {
+                true => Call::Shutdown,
+                false => Call::Flush,
+            },
+            below: Some(waiter.target),
+        });
+        let settlers = self.settlers.iter().map(|(id, target)| Caller {
+            id: *id,
+            call: Call::QueueLength,
+            below: Some(*target),
+        });
+        flushes.chain(settlers)
     }
 }

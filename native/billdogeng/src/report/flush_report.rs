@@ -5,68 +5,10 @@
 
 use crate::error::Error;
 use crate::http::response::{Answer, Failure, Kind};
+use crate::protocol::{Listener, Outcome, Report, Span, Trigger};
 use crate::queue::batch::Batch;
-use crate::queue::state::Reason;
-use crate::report::updates::Listener;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-
-/// What made a flush begin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Trigger {
-    /// `flush_at` events were queued.
-    #[default]
-    Size,
-    /// The timer.
-    Interval,
-    /// A caller that waits for it.
-    Call,
-    /// The client is shut down, or its owner has ended.
-    Shutdown,
-    /// A failed flush's pause was over.
-    Retry,
-}
-
-/// One flush, among all of the VM.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Span {
-    /// The same in all that is told of it.
-    pub id: u64,
-    /// Why it began.
-    pub trigger: Trigger,
-    /// When.
-    pub began: Instant,
-}
-
-/// What a flush came to.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Outcome {
-    /// Events that the ingest accepted.
-    pub events: u64,
-    /// Bytes of their JSON.
-    pub bytes: u64,
-    /// Bytes of all bodies that were sent, compressed where they were.
-    pub wire_bytes: u64,
-    /// Requests that were made.
-    pub attempts: u64,
-    /// Of the last answer; 0 where none came.
-    pub status: u16,
-    /// Why it failed, or why an event of it was given up. Without the answer's body, which may quote events.
-    pub error: Option<Error>,
-}
-
-/// Something that telemetry is told.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Report {
-    /// A flush has something to send.
-    Started(Span),
-    /// It has ended, after so long.
-    Stopped(Span, Duration, Box<Outcome>),
-    /// The flush thread panicked in it.
-    Panicked(Span, Duration),
-    /// So many events were given up.
-    Dropped(Reason, u64),
-}
+use std::time::Instant;
 
 /// The flush under way.
 #[derive(Default)]
@@ -170,8 +112,8 @@ fn without_body(error: &Error) -> Error {
 mod tests {
     use super::*;
     use crate::http::response::Unreachable;
+    use crate::protocol::LastWords;
     use crate::queue::events::Queue;
-    use crate::report::updates::LastWords;
     use serde_json::Value;
     use std::sync::mpsc::{channel, Receiver, Sender};
 

@@ -4,8 +4,8 @@
 //! comes in whole or not at all: its start is taken only where there is room for its end too. What is left
 //! out is counted, and drops are sums that nothing makes room for, so no account is lost.
 
-use crate::queue::state::Reason;
-use crate::report::flush_report::Report;
+use crate::protocol::Report;
+use crate::queue::accounts::Reason;
 use std::collections::VecDeque;
 
 /// Starts and ends of flushes kept at most.
@@ -104,7 +104,7 @@ impl<C> Default for Reports<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::flush_report::{Span, Trigger};
+    use crate::protocol::{Span, Trigger};
     use std::time::{Duration, Instant};
 
     fn span(id: u64) -> Span {

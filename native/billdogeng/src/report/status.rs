@@ -1,13 +1,13 @@
 //! What a client is doing, for people who wonder why nothing leaves. The flush thread writes it, any thread reads it.
 
 use crate::error::Error;
-use crate::queue::state::{Reason, Stats};
+use crate::queue::accounts::{Reason, Stats};
 use std::time::SystemTime;
 use tokio::time::Instant;
 
-/// What the flush thread is doing.
+/// What the flush thread is doing: `state` in `stats/1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
+pub enum PhaseName {
     /// No flush is under way, and the last one did not fail.
     #[default]
     Idle,
@@ -22,6 +22,69 @@ pub enum Phase {
     /// The owner has ended: what is left is being sent.
     Draining,
 }
+
+/// What has to happen before a client goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// A capture or a call.
+    #[default]
+    Events,
+    /// The timer's next flush.
+    Timer,
+    /// The response to a request.
+    Response,
+    /// The next batch, which is read from the disk.
+    Disk,
+    /// The time of the next attempt of a request.
+    Retry,
+    /// The end of the wait that `:sleep_fn` makes.
+    SleepFn,
+    /// The time of the next automatic flush, after one that failed.
+    Backoff,
+    /// The end of the suspension.
+    Quota,
+    /// The spool, which is being opened.
+    Spool,
+}
+
+/// The phase of a client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Its name.
+    pub phase: PhaseName,
+    /// When it began; `None` of a client without a flush thread.
+    pub since: Option<Instant>,
+    /// What it waits for.
+    pub waits_for: WaitsFor,
+    pub(crate) next_attempt: Option<Instant>,
+}
+
+/// The kinds of calls that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// `flush/1`.
+    Flush,
+    /// `shutdown/1`.
+    Shutdown,
+    /// `queue_length/1`.
+    QueueLength,
+    /// `purge/1`.
+    Purge,
+}
+
+/// A call that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The number of its command.
+    pub id: u64,
+    /// Its kind.
+    pub call: Call,
+    /// It waits for all events below this number; without one only for the disk.
+    pub below: Option<u64>,
+}
+
+/// Calls that [`Status::callers`] keeps at most.
+pub(crate) const MOST_CALLERS: usize = 100;
 
 /// Why an attempt failed. Without the response's body, which may quote events.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,19 +103,22 @@ pub struct LastError {
 #[derive(Clone, Debug, Default)]
 pub struct Status {
     /// What the flush thread is doing.
-    pub phase: Phase,
+    pub activity: Activity,
+    /// The calls that wait, 100 at most.
+    pub callers: Vec<Caller>,
     /// The last attempt that failed.
     pub last_error: Option<LastError>,
     /// When the ingest last accepted a request.
     pub last_success: Option<SystemTime>,
-    next_attempt: Option<Instant>,
     /// Drops that a log line has named, by reason.
     told: [u64; Reason::ALL.len()],
 }
 
 impl Status {
-    pub(crate) fn set(&mut self, phase: Phase, next_attempt: Option<Instant>) {
-        (self.phase, self.next_attempt) = (phase, next_attempt);
+    pub(crate) fn publish(&mut self, activity: Activity, callers: impl Iterator<Item = Caller>) {
+        self.activity = activity;
+        self.callers.clear();
+        self.callers.extend(callers);
     }
 
     pub(crate) fn succeeded(&mut self) {
@@ -71,9 +137,9 @@ impl Status {
     /// Milliseconds until the next attempt, if one is planned. An idle client without events plans none.
     #[must_use]
     pub fn next_attempt_in(&self, stats: &Stats) -> Option<u64> {
-        let planned = self
-            .next_attempt
-            .filter(|_| self.phase != Phase::Idle || stats.queued > 0)?;
+        let activity = &self.activity;
+        let idle = activity.phase == PhaseName::Idle && stats.queued == 0;
+        let planned = activity.next_attempt.filter(|_| !idle)?;
         let left = planned.saturating_duration_since(Instant::now());
         Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
@@ -100,18 +166,27 @@ mod tests {
 
     #[test]
     fn an_idle_client_plans_an_attempt_only_for_events() {
-        let mut status = Status::default();
-        status.set(Phase::Idle, Some(Instant::now() + Duration::from_secs(60)));
-        let mut stats = Stats::default();
-        assert_eq!(status.next_attempt_in(&stats), None);
-        stats.queued = 1;
-        assert!(status
-            .next_attempt_in(&stats)
-            .is_some_and(|ms| ms <= 60_000));
-        status.set(Phase::Waiting, Some(Instant::now()));
-        assert_eq!(status.next_attempt_in(&stats), Some(0));
-        status.set(Phase::InFlight, None);
-        assert_eq!(status.next_attempt_in(&stats), None);
+        let in_a_minute = Some(Instant::now() + Duration::from_secs(60));
+        let planned = |phase, next_attempt, queued| {
+            let mut status = Status::default();
+            let activity = Activity {
+                phase,
+                next_attempt,
+                ..Activity::default()
+            };
+            status.publish(activity, std::iter::empty());
+            status.next_attempt_in(&Stats {
+                queued,
+                ..Stats::default()
+            })
+        };
+        assert_eq!(planned(PhaseName::Idle, in_a_minute, 0), None);
+        assert!(planned(PhaseName::Idle, in_a_minute, 1).is_some_and(|ms| ms <= 60_000));
+        assert_eq!(
+            planned(PhaseName::Waiting, Some(Instant::now()), 0),
+            Some(0)
+        );
+        assert_eq!(planned(PhaseName::InFlight, None, 1), None);
     }
 
     #[test]

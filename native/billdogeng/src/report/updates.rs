@@ -4,10 +4,7 @@
 //! neither memory nor the flush thread's time. Replies are bounded by the calls that wait for them.
 
 use crate::error::Error;
-use crate::event::place::Place;
-use crate::queue::state::{Limit, Reason, Stats};
-use crate::report::flush_report::Report;
-use crate::spool::{OpenError, Problem};
+use crate::protocol::{Notice, Reply, Tidings};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,65 +18,6 @@ const SHORT_BODIES: usize = 1_000;
 
 /// Notices kept; older ones make room, and are counted.
 const MOST_NOTICES: usize = 256;
-
-/// Something worth a line in a log.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Notice {
-    /// A flush delivered so many events.
-    Flushed(u64),
-    /// A flush failed; so many events are back in the queue.
-    FlushFailed(u64, Arc<Error>),
-    /// So many events were given up since the last notice of this reason.
-    Dropped(Reason, u64),
-    /// The next events that are dropped for [`Reason::QueueFull`] were dropped for this limit.
-    QueueFullBy(Limit),
-    /// The next events that are dropped for [`Reason::Rejected`] were answered this status.
-    RefusedWith(u16),
-    /// The first value that was written in another form than its own; there may be more.
-    Replaced(Place),
-    /// The first event that was given up for its size; there may be more.
-    TooLarge(Place),
-    /// The project's quota is used up: nothing is sent for so long, and what comes is given up.
-    Suspended(Duration),
-    /// The ingest takes events again; so many were given up for its quota.
-    Resumed(u64),
-    /// The spool can't be opened for now: events are in memory alone.
-    NoSpool(OpenError),
-    /// It is open after all, with so many events.
-    SpoolOpened(u64),
-    /// So many events that it has were captured for another key or host.
-    SpoolOfAnother(u64),
-    /// Something about the spool's disk.
-    Spool(Problem),
-    /// The flush thread panicked, and goes on.
-    Panicked,
-}
-
-/// An answer to a command that waited.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Reply {
-    /// Of `Flush` and `Shutdown`.
-    Flushed(u64, Result<(), Arc<Error>>),
-    /// Of `Settle`: how many events are not yet delivered.
-    Settled(u64, u64),
-    /// Of `Purge`.
-    Purged(u64, Result<(), Error>),
-}
-
-/// All that has come up since the last look.
-#[derive(Default, Debug)]
-pub struct Tidings {
-    /// Oldest first.
-    pub notices: Vec<Notice>,
-    /// Notices that made room for newer ones.
-    pub missed: u64,
-    /// A wait asked of the listener: its number, and how long.
-    pub sleep: Option<(u64, Duration)>,
-    /// To be passed on after the notices.
-    pub replies: Vec<Reply>,
-    /// There are more replies to take, without being woken for them.
-    pub more: bool,
-}
 
 /// Those that were seen in a row of replies. Callers of one flush share theirs.
 #[derive(Default)]
@@ -193,29 +131,6 @@ impl News {
             body.is_some_and(|body| is_longer(body, &mut left))
         })
     }
-}
-
-/// The accounts of a client that has ended.
-#[derive(Clone, Debug)]
-pub struct LastWords {
-    /// Events given up because the time to send them was over.
-    pub stopped: u64,
-    /// The whole of it.
-    pub stats: Stats,
-    /// Drops that no log line has named, in the order of [`Reason::ALL`].
-    pub untold: [u64; Reason::ALL.len()],
-}
-
-/// Who is told. All are called on the flush thread alone.
-pub trait Listener: Send {
-    /// There are tidings to take.
-    fn news(&self);
-    /// The spool that there was to be is open; or it isn't, for now, and the start need not wait for it.
-    fn opened(&self) {}
-    /// The client has ended.
-    fn ended(&self, last: LastWords);
-    /// For telemetry, if anybody wants it.
-    fn report(&self, _report: Report) {}
 }
 
 #[cfg(test)]

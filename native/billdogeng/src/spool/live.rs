@@ -96,7 +96,7 @@ impl Live {
 
     /// Removes the live events of a range, and returns how many there were.
     pub fn remove(&mut self, range: &Range<u64>) -> u64 {
-        self.live.remove(&range)
+        self.live.remove(range)
     }
 
     /// Returns how many events of a range are alive.

@@ -29,8 +29,8 @@ use std::time::Duration;
 pub struct Segment {
     pub id: u64,
     pub size: u64,
-    /// The number after the newest event in it and in all before it.
-    pub next: u64,
+    /// The numbers of its events, and numbers before them that are in no segment.
+    pub numbers: Range<u64>,
     /// Its device and inode.
     pub file: (u64, u64),
     /// When the first and the newest of its events were written, by the [`Clock`].
@@ -167,7 +167,7 @@ impl Log {
         written?;
         self.next = first + lens.len() as u64;
         if let Some(segment) = self.segments.back_mut() {
-            segment.next = self.next;
+            segment.numbers.end = self.next;
             segment.times.1 = self.clock.now();
         }
         Ok(())
@@ -231,7 +231,7 @@ impl Log {
         self.segments.push_back(Segment {
             id,
             size: SEGMENT_HEADER,
-            next: self.next,
+            numbers: self.next..self.next,
             file: (meta.dev(), meta.ino()),
             times: (now, now),
         });
@@ -276,10 +276,7 @@ impl Log {
         // An error that doesn't say so is no sign that a file is gone.
         let there = self.dir.is_there();
         let held = there.unwrap_or_else(|error| !files::is_gone(&error));
-        let mut first = 0;
         for segment in std::mem::take(&mut self.segments) {
-            let numbers = first..segment.next;
-            first = segment.next;
             let is_there = match fs::symlink_metadata(self.path(segment.id)) {
                 Ok(meta) => (meta.dev(), meta.ino()) == segment.file && meta.len() >= segment.size,
                 Err(error) => !files::is_gone(&error),
@@ -287,7 +284,7 @@ impl Log {
             if held && is_there {
                 self.segments.push_back(segment);
             } else {
-                missing.push(numbers);
+                missing.push(segment.numbers);
             }
         }
         if !missing.is_empty() {
@@ -306,12 +303,10 @@ impl Log {
         let ledger = !self.is_behind();
         let last = self.segments.back().filter(|_| self.file.is_some());
         let writing = last.map(|segment| segment.id);
-        let mut first = 0;
         let mut segments = std::mem::take(&mut self.segments);
-        segments.retain(|segment| {
-            let numbers = std::mem::replace(&mut first, segment.next)..segment.next;
-            let dead = numbers.end <= removed.floor || (ledger && removed.covers(&numbers));
-            !dead || writing == Some(segment.id) || self.delete(segment.id).is_err()
+        segments.retain(|Segment { id, numbers, .. }| {
+            let dead = numbers.end <= removed.floor || (ledger && removed.covers(numbers));
+            !dead || writing == Some(*id) || self.delete(*id).is_err()
         });
         self.segments = segments;
     }
@@ -369,12 +364,12 @@ impl Log {
     pub fn expired(&self) -> Option<u64> {
         let limit = self.clock.now().saturating_sub(self.bounds.max_age);
         let old = self.segments.iter().take_while(|s| s.times.1 <= limit);
-        old.last().map(|segment| segment.next)
+        old.last().map(|segment| segment.numbers.end)
     }
 
     /// Returns how long it takes until the oldest events from `number` on are too old.
     pub fn next_expiry(&self, number: u64) -> Option<Duration> {
-        let segment = self.segments.iter().find(|s| s.next > number)?;
+        let segment = self.segments.iter().find(|s| s.numbers.end > number)?;
         let at = segment.times.1.checked_add(self.bounds.max_age)?;
         Some(Duration::from_millis(at.saturating_sub(self.clock.now())))
     }
@@ -382,26 +377,22 @@ impl Log {
     /// Returns the number below which events have to go for the files to keep to their bound, except those in flight. Ends
     /// the last segment if it is among them.
     pub fn excess(&mut self, in_flight: &Range<u64>) -> Option<u64> {
-        let held = |first: u64, next: u64| first < in_flight.end && in_flight.start < next;
-        let (mut first, mut size, mut held_bytes) = (0, 0, 0);
-        for segment in &self.segments {
-            match held(std::mem::replace(&mut first, segment.next), segment.next) {
-                true => held_bytes += segment.size,
-                false => size += segment.size,
-            }
-        }
+        let held = |segment: &&Segment| {
+            let Range { start, end } = segment.numbers;
+            start < in_flight.end && in_flight.start < end
+        };
+        let held_bytes: u64 = self.segments.iter().filter(held).map(|s| s.size).sum();
+        let mut size = self.segments.iter().map(|s| s.size).sum::<u64>() - held_bytes;
         // A batch that has as many bytes as the bound must not cost all other events.
         let max = self.bounds.max_bytes;
         let max = max.saturating_sub(held_bytes).max(max / 2);
-        let (mut first, mut below) = (0, None);
-        for segment in &self.segments {
+        let mut below = None;
+        for segment in self.segments.iter().filter(|segment| !held(segment)) {
             if size <= max {
                 break;
             }
-            if !held(std::mem::replace(&mut first, segment.next), segment.next) {
-                size -= segment.size;
-                below = Some(segment.next);
-            }
+            size -= segment.size;
+            below = Some(segment.numbers.end);
         }
         if below.is_some_and(|below| below == self.next) {
             self.file = None;
@@ -413,16 +404,17 @@ impl Log {
 
     /// Reads events of a run of live ones, from its start on: at least one, unless it can't be read.
     pub fn read(&self, run: Range<u64>, limits: Limits) -> Result<Page, Unread> {
-        let Some(segment) = self.segments.iter().find(|s| s.next > run.start) else {
+        let Some(segment) = self.segments.iter().find(|s| s.numbers.end > run.start) else {
             return Err(Unread::Lost(run));
         };
-        let lost = |end: u64| Err(Unread::Lost(run.start..end.min(run.end).min(segment.next)));
+        let end = run.end.min(segment.numbers.end);
+        let lost = |next: u64| Err(Unread::Lost(run.start..next.min(end)));
         let path = self.path(segment.id);
         let mut page = Page {
             first: run.start,
             ..Page::default()
         };
-        match read_segment(&path, segment, run.end, limits, &mut page) {
+        match read_segment(&path, segment, end, limits, &mut page) {
             // The events that were read before an error are whole.
             _ if !page.lens.is_empty() => Ok(page),
             Ok(next) => lost(next),

@@ -16,8 +16,8 @@
 //! - **Accounts.** [`Spool::remove`] returns how many events it removed, so each is counted once. Events that exceed a bound
 //!   are proposed ([`Spool::excess`]); the client removes them.
 //! - **When.** An event is written 25 ms after `append`, where a kill of the process can't undo it. It is synced at most
-//!   100 ms after `append`, unless the disk needs more than 35 ms for a sync. An event that is removed within 25 ms is never
-//!   written. A removal is written at once, and synced at most 25 ms later.
+//!   100 ms after `append`, unless the disk needs more than 35 ms to sync the segment and the ledger. An event that is
+//!   removed within 25 ms is never written. A removal is written at once, and synced at most 25 ms later.
 //! - **On failure** (a full disk, a removed directory) events are in memory alone. One problem is reported, and writing is
 //!   tried again after 1, 2, 4 … 60 s while events come. Events that were written before stay on disk if they are still
 //!   there.

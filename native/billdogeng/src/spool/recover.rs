@@ -97,6 +97,7 @@ impl Recovery {
         let mut records = Records::new(&file, id, SEGMENT_HEADER, meta.len()).map_err(failed)?;
         // Times need not ascend where the system's clock was set.
         let mut newest = self.log.segments.back().map_or(0, |last| last.times.1);
+        let first = self.written.unwrap_or(0);
         let (mut end, mut corrupted) = (SEGMENT_HEADER, 0);
         while let Some(record) = records.header().map_err(failed)? {
             if record.numbers.start < self.written.unwrap_or(0) {
@@ -124,7 +125,7 @@ impl Recovery {
         self.log.segments.push_back(Segment {
             id,
             size: end,
-            next: self.written.unwrap_or(0),
+            numbers: first..self.written.unwrap_or(0),
             file: (meta.dev(), meta.ino()),
             times: (newest, newest),
         });

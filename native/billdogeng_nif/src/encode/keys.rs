@@ -57,6 +57,16 @@ impl<'a> Encoder<'a> {
         Ok(kind)
     }
 
+    /// Forgets the members of a map that is complete.
+    pub(super) fn end_members(&mut self, first: usize, depth: usize) {
+        if let (0, Some(noted)) = (depth, &mut self.noted) {
+            for member in &self.members[first..] {
+                noted.key(self.out.get(member.at + 1..).unwrap_or_default());
+            }
+        }
+        self.members.truncate(first);
+    }
+
     fn key(&mut self, term: Term<'a>) -> Result<Kind, Stop> {
         if let Some(bytes) = vm::bytes(term) {
             let before = self.replaced;
@@ -143,8 +153,8 @@ impl<'a> Encoder<'a> {
                 let at = self.out.len();
                 self.out.extend_from_slice(&entry.key);
                 self.out.push(b':');
-                if depth == 0 {
-                    self.noted.key(&self.out[at..]);
+                if let (0, Some(noted)) = (depth, &mut self.noted) {
+                    noted.key(&self.out[at..]);
                 }
                 self.value_at(entry.value, depth + 1)?;
             }

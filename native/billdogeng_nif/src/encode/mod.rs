@@ -62,8 +62,8 @@ pub struct Encoder<'a> {
     pub replaced: u64,
     /// Where the first of them begins.
     pub first_replaced: Option<usize>,
-    /// The members of the outermost object that decide which others an event gets.
-    pub noted: Noted,
+    /// The members of the outermost object that decide which others an event gets, if any can.
+    pub noted: Option<Noted>,
     marker: Option<Term<'a>>,
     max_bytes: usize,
     terms: usize,
@@ -85,7 +85,7 @@ impl<'a> Encoder<'a> {
             members,
             replaced: 0,
             first_replaced: None,
-            noted: Noted::default(),
+            noted: None,
             marker,
             max_bytes,
             terms: 0,
@@ -303,25 +303,21 @@ impl<'a> Encoder<'a> {
                 self.members.truncate(first);
                 return self.by_elixir();
             }
-            let at = self.out.len();
             self.members.push(Member {
-                at,
+                at: self.out.len(),
                 replaced: self.replaced,
             });
             let kind = self.member_key(key, start)?;
             if kind == Kind::Inexact || *kinds.get_or_insert(kind) != kind {
                 // Keys that differ as terms may be equal as strings.
                 self.mixed(term, start, first, depth)?;
-                self.members.truncate(first);
+                self.end_members(first, depth);
                 return Ok(());
-            }
-            if depth == 0 {
-                self.noted.key(&self.out[at + 1..]);
             }
             self.value_at(value, depth + 1)
                 .or_else(|stop| self.unless_struct(stop, term))?;
         }
-        self.members.truncate(first);
+        self.end_members(first, depth);
         self.literal(if kinds.is_none() { "{}" } else { "}" });
         Ok(())
     }

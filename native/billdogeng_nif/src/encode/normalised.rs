@@ -73,9 +73,9 @@ impl<'a> Encoder<'a> {
         if depth + json::depth(&value) > DEEPEST {
             return self.too_deep();
         }
-        if let (0, Value::Object(members)) = (depth, &value) {
+        if let (0, Value::Object(members), Some(noted)) = (depth, &value, &mut self.noted) {
             for name in members.keys() {
-                self.noted.name(name.as_bytes());
+                noted.name(name.as_bytes());
             }
         }
         self.out.extend_from_slice(text);

@@ -253,7 +253,7 @@ fn oldest(model: &mut Model, max_events: usize, max_bytes: usize) -> Vec<(u64, S
             .last()
             .is_none_or(|(last, _)| *entry.key() == last + 1);
         let fits = taken.len() < max_events && bytes + entry.get().len() <= max_bytes;
-        if !taken.is_empty() && !(follows && fits) {
+        if !(taken.is_empty() || follows && fits) {
             break;
         }
         bytes += entry.get().len() + 1;

@@ -1,12 +1,18 @@
-//! What the flush thread has to do with the spool: hear it, wait for it, let go of it.
+//! The flush thread's work with the spool: adopt it, read from it, wait for its disk, close it.
 
-use super::opening::Opening;
-use super::Worker;
 use crate::error::Error;
+use crate::flush::failing::Failing;
+use crate::flush::opening::Opening;
+use crate::flush::phase::{Event, Stage};
+use crate::flush::split::Parts;
+use crate::flush::worker::Worker;
 use crate::http::response::{Failure, Kind};
-use crate::queue::state::Reason;
-use crate::report::updates::{Notice, Reply};
-use crate::spool::{Excess, Fetched, OpenError, Spool, PATIENCE};
+use crate::protocol::{Notice, Reply};
+use crate::queue::accounts::Reason;
+use crate::report::status::{Call, Caller};
+use crate::spool::{note, Excess, Fetched, OpenError, Spool, PATIENCE};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -31,12 +37,8 @@ impl Worker {
         if let Some(error) = failed {
             self.not_opened(error, first);
         }
-        // Not between a batch and its landing: it would be in no account of the spool's.
-        if self
-            .flush
-            .as_ref()
-            .is_none_or(|flush| flush.batch.is_none())
-        {
+        // Not while a batch is in flight: the spool would not count it.
+        if self.delivery.batch.is_none() {
             self.adopt_spool();
         }
         self.opening
@@ -112,7 +114,7 @@ impl Worker {
         }
         self.wanted_until.take_if(|until| *until <= now);
         if let Some(fetched) = tidings.fetched {
-            self.fetched(fetched);
+            self.fetched(fetched, now);
         }
         let mut state = self.client.state();
         match spool.excess() {
@@ -127,22 +129,24 @@ impl Worker {
 
     /// Until when a client that drains may use the directory, where another one wants it.
     pub(super) fn handover(&self) -> Option<Instant> {
-        self.drain_until
+        let drains = self.machine.phase().drains_until();
+        drains
             .and(self.wanted_until)
             .map(|until| until - (PATIENCE - LAST_ATTEMPT))
     }
 
-    /// What the flush under way has asked for; without one it stays where it is.
-    fn fetched(&mut self, fetched: Fetched) {
-        let Some(flush) = self.flush.as_mut().filter(|flush| flush.fetching) else {
+    /// Takes what the flush has asked for. Without one, or after a purge, it stays on disk.
+    fn fetched(&mut self, fetched: Fetched, now: Instant) {
+        let flush = self.machine.phase().flush();
+        if !flush.is_some_and(|(flush, _)| flush.stage == Stage::Read) {
             return;
-        };
-        flush.fetching = false;
+        }
         let mut state = self.client.state();
         match fetched {
             Fetched::Events(page) => {
                 if let Some(batch) = state.take_fetched(page) {
-                    flush.send(batch);
+                    drop(state);
+                    return self.batch(batch, now);
                 }
             }
             Fetched::Lost(numbers) => state.lost(numbers),
@@ -157,10 +161,12 @@ impl Worker {
                 let failed = Err(failure.clone());
                 self.report.attempted(&failed);
                 self.client.status().failed(&failure.error);
-                self.attempt_failed(failure);
+                return self.failed(failure, now);
             }
             Fetched::Nothing => state.nothing_fetched(),
         }
+        drop(state);
+        self.handle(Event::NotRead, now);
     }
 
     /// Passes answers on; where they are to wait for the disk, once it has what there was.
@@ -172,6 +178,22 @@ impl Worker {
             }
             _ => self.client.news().reply(replies),
         }
+    }
+
+    /// Returns the calls that wait for the disk or for the spool to open, for `debug/1`.
+    pub(super) fn unsynced_callers(&self) -> impl Iterator<Item = Caller> + '_ {
+        let unsynced = self.unsynced.iter().flat_map(|(_, replies)| replies);
+        let unsynced = unsynced.map(|reply| match reply {
+            Reply::Flushed(id, _) => (*id, Call::Flush),
+            Reply::Settled(id, _) => (*id, Call::QueueLength),
+            Reply::Purged(id, _) => (*id, Call::Purge),
+        });
+        let purges = self.opening.iter().flat_map(|opening| &opening.purges);
+        let purges = purges.map(|id| (*id, Call::Purge));
+        let below = None;
+        unsynced
+            .chain(purges)
+            .map(move |(id, call)| Caller { id, call, below })
     }
 
     fn synced(&mut self, spool: &Spool) {
@@ -195,18 +217,9 @@ impl Worker {
         }
     }
 
-    /// All that is queued, and what is in flight, is given up. The answer comes once the disk has none of it.
-    pub(super) fn purge(&mut self, id: u64) {
-        if let Some(flush) = self.flush.take() {
-            let mut state = self.client.state();
-            for part in flush.batch.into_iter().flat_map(|parts| parts.into_rest()) {
-                state.give_up_in_flight(&part, Reason::Purged);
-            }
-            drop(state);
-            self.abandoned = true;
-            self.report.gave_up(&Error::purged());
-            self.conclude(flush.delivered, false);
-        }
+    /// Drops everything that is queued or in flight. The reply comes once nothing of it is on disk.
+    pub(super) fn purge(&mut self, id: u64, now: Instant) {
+        self.handle(Event::Purge, now);
         let spool = self.spool();
         let mut state = self.client.state();
         state.give_up_queued(Reason::Purged);
@@ -244,6 +257,43 @@ impl Worker {
         if let Some(spool) = self.spool() {
             spool.close(until.saturating_duration_since(std::time::Instant::now()));
         }
+    }
+
+    /// Whether the batch under way has failed often enough.
+    pub(super) fn is_failing(&mut self, numbers: Range<u64>) -> bool {
+        if !self.failing_read {
+            if let Some(dir) = self.held_dir() {
+                let noted = note::read(dir).ok().and_then(|text| text.parse().ok());
+                self.failing = noted.unwrap_or(self.failing);
+                self.failing_read = true;
+            }
+        }
+        self.failing.is_one(numbers)
+    }
+
+    /// A flush failed, and its batch stays.
+    pub(super) fn batch_failed(&mut self, parts: &Parts, status: u16) {
+        let before = self.failing;
+        self.failing.failed(parts, status);
+        self.note_failing(before);
+    }
+
+    /// A flush has delivered all that it was to.
+    pub(super) fn none_is_failing(&mut self) {
+        let before = std::mem::take(&mut self.failing);
+        self.note_failing(before);
+    }
+
+    fn note_failing(&self, before: Failing) {
+        if let Some(dir) = self.held_dir().filter(|_| self.failing != before) {
+            let _ = note::write(dir, &self.failing.to_string());
+        }
+    }
+
+    /// The spool's directory, once it is held.
+    fn held_dir(&self) -> Option<&Path> {
+        self.client.spool.get()?;
+        self.client.config.spool.as_ref().map(|spool| &*spool.dir)
     }
 }
 

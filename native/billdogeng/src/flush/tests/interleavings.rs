@@ -5,18 +5,20 @@
 //!
 //! Run by `bin/interleavings`.
 
-use super::{Attempt, Command, Worker};
 use crate::client::{Capture, Client};
 use crate::config::Config;
 use crate::error::Error;
+use crate::flush::phase::Wait;
+use crate::flush::worker::Worker;
 use crate::http::response::{Answer, Failure, Kind};
-use crate::report::updates::{LastWords, Listener, Reply};
+use crate::protocol::{Command, LastWords, Listener, Reply};
 use crate::sync::{Mutex, Notify};
 use shuttle::rand::{thread_rng, Rng};
 use shuttle::thread;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Orders tried by each test.
 const ORDERS: usize = 2_000;
@@ -86,8 +88,8 @@ struct Ingest {
 
 impl Ingest {
     fn answer(&self, worker: &Worker) -> Result<Answer, Failure> {
-        let flush = worker.flush.as_ref().expect("a flush");
-        let part = flush.batch.as_ref().and_then(|parts| parts.next());
+        let batch = worker.delivery.batch.as_ref();
+        let part = batch.and_then(|parts| parts.next());
         let mut json = Vec::new();
         part.expect("a part").write_to(&mut json);
         let json = String::from_utf8(json).expect("text");
@@ -118,27 +120,27 @@ impl Ingest {
 /// comes when the scheduler has it come.
 fn drive(mut worker: Worker, ingest: &Ingest) {
     let client = Arc::clone(&worker.client);
-    let mut attempt: Option<Attempt> = None;
+    let mut now = Instant::now();
     loop {
-        worker.obey();
-        worker.step(&mut attempt);
-        worker.tell();
-        if worker.ended {
+        worker.handle_commands(now);
+        worker.step(now);
+        worker.publish(now);
+        let phase = worker.machine.phase();
+        if worker.machine.has_ended() {
             return;
         }
-        let waits = worker.flush.as_mut().and_then(|flush| flush.wait.take());
-        if waits.is_some() {
-            // The time has passed.
+        if let Some((_, Some(Wait::Until(until)))) = phase.flush() {
+            now = until;
             client.wake.try_take();
-        } else if attempt.is_none() {
+        } else if worker.attempt.is_none() {
             client.wake.wait();
         } else if thread_rng().gen_bool(0.5) {
             thread::yield_now();
             client.wake.try_take();
         } else {
-            attempt = None;
+            worker.attempt = None;
             let result = ingest.answer(&worker);
-            worker.attempted(result);
+            worker.attempted(result, now);
         }
     }
 }

@@ -1,13 +1,10 @@
 //! Whether the same batch fails, flush after flush, with a status that may be an event's fault: see
 //! [`policy::may_be_an_events_fault`]. It is then split as one that is refused, so that it holds up no others.
 
-use super::Worker;
 use crate::flush::split::Parts;
 use crate::http::policy::{self, MOST_FAILED_FLUSHES};
-use crate::spool::note;
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
 use std::str::FromStr;
 
 /// The batch that failed last, and how often.
@@ -59,45 +56,6 @@ impl FromStr for Failing {
             until: until.parse().map_err(|_| ())?,
             flushes: flushes.trim_end().parse().map_err(|_| ())?,
         })
-    }
-}
-
-impl Worker {
-    /// Whether the batch under way has failed often enough.
-    pub(super) fn is_failing(&mut self, numbers: Range<u64>) -> bool {
-        if !self.failing_read {
-            if let Some(dir) = self.held_dir() {
-                let noted = note::read(dir).ok().and_then(|text| text.parse().ok());
-                self.failing = noted.unwrap_or(self.failing);
-                self.failing_read = true;
-            }
-        }
-        self.failing.is_one(numbers)
-    }
-
-    /// A flush failed, and its batch stays.
-    pub(super) fn batch_failed(&mut self, parts: &Parts, status: u16) {
-        let before = self.failing;
-        self.failing.failed(parts, status);
-        self.note_failing(before);
-    }
-
-    /// A flush has delivered all that it was to.
-    pub(super) fn none_is_failing(&mut self) {
-        let before = std::mem::take(&mut self.failing);
-        self.note_failing(before);
-    }
-
-    fn note_failing(&self, before: Failing) {
-        if let Some(dir) = self.held_dir().filter(|_| self.failing != before) {
-            let _ = note::write(dir, &self.failing.to_string());
-        }
-    }
-
-    /// The spool's directory, once it is held.
-    fn held_dir(&self) -> Option<&Path> {
-        self.client.spool.get()?;
-        self.client.config.spool.as_ref().map(|spool| &*spool.dir)
     }
 }
 

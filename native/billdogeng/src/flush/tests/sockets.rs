@@ -1,14 +1,15 @@
-//! The flush thread against real sockets, and against itself.
+//! The flush thread against real sockets.
 
 use crate::client::{Capture, Client};
 use crate::config::Config;
 use crate::error::Error;
-use crate::flush::worker::{Attempt, Command, Worker};
+use crate::flush::phase::Event;
+use crate::flush::worker::Worker;
 use crate::http::client::Http;
 use crate::http::response::{Failure, Unreachable};
-use crate::queue::state::Reason;
-use crate::report::flush_report::{Report, Trigger};
-use crate::report::updates::{LastWords, Listener, Notice, Reply};
+use crate::protocol::Report;
+use crate::protocol::{Command, LastWords, Listener, Notice, Reply};
+use crate::queue::accounts::Reason;
 use crate::spool;
 use dns_lookup::LookupError;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -255,16 +256,14 @@ fn ends_for(failure: Failure, delivered: bool) -> bool {
     }
     let mut worker = Worker::new(client, Box::new(Teller(sender)));
     worker.client.capture(b"1", 0);
-    worker.begin_flush(u32::MAX, Trigger::Shutdown);
-    worker.take_batch();
-    worker.drain_until = Some(Instant::now() + PATIENCE);
-    worker.attempted(Err(failure));
-    let waits = worker
-        .flush
-        .as_ref()
-        .is_some_and(|flush| flush.wait.is_some());
-    assert_ne!(worker.ended, waits);
-    worker.ended
+    let now = Instant::now();
+    worker.handle(Event::Drain, now);
+    worker.step(now);
+    worker.attempted(Err(failure), now);
+    let flush = worker.machine.phase().flush();
+    let waits = flush.is_some_and(|(_, wait)| wait.is_some());
+    assert_ne!(worker.machine.has_ended(), waits);
+    worker.machine.has_ended()
 }
 
 #[test]
@@ -319,7 +318,7 @@ fn drain_by(failures: u32, code: i32) -> (LastWords, u32) {
     };
     let http = Http::with_resolver(&client.config.http, Arc::new(resolver));
     let mut worker = Worker::new(Arc::clone(&client), Box::new(Teller(sender)));
-    worker.http = Some(Arc::new(http.expect("no TLS")));
+    worker.requests.http = Some(Arc::new(http.expect("no TLS")));
     client.capture(b"1", 0);
     client.command(Command::Drain);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -343,30 +342,32 @@ fn a_drain_does_not_wait_for_a_name_that_does_not_exist() {
     assert_eq!((last.stopped, last.stats.delivered, asked), (1, 0, 1));
 }
 
-/// Whether a client that drains has ended, whose directory has been wanted for so long and whose attempt is not
-/// answered yet.
-fn has_handed_over(wanted_for: Duration, mut attempt: Option<Attempt>) -> bool {
+/// Returns whether a draining client has ended whose directory has been wanted for so long; `sends` says whether a
+/// request of it is in flight.
+fn has_handed_over(wanted_for: Duration, sends: bool) -> bool {
     let (sender, _told) = channel();
     let client = Client::new(config("http://127.0.0.1:9"));
     let mut worker = Worker::new(client, Box::new(Teller(sender)));
     worker.client.capture(b"1", 0);
     let now = Instant::now();
-    worker.begin_flush(1, Trigger::Shutdown);
-    worker.take_batch();
-    worker.drain_until = Some(now + PATIENCE);
+    worker.handle(Event::Drain, now);
+    if sends {
+        worker.step(now);
+    }
     worker.wanted_until = Some(now + spool::PATIENCE - wanted_for);
-    worker.step(&mut attempt);
-    assert_eq!(attempt.is_none(), worker.ended);
-    assert!(worker.ended || worker.deadline() < worker.drain_until);
-    worker.ended
+    worker.step(now);
+    let ended = worker.machine.has_ended();
+    assert_eq!(worker.attempt.is_none(), ended);
+    assert!(ended || worker.deadline() < worker.machine.phase().drains_until());
+    ended
 }
 
 #[test]
-fn a_client_that_hands_its_directory_over_lets_its_attempt_end_but_begins_no_other() {
-    let attempt = || Some(Box::pin(std::future::pending()) as Attempt);
-    assert!(!has_handed_over(Duration::ZERO, attempt()));
-    assert!(has_handed_over(spool::PATIENCE / 2, attempt()));
-    assert!(has_handed_over(Duration::ZERO, None));
+fn a_draining_client_that_hands_its_directory_over_receives_its_response_but_sends_no_other_request(
+) {
+    assert!(!has_handed_over(Duration::ZERO, true));
+    assert!(has_handed_over(spool::PATIENCE / 2, true));
+    assert!(has_handed_over(Duration::ZERO, false));
 }
 
 /// Waits for a notice of which `wanted` is true.
