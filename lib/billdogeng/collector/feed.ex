@@ -53,7 +53,7 @@ defmodule BilldogEng.Collector.Feed do
 
   @doc """
   Returns the state at one moment: `version`, `last` (the number of the newest row), `cleared` (that of the newest row at
-  the last clear), `mode`, `evicted`, `kept` and `counters`.
+  the last clear), `clears` (their number), `mode`, `evicted`, `kept` and `counters`.
   """
   @spec state(t) :: map
   def state(%{pid: pid}), do: GenServer.call(pid, :state, :infinity)
@@ -107,6 +107,7 @@ defmodule BilldogEng.Collector.Feed do
       version: 0,
       last: 0,
       cleared: 0,
+      clears: 0,
       request: 0,
       watchers: []
     }
@@ -126,13 +127,13 @@ defmodule BilldogEng.Collector.Feed do
   def handle_call(:clear, _from, state) do
     :ets.delete_all_objects(state.rows)
     :ets.delete_all_objects(state.requests)
-    {:reply, :ok, changed(forget(%{state | cleared: state.last}))}
+    {:reply, :ok, changed(forget(%{state | cleared: state.last, clears: state.clears + 1}))}
   end
 
   def handle_call(:state, _from, state) do
     shown =
       state
-      |> Map.take([:version, :last, :cleared, :mode, :evicted, :kept, :bytes])
+      |> Map.take([:version, :last, :cleared, :clears, :mode, :evicted, :kept, :bytes])
       |> Map.put(:counters, Counters.summary(state.counters))
 
     {:reply, shown, state}

@@ -12,7 +12,7 @@ defmodule BilldogEng.Collector.Page.Router do
   def answer(request, page) do
     with {:ok, path, query} <- Guard.check(request, page.hosts),
          {:ok, query} <- query(query),
-         {status, headers, body} <- route(request.method, path, query, request, page) do
+         {status, headers, body} when is_integer(status) <- route(request.method, path, query, request, page) do
       {status, headers ++ @security, body}
     else
       {:stream, options} -> {:stream, options}

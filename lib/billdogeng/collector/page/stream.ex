@@ -6,8 +6,9 @@ defmodule BilldogEng.Collector.Page.Stream do
   # sampled, so the totals are exact: `matched` rows passed, of which `hidden` are not sent; `missed` rows were evicted
   # before the filter saw them.
   #
-  # An update's ID is INSTANCE-NUMBER, the feed and its newest row. A browser that reconnects sends the last ID, and gets
-  # the rows behind it; after a restart of the collector the instance differs, and the page begins anew.
+  # An update's ID is INSTANCE-CLEARS-NUMBER: the feed, how often it was cleared, and its newest row. A browser that
+  # reconnects sends the last ID, and gets the rows behind it. After a restart of the collector, or a clear, the page begins
+  # anew.
 
   alias BilldogEng.Collector.{Fault, Feed, Filter, JSONWriter, Problems, Response}
   alias BilldogEng.Collector.Page.{ClientStats, Headers}
@@ -44,6 +45,7 @@ defmodule BilldogEng.Collector.Page.Stream do
       filter: options.filter,
       column: options.column,
       number: from,
+      clears: Feed.state(page.feed).clears,
       version: -1,
       rows: @first_rows,
       sent_at: nil,
@@ -62,8 +64,8 @@ defmodule BilldogEng.Collector.Page.Stream do
 
   defp position(id, feed) do
     with id when is_binary(id) <- id,
-         [instance, number] <- String.split(id, "-"),
-         true <- instance == feed.instance,
+         [instance, clears, number] <- String.split(id, "-"),
+         true <- instance == feed.instance and clears == "#{Feed.state(feed).clears}",
          {number, ""} when number >= 0 <- Integer.parse(number) do
       {true, number}
     else
@@ -136,13 +138,12 @@ defmodule BilldogEng.Collector.Page.Stream do
   end
 
   defp changed(%{page: page} = stream, state, client) do
-    cleared? = stream.version >= 0 and state.cleared > stream.number
     from = max(stream.number, state.cleared)
     {rows, counts} = collect(stream, from, state.last)
 
     data =
       {:object,
-       clear: cleared?,
+       clear: state.clears != stream.clears,
        rows: Enum.map(rows, &row(&1, stream.column)),
        matched: counts.matched,
        hidden: counts.matched - length(rows),
@@ -154,8 +155,17 @@ defmodule BilldogEng.Collector.Page.Stream do
        fault: Fault.describe(state.mode),
        client: client}
 
-    id = "#{page.feed.instance}-#{state.last}"
-    stream = %{stream | number: state.last, version: state.version, rows: @rows, client: client}
+    id = "#{page.feed.instance}-#{state.clears}-#{state.last}"
+
+    stream = %{
+      stream
+      | number: state.last,
+        clears: state.clears,
+        version: state.version,
+        rows: @rows,
+        client: client
+    }
+
     with :ok <- send_event(stream, "update", id, data), do: traffic(stream)
   end
 
