@@ -63,6 +63,8 @@ defmodule BilldogEng.MixProject do
       api_reference: false,
       source_url: @source_url,
       source_ref: "v#{version()}",
+      # README and the guides link to them from different folders.
+      assets: %{"guides/images" => "images", "./guides/images" => "guides/images"},
       extras: [{"README.md", title: "Overview"} | Enum.flat_map(pages(), &elem(&1, 1))],
       groups_for_extras: pages(),
       groups_for_modules: [
@@ -84,7 +86,8 @@ defmodule BilldogEng.MixProject do
 
   defp pages do
     [
-      Start: ~w(guides/phoenix.md guides/configuration.md guides/testing.md guides/migrating.md),
+      Start:
+        ~w(guides/phoenix.md guides/collector.md guides/configuration.md guides/testing.md guides/migrating.md),
       Delivery: ~w(guides/delivery.md guides/spool.md guides/outage.md guides/log-lines.md),
       Operation: ~w(guides/deploying.md guides/telemetry.md guides/privacy.md guides/performance.md),
       Project: ~w(ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md)

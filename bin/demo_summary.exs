@@ -4,10 +4,11 @@ defmodule Demo.Summary do
 
   # Each event has an ID of its own, so that the collector's events can be counted apart from what the client reports.
   def start do
-    {:ok, collector} = Collector.start_link(keep: false)
+    {:ok, collector} = Collector.start_link(keep: false, page: [client: Demo.Client])
 
     {:ok, client} =
       Analytics.start_link(
+        name: Demo.Client,
         api_key: "demo-key",
         host: Collector.url(collector),
         flush_at: 1_000,
@@ -16,6 +17,7 @@ defmodule Demo.Summary do
         insert_ids: true
       )
 
+    IO.puts("see the events on #{Collector.page_url(collector)}")
     parent = self()
 
     tally =
@@ -73,7 +75,13 @@ defmodule Demo.Summary do
     ]
 
     for {name, holds?} <- checks, do: IO.puts("   #{if holds?, do: "ok   ", else: "WRONG"} #{name}")
+    if System.get_env("DEMO_STAY"), do: stay(demo.collector)
     if Enum.all?(checks, &elem(&1, 1)), do: 0, else: 1
+  end
+
+  defp stay(collector) do
+    IO.puts("\n== #{Collector.page_url(collector)} stays up; Ctrl-C twice ends it")
+    Process.sleep(:infinity)
   end
 
   # Prints what runs and how long it took.

@@ -7,7 +7,7 @@ import assert from "node:assert/strict";
 import { chromium } from "playwright-core";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-const images = process.env.IMAGES ?? "guides/images";
+const images = process.env.IMAGES ?? "_build/browser";
 mkdirSync(images, { recursive: true });
 
 // ── The collector, in a VM that evaluates lines of Elixir ──
@@ -35,7 +35,7 @@ const url = await line("page ");
 
 // ── The browser ──
 
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox"] });
 const errors = [];
 
 async function open(options = {}, path = "/") {

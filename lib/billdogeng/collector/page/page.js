@@ -53,10 +53,7 @@ function connect() {
   const source = new EventSource(`api/stream?${query}`);
   state.source = source;
   source.addEventListener("hello", (event) => hello(JSON.parse(event.data)));
-  source.addEventListener("update", (event) => {
-    state.id = event.lastEventId;
-    update(JSON.parse(event.data));
-  });
+  source.addEventListener("update", (event) => { state.id = event.lastEventId; update(JSON.parse(event.data)); });
   source.addEventListener("traffic", (event) => traffic(JSON.parse(event.data)));
   source.onerror = () => {
     state.lost = true;
@@ -497,7 +494,6 @@ document.addEventListener("keydown", (event) => {
 // A browser allows six streams for each host, so a hidden tab gives its stream back, and catches up later.
 document.addEventListener("visibilitychange", () => (document.hidden ? state.source?.close() : connect()));
 
-$("filter").value = state.filter;
-$("column").value = state.column;
+[$("filter").value, $("column").value] = [state.filter, state.column];
 setColumn(state.column);
 if (!document.hidden) connect();
