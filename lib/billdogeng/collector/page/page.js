@@ -36,7 +36,7 @@ const state = {
   filter: params.get("q") ?? "", column: params.get("column") ?? "",
   rows: [], chosen: null, matched: 0, examined: 0, trimmed: 0, evicted: 0, kept: 0,
   paused: false, waiting: [], waitingCount: 0, newer: 0,
-  id: null, source: null, lost: false, seen: false, fault: null, counters: null, queue: [], ingest: "",
+  id: null, source: null, lost: false, seen: false, counters: null, queue: Array(240).fill(0), queued: 0, ingest: "",
 };
 
 function remember() {
@@ -96,9 +96,9 @@ function update(data) {
     state.waiting = [...items, ...state.waiting].slice(0, MOST_ROWS);
     state.waitingCount += data.matched;
   } else if (items.length) addRows(items);
-  Object.assign(state, { evicted: data.evicted, kept: data.kept, counters: data.counters, fault: data.fault });
-  $("banner").hidden = !state.fault;
-  $("fault-text").textContent = state.fault;
+  Object.assign(state, { evicted: data.evicted, kept: data.kept, counters: data.counters });
+  $("banner").hidden = !data.fault;
+  $("fault-text").textContent = data.fault;
   showOverview();
   showClient(data.client);
   showState();
@@ -377,11 +377,16 @@ function showClient(client) {
     ["Queued", count(client.queued)], ["Retries", count(client.retries)],
     ["Dropped", dropped.length ? dropped.map(([reason, n]) => `${count(n)} ${reason}`).join(", ") : "0"]];
   $("client-counts").replaceChildren(...rows.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
-  state.queue = [...state.queue, client.queued ?? 0].slice(-240);
+  state.queued = client.queued ?? 0;
+}
+
+// Four samples a second; the stream has an update only when a counter changed.
+setInterval(() => {
+  state.queue = [...state.queue, state.queued].slice(-240);
   const peak = Math.max(...state.queue);
   $("client-peak").textContent = `peak ${count(peak)}`;
-  chart($("client-chart"), [["", state.queue]], 40, `Queue of the client: ${client.queued ?? 0} events now, ${peak} at most`);
-}
+  chart($("client-chart"), [["", state.queue]], 40, `Queue of the client: ${state.queued} events now, ${peak} at most`);
+}, 250);
 
 function traffic({ seconds }) {
   const all = seconds.length ? seconds : Array(300).fill(0);
@@ -435,8 +440,7 @@ function setUpFaults(faults) {
     $("fault-times-label").hidden = kind === "down";
     $("fault-count-label").hidden = kind === "down" || $("fault-times").value !== "n";
   };
-  $("fault-kind").addEventListener("change", show);
-  $("fault-times").addEventListener("change", show);
+  $("fault-kind").onchange = $("fault-times").onchange = show;
   show();
 }
 
