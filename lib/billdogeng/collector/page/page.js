@@ -149,8 +149,7 @@ function addRows(items) {
 
 function showNewer() {
   if ($("rows").scrollTop === 0) state.newer = 0;
-  $("newer").hidden = state.newer === 0;
-  $("newer").textContent = `↑ ${count(state.newer)} new`;
+  [$("newer").hidden, $("newer").textContent] = [state.newer === 0, `↑ ${count(state.newer)} new`];
 }
 
 const shownRows = () => state.rows.filter((row) => !row.gap);
@@ -161,16 +160,13 @@ async function choose(n, focus) {
   state.chosen = n;
   const node = rowAt(n);
   node?.setAttribute("aria-selected", "true");
-  if (n === null) {
-    $("rows").removeAttribute("aria-activedescendant");
-  } else {
-    $("rows").setAttribute("aria-activedescendant", `row-${n}`);
-    setFollow(false);
-    if (node) scrollTo(node);
-  }
   $("overview").hidden = n !== null;
   $("details").hidden = n === null;
-  if (n !== null) await showDetails(n);
+  if (n === null) return $("rows").removeAttribute("aria-activedescendant");
+  $("rows").setAttribute("aria-activedescendant", `row-${n}`);
+  setFollow(false);
+  if (node) scrollTo(node);
+  await showDetails(n);
   if (focus) $("details").focus();
 }
 
