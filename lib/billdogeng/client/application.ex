@@ -17,6 +17,7 @@ defmodule BilldogEng.Client.Application do
           BilldogEng.Client.Hooks.Shared,
           BilldogEng.Client.Missing,
           BilldogEng.Telemetry.Emitter,
+          BilldogEng.LiveDashboard.History,
           BilldogEng.Client.Reporter
         ]
 

@@ -1,24 +1,34 @@
 defmodule BilldogEng.Client.Debug do
   @moduledoc false
-  # What a client waits for, and who waits for it.
+  # What a client waits for, who waits for it, and what waits in it.
 
-  alias BilldogEng.Client.Native
+  alias BilldogEng.Client.{Address, Native}
 
   @doc false
-  # Returns the `:state` of `stats/1`, for how many ms it has lasted (`:since`), what the client `:waits_for`, and the calls
-  # that wait (`:callers`), each with its process and the number of undelivered events that it waits for. The same of the
-  # person updates, or nil if there were none. Returns `:no_client` if the process owns none.
+  # Returns a map, or `:no_client` if the process owns none:
+  #
+  #   * `:state` as in `stats/1`, `:since` for how many ms it has lasted, and what the client `:waits_for`
+  #   * `:callers` - the calls that wait, each with its process and the number of undelivered events that it waits for
+  #   * `:host`, `:max_queue_size` and `:next_attempt_in` (ms)
+  #   * `:oldest` - the `DateTime` of the oldest event in memory, or nil
+  #   * `:spool` - its `:events`, `:bytes` and the `:age` in ms of its oldest file, or nil
+  #   * `:person_updates` - the same for these, or nil if there were none
   def of(pid) do
     with %{} = debug <- Native.debug(pid) do
       pids = GenServer.call(pid, :callers)
-      debug |> with_pids(pids) |> Map.update!(:person_updates, &(&1 && with_pids(&1, pids)))
+      debug |> lane(pids) |> Map.update!(:person_updates, &(&1 && lane(&1, pids)))
     end
   end
 
-  defp with_pids(lane, pids) do
-    %{
-      lane
-      | callers: for({id, call, events} <- lane.callers, do: %{pid: pids[id], call: call, events: events})
-    }
+  defp lane(lane, pids) do
+    callers = for {id, call, events} <- lane.callers, do: %{pid: pids[id], call: call, events: events}
+    oldest = with ms when is_integer(ms) <- lane.oldest, do: time(ms)
+    %{lane | callers: callers, host: Address.shown(lane.host), oldest: oldest, spool: spool(lane.spool)}
   end
+
+  # A capture can have any time.
+  defp time(ms), do: with({:ok, time} <- DateTime.from_unix(ms, :millisecond), do: time, else: (_ -> nil))
+
+  defp spool(nil), do: nil
+  defp spool({events, bytes, age}), do: %{events: events, bytes: bytes, age: age}
 end

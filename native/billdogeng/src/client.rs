@@ -8,7 +8,7 @@ use crate::queue::state::{Accepted, State};
 use crate::queue::store::FIRST;
 use crate::report::status::Status;
 use crate::report::updates::News;
-use crate::spool::{Recovered, Spool};
+use crate::spool::{Recovered, Spool, Usage};
 use crate::sync::{self, Mutex, MutexGuard, Notify, Receiver, Sender};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -175,6 +175,27 @@ impl Client {
         let state = self.state();
         let left = number.map_or(0, |number| number.saturating_sub(state.floor()));
         left.min(state.stats().queued)
+    }
+
+    /// Returns `event_timestamp` (ms) of the oldest event that waits in memory.
+    pub fn oldest(&self) -> Option<u64> {
+        #[derive(serde::Deserialize)]
+        struct Event {
+            event_timestamp: Option<u64>,
+        }
+        let event = self.state().oldest()?;
+        let event: Event = serde_json::from_slice(&event).ok()?;
+        event.event_timestamp
+    }
+
+    /// Returns what the spool contains, if one is open.
+    pub fn spool_usage(&self) -> Option<Usage> {
+        self.spool.get().map(|spool| spool.usage())
+    }
+
+    /// The configuration. It contains the key.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// What the client is doing.

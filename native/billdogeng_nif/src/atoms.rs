@@ -25,7 +25,7 @@ rustler::atoms! {
     next_attempt_in, last_error, last_success, idle, waiting, backing_off, draining,
 
     // Debugging.
-    since, waits_for, callers, queue_length, events, timer, response, disk, sleep_fn, backoff, spool,
+    host, infinity, oldest, since, waits_for, callers, queue_length, events, timer, response, disk, sleep_fn, backoff, spool,
 
     // Reports.
     started, size, interval, call, retry,

@@ -7,7 +7,8 @@ use billdogeng::{Call, Client, WaitsFor};
 use rustler::{Atom, Encoder, Env, Term};
 
 /// Returns the state of `owner`'s client, for how many ms it has lasted, what the client waits for, and the calls that wait,
-/// as `{id, call, events}`; the same for the person updates, or nil if there were none.
+/// as `{id, call, events}`; its host, its limit, the time of its oldest event in memory (ms), and its spool as
+/// `{events, bytes, age in ms}`. The same for the person updates, or nil if there were none.
 #[rustler::nif]
 fn debug<'a>(env: Env<'a>, owner: Term<'a>) -> Term<'a> {
     registry::with(owner, |entry| {
@@ -34,6 +35,15 @@ fn lane<'a>(env: Env<'a>, client: &Client, more: &[(Atom, Term<'a>)]) -> Term<'a
         (caller.id, call(caller.call), events)
     });
     let next = status.next_attempt_in(&client.stats());
+    let config = client.config();
+    let max_queue_size = match config.max_queue_size {
+        usize::MAX => atoms::infinity().encode(env),
+        size => size.encode(env),
+    };
+    let spool = client.spool_usage().map(|usage| {
+        let age = usage.age.map(|age| age.as_millis() as u64);
+        (usage.events, usage.bytes, age)
+    });
     let values = [
         (atoms::state(), state(activity.phase).encode(env)),
         (atoms::since(), lasts.encode(env)),
@@ -43,6 +53,10 @@ fn lane<'a>(env: Env<'a>, client: &Client, more: &[(Atom, Term<'a>)]) -> Term<'a
         ),
         (atoms::next_attempt_in(), next.encode(env)),
         (atoms::callers(), callers.collect::<Vec<_>>().encode(env)),
+        (atoms::host(), config.http.host.encode(env)),
+        (atoms::max_queue_size(), max_queue_size),
+        (atoms::oldest(), client.oldest().encode(env)),
+        (atoms::spool(), spool.encode(env)),
     ];
     let values = values.iter().chain(more);
     values.fold(Term::map_new(env), |map, (key, value)| {

@@ -324,6 +324,11 @@ impl State {
         self.store.next()
     }
 
+    /// Returns the JSON of the oldest event in memory.
+    pub fn oldest(&self) -> Option<Vec<u8>> {
+        self.store.oldest()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.store.is_empty()
     }

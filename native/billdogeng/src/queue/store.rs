@@ -97,6 +97,14 @@ impl Store {
         self.queue.bytes()
     }
 
+    /// The JSON of the oldest event in memory that is not in flight.
+    pub fn oldest(&self) -> Option<Vec<u8>> {
+        let mut oldest = None;
+        let keep = |_, event: &[u8]| oldest = Some(event.to_vec());
+        self.queue.read(self.queue.head(), 1, keep);
+        oldest
+    }
+
     /// Events in flight, and their bytes.
     pub fn in_flight(&self) -> (u64, u64) {
         (self.in_flight.events, self.in_flight.bytes)

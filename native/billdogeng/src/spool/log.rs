@@ -360,6 +360,14 @@ impl Log {
 
     // ── bounds ──
 
+    /// Returns the bytes of all segments, and the age of the oldest one.
+    pub fn usage(&self) -> (u64, Option<Duration>) {
+        let bytes = self.segments.iter().map(|segment| segment.size).sum();
+        let oldest = self.segments.front().map(|segment| segment.times.0);
+        let age = oldest.map(|time| self.clock.now().saturating_sub(time));
+        (bytes, age.map(Duration::from_millis))
+    }
+
     /// Returns the number below which all events are too old.
     pub fn expired(&self) -> Option<u64> {
         let limit = self.clock.now().saturating_sub(self.bounds.max_age);

@@ -73,6 +73,17 @@ pub struct Options {
     pub patience: Duration,
 }
 
+/// What a spool contains, for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Events that are not yet delivered, including those that are about to be written.
+    pub events: u64,
+    /// Bytes of the files, without the ledger.
+    pub bytes: u64,
+    /// The age of the oldest file.
+    pub age: Option<Duration>,
+}
+
 /// What an earlier run has left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
@@ -219,6 +230,18 @@ impl Spool {
     /// Returns the number of the oldest live event, or that of the next one.
     pub fn floor(&self) -> u64 {
         self.shared.lock().live.floor() + self.offset
+    }
+
+    /// Returns what the spool contains.
+    pub fn usage(&self) -> Usage {
+        let inner = self.shared.lock();
+        let events = inner.live.count(&(0..inner.live.next()));
+        let oldest = inner.oldest.filter(|_| events > 0);
+        Usage {
+            events,
+            bytes: inner.bytes,
+            age: oldest.map(|time| time.elapsed()),
+        }
     }
 
     /// Keeps events that are being sent from being proposed in an [`Excess::Full`]. An empty range ends that.

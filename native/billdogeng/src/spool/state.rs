@@ -103,6 +103,9 @@ pub struct Inner {
     /// All files are to be deleted.
     pub purge: bool,
     pub undeleted: Option<Undeleted>,
+    /// The files' size and the time of their oldest event, as of the thread's last look.
+    pub bytes: u64,
+    pub oldest: Option<Instant>,
     pub expired_below: u64,
     pub full_below: u64,
     /// Events that were left out because the disk is slow.

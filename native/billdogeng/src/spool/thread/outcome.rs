@@ -141,7 +141,10 @@ impl Thread {
         self.log.delete_removed();
         let in_flight = shared.lock().in_flight.clone();
         let (full, expired) = (self.log.excess(&in_flight), self.log.expired());
+        let (bytes, age) = self.log.usage();
         let mut inner = shared.lock();
+        inner.bytes = bytes;
+        inner.oldest = age.and_then(|age| Instant::now().checked_sub(age));
         let before = (inner.full_below, inner.expired_below);
         // Segments without a live event are deleted by now, so this is no longer proposed than needed.
         inner.full_below = full.unwrap_or(0);
