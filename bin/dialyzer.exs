@@ -23,10 +23,11 @@ end
 
 own = MapSet.new(modules, & &1.name)
 
-# Of Erlang and Elixir only what the library uses, and Calendar, whose types are those of DateTime: all of them would
-# take minutes.
+# Of Erlang and Elixir only what the library uses, and two modules whose types are those of DateTime and :inet. All of them
+# would take minutes.
 known =
-  for module <- [Calendar | Enum.flat_map(modules, &Mentions.of(&1.forms, []))] |> Enum.uniq() |> Enum.sort(),
+  for module <-
+        [Calendar, :file | Enum.flat_map(modules, &Mentions.of(&1.forms, []))] |> Enum.uniq() |> Enum.sort(),
       module not in own,
       path = :code.which(module),
       path != :non_existing do

@@ -150,7 +150,7 @@ defmodule BilldogEng.LiveDashboardTest do
       {%{state: :backing_off, next_attempt_in: 2_000, queued: 7, last_error: 0},
        %{spool: %{events: 7, bytes: 10, age: 7_200_000}}, :bad,
        "Backing off: https://api.billdog.io refuses the connection: Connection refused, next try at 14:03:22; " <>
-         "7 of 1,000 queued, oldest 2 h."},
+         "7 queued, oldest 2 h."},
       {%{state: :suspended, next_attempt_in: 600_000}, %{}, :bad,
        "Suspended: the project's quota is used up, the next try is at 14:13:20; nothing is queued."},
       {%{state: :draining, queued: 3}, %{}, :warning,

@@ -15,6 +15,7 @@ defmodule BilldogEng.Collector.Ingest do
   those of them that the real ingest refuses, with its reasons; `reason` is why the request is refused.
   """
   @type verdict :: %{
+          optional(:bytes) => non_neg_integer,
           events: [map],
           invalid: [{map, [String.t(), ...]}],
           accepted: boolean,

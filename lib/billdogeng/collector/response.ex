@@ -37,7 +37,7 @@ defmodule BilldogEng.Collector.Response do
   end
 
   @doc "Returns the head of a response, with the empty line at its end."
-  @spec head(pos_integer, [{String.t(), String.t()}]) :: iodata
+  @spec head(pos_integer, [{String.t(), String.t()}]) :: iolist
   def head(status, headers) do
     typed? = Enum.any?(headers, fn {name, _} -> String.downcase(name) == "content-type" end)
     headers = if typed?, do: headers, else: [{"content-type", "application/json"} | headers]

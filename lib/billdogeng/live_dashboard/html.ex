@@ -87,15 +87,13 @@ defmodule BilldogEng.LiveDashboard.HTML do
   end
 
   defp counters(title, stats, debug) do
-    limit = if is_integer(debug[:max_queue_size]), do: " of #{Sentence.count(debug.max_queue_size)}", else: ""
-
     card(
       title,
       table([
         {"Captured", Sentence.count(stats.captured)},
         {"Delivered", Sentence.count(stats.delivered)},
         {"Dropped", stats.dropped |> Map.values() |> Enum.sum() |> Sentence.count()},
-        {"Queued", Sentence.count(stats.queued) <> limit},
+        {"Queued", Sentence.count(stats.queued) <> Sentence.most(debug)},
         {"In memory", Sentence.bytes(stats.queued_bytes)},
         {"In flight", Sentence.count(stats.in_flight)},
         {"Retries", Sentence.count(stats.retries)},
@@ -174,9 +172,9 @@ defmodule BilldogEng.LiveDashboard.HTML do
 
   defp card(title, content) do
     [
-      ~s(<div class="card mb-4"><div class="card-body"><h5 class="card-title">),
+      ~s(<div class="card mb-4"><div class="card-body"><h2 class="card-title h5">),
       escape(title),
-      "</h5>",
+      "</h2>",
       content,
       "</div></div>"
     ]

@@ -78,9 +78,13 @@ defmodule BilldogEng.LiveDashboard.Sentence do
   defp queue(%{queued: 0}, _debug, _view), do: "nothing is queued"
 
   defp queue(stats, debug, view) do
-    most = if is_integer(debug.max_queue_size), do: " of #{count(debug.max_queue_size)}", else: ""
-    "#{count(stats.queued)}#{most} queued" <> oldest(debug, view)
+    "#{count(stats.queued)}#{most(debug)} queued" <> oldest(debug, view)
   end
+
+  @doc false
+  # The limit of the queue. With a spool the limit is that of the spool, in bytes.
+  def most(%{max_queue_size: most, spool: nil}) when is_integer(most), do: " of #{count(most)}"
+  def most(_debug), do: ""
 
   defp oldest(debug, view) do
     case age(debug, view) do

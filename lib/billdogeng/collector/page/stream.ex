@@ -34,7 +34,7 @@ defmodule BilldogEng.Collector.Page.Stream do
   defp column(path), do: String.split(path, ".")
 
   @doc "Sends updates until the browser closes the connection."
-  @spec run(:gen_tcp.socket(), map, BilldogEng.Collector.Page.t()) :: :ok
+  @spec run(:gen_tcp.socket(), map, BilldogEng.Collector.Page.t()) :: :ok | {:error, term}
   def run(socket, options, page) do
     headers = [{"content-type", "text/event-stream"}, {"connection", "close"} | Headers.security()]
     {resumed?, from} = position(options.after, page.feed)
@@ -57,8 +57,6 @@ defmodule BilldogEng.Collector.Page.Stream do
          :ok <- send_event(stream, "hello", nil, hello(page, resumed?)) do
       :inet.setopts(socket, active: :once)
       updates(stream)
-    else
-      {:error, _} -> :ok
     end
   end
 
@@ -90,10 +88,7 @@ defmodule BilldogEng.Collector.Page.Stream do
   end
 
   defp updates(stream) do
-    case update(stream) do
-      {:ok, stream} -> wait(stream, now() + @interval)
-      {:error, _} -> :ok
-    end
+    with {:ok, stream} <- update(stream), do: wait(stream, now() + @interval)
   end
 
   # Until something changed, and for at least the interval. Traffic moves with the clock, so it has a second of its own.
