@@ -8,7 +8,7 @@ defmodule Words do
     {~r/\blets? go of\b/i, "drops"},
     {~r/\b(tells?|told|telling)\b/i, "reports, logs, shows, names"},
     {~r/\b(says?|said)\b/i, "reports, logs, states, shows"},
-    {~r/\banswers (an?|one|nil|true|false|none|`|:|\{)/i, "returns"},
+    {~r/\banswers (an?\b|one\b|nil\b|true\b|false\b|`|:|\{)/i, "returns"},
     {~r/\btidings\b/i, "updates"},
     {~r/\bnews\b/i, "notices, updates"},
     {~r/\b(nobody's|of nobody|of whom|whose it is)\b/i, "anonymous; the user, the distinct ID"},

@@ -456,7 +456,7 @@ defmodule BilldogEng.AnalyticsTest do
       refute inspect(:sys.get_status(client), limit: :infinity) =~ secret
       refute inspect(Analytics.child_spec(api_key: secret)) =~ secret
 
-      # What supervisors put into their reports: a child's arguments, and why it did not start.
+      # The contents of supervisor reports: a child's arguments, and why it did not start.
       Process.flag(:trap_exit, true)
       children = [{Analytics, api_key: secret, flush_interval: :never}]
       assert {:error, reason} = Supervisor.start_link(children, strategy: :one_for_one)
@@ -543,10 +543,10 @@ defmodule BilldogEng.AnalyticsTest do
             other -> other
           end
 
-        said = shown.(fn -> start.(given) end)
-        refute said =~ secret
+        output = shown.(fn -> start.(given) end)
+        refute output =~ secret
         # A child spec looks at no option but the name.
-        assert said =~ ~r/keyword list|expected|%{id: BilldogEng.Analytics/
+        assert output =~ ~r/keyword list|expected|%{id: BilldogEng.Analytics/
       end
 
       # Past the checks of options, too.
@@ -594,7 +594,7 @@ defmodule BilldogEng.AnalyticsTest do
       assert log =~ "[debug] [BilldogEng:analytics] max queue size exceeded, dropped 1 oldest event(s)\n"
 
       assert log =~
-               "[debug] [BilldogEng:analytics] flush failed, re-queued 2 event(s): the collector was told to answer so\n"
+               "[debug] [BilldogEng:analytics] flush failed, re-queued 2 event(s): the collector answers so on request\n"
 
       assert log =~ "[debug] [BilldogEng:analytics] flushed 2 event(s)\n"
     end
@@ -707,7 +707,7 @@ defmodule BilldogEng.AnalyticsTest do
       assert Collector.count(collector) == 3
     end
 
-    test "drops that were not told yet are told when the client has ended" do
+    test "drops that were not logged yet are logged when the client has ended" do
       client = start_client(nobody(), max_queue_size: 10)
       for n <- 1..500, do: Analytics.capture(client, "u", "e#{n}")
 

@@ -13,7 +13,7 @@ defmodule BilldogEng.BlackholeTest do
 
   alias BilldogEng.{Line, VM}
 
-  # Said aloud: a test that isn't run is easily taken for one that passes.
+  # Printed, because a skipped test is easily taken for one that passes.
   unusable =
     with ip when ip != nil <- System.find_executable("ip"),
          {_, 0} <- System.cmd(ip, ~w(netns add billdogeng-try), stderr_to_stdout: true) do
@@ -58,7 +58,7 @@ defmodule BilldogEng.BlackholeTest do
   defp drop_route(ingest), do: ip!(["-n", ingest, "route", "del", "192.0.2.0/24"])
   defp restore_route(ingest), do: ip!(["-n", ingest, "route", "add", "192.0.2.0/24", "dev", "bd0"])
 
-  # What each script begins with.
+  # The beginning of each script.
   @client """
   alias BilldogEng.{Analytics, Watch}
 
@@ -138,7 +138,7 @@ defmodule BilldogEng.BlackholeTest do
     assert Enum.uniq(names(collector)) == for(n <- 1..100_200, do: "e#{n}")
   end
 
-  test "an end in a black hole takes shutdown_timeout, and says what was lost", %{
+  test "an end in a black hole takes shutdown_timeout, and logs the number of lost events", %{
     client: client,
     ingest: ingest
   } do
@@ -164,7 +164,7 @@ defmodule BilldogEng.BlackholeTest do
   end
 
   test "a resolver from which nothing comes back holds neither callers nor the end", %{client: client} do
-    # What `ip netns exec` puts in the place of /etc/resolv.conf; nobody listens there, nobody says so.
+    # `ip netns exec` puts this in the place of /etc/resolv.conf. Nothing listens there, and no error comes back.
     File.mkdir_p!("/etc/netns/#{client}")
     File.write!("/etc/netns/#{client}/resolv.conf", "nameserver 192.0.2.77\noptions timeout:30 attempts:5\n")
 

@@ -1,6 +1,6 @@
 defmodule BilldogEng.BuildTest do
   # The Mix compiler that brings the native library, run by `mix compile` in a folder that has the project's
-  # own mix.exs, stub and manifests. Cargo is a script there, which says what cargo says: what is asked of it
+  # own mix.exs, stub and manifests. Cargo is a script there, with the output of cargo
   # and what is made of its answers is tested here, and cargo itself by every build of the project.
   use ExUnit.Case, async: true
 
@@ -124,9 +124,9 @@ defmodule BilldogEng.BuildTest do
       refute File.exists?(installed(context))
     end
 
-    test "is an error with the reason if it is for another processor, whatever its name says",
+    test "is an error with the reason if it is for another processor, even if its name is right",
          %{library: library} = context do
-      # An ELF file says in its 19th byte what it runs on; this one's says S/390.
+      # The 19th byte of an ELF file is its processor; this one is S/390.
       <<head::binary-size(18), _, rest::binary>> = File.read!(library)
       prebuilt = prebuilt(context, write(context.project, "s390.so", <<head::binary, 22, rest::binary>>))
       assert {output, 1} = compile(context)
@@ -175,7 +175,7 @@ defmodule BilldogEng.BuildTest do
   end
 
   describe "cargo" do
-    test "missing is an error that says what to install", context do
+    test "missing is an error that names the package to install", context do
       assert {output, 1} = compile(context)
       assert output =~ "there is none on this machine's PATH"
       assert output =~ "apt-get install cargo-web rustc-web"
@@ -183,14 +183,14 @@ defmodule BilldogEng.BuildTest do
       assert output =~ "BILLDOGENG_NIF"
     end
 
-    test "too old is an error that says what to install", context do
+    test "too old is an error that names the package to install", context do
       script(context, "cargo", ~s(echo "cargo 1.65.0"))
       assert {output, 1} = compile(context)
       assert output =~ "cargo 1.65.0 is too old"
       assert output =~ "apt-get install cargo-web rustc-web"
     end
 
-    test "with a rustc that is too old is an error that says what to install", context do
+    test "with a rustc that is too old is an error that names the package to install", context do
       script(context, "cargo", ~s([ "$1" = --version ] && echo "cargo 1.96.0" || exit 101))
       script(context, "rustc", ~s(echo "rustc 1.85.0 (4d91de4e4 2025-02-17\)"))
       assert {output, 1} = compile(context)
@@ -198,7 +198,7 @@ defmodule BilldogEng.BuildTest do
       assert output =~ "BILLDOGENG_NIF"
     end
 
-    test "that fails is an error, and what it said is on the terminal", context do
+    test "that fails is an error, and its output is on the terminal", context do
       script(
         context,
         "cargo",

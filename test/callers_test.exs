@@ -44,7 +44,7 @@ defmodule BilldogEng.CallersTest do
     assert Enum.uniq(names(collector)) == ["first" | for(n <- 1..@captures, do: "e#{n}")]
   end
 
-  # ── faults, told to the test as they strike, and over when it says so ──
+  # ── faults: the test is notified when they strike, and ends them ──
 
   defp hang(socket, _answer), do: :gen_tcp.recv(socket, 0)
 
@@ -71,7 +71,7 @@ defmodule BilldogEng.CallersTest do
 
   @faults [
     "an ingest that hangs": quote(do: &hang/2),
-    "an ingest that answers one byte a second": quote(do: &slow/2),
+    "an ingest that sends one byte a second": quote(do: &slow/2),
     "an ingest that resets": quote(do: &reset/2),
     "an ingest that answers 100 MB": quote(do: &flood/2),
     "an ingest that answers nonsense": quote(do: &nonsense/2),

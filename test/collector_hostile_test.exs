@@ -143,7 +143,7 @@ defmodule BilldogEng.CollectorHostileTest do
       assert {200, _, _} = post(connect(collector), batch(["a"]))
     end
 
-    test "bodies that are not what their encoding says are refused, and the connection goes on" do
+    test "bodies that do not match their encoding are refused, and the connection continues" do
       collector = start()
       socket = connect(collector)
       gzip = :zlib.gzip(batch(["a"]))
@@ -165,7 +165,7 @@ defmodule BilldogEng.CollectorHostileTest do
       assert {200, _, _} = post(socket, members, [{"content-encoding", "gzip"}])
     end
 
-    test "JSON nested deeper than 127 levels is answered 400, and says so" do
+    test "JSON nested deeper than 127 levels is refused with 400 and the reason" do
       deep = String.duplicate("[", 128) <> String.duplicate("]", 128)
       body = ~s({"api_key":"k","events":[#{deep}]})
       assert {400, _, answer} = post(connect(start()), body)

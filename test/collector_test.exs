@@ -192,7 +192,7 @@ defmodule BilldogEng.CollectorTest do
              """
     end
 
-    test "counts only, with keep: false, and tells subscribers all the same" do
+    test "with keep: false counts events, and still notifies subscribers" do
       collector = start(keep: false)
       :ok = Collector.subscribe(collector)
       body = batch(~w(a b))
@@ -346,7 +346,7 @@ defmodule BilldogEng.CollectorTest do
     end
   end
 
-  test "without the native library it does not start, and the error says so" do
+  test "without the native library start_link/1 returns an error that names it" do
     folder = Path.join(System.tmp_dir!(), "billdogeng_no_nif_#{System.pid()}")
     ebin = Path.join(folder, "billdogeng/ebin")
     on_exit(fn -> File.rm_rf!(folder) end)
@@ -405,7 +405,7 @@ defmodule BilldogEng.CollectorTest do
   end
 
   describe "mix billdogeng.collector" do
-    test "starts it alone, says where, and takes events" do
+    test "starts the collector alone, prints its address, and accepts events" do
       options = [:binary, line: 1_000, args: ["billdogeng.collector", "0"], env: [{~c"MIX_ENV", ~c"test"}]]
       port = Port.open({:spawn_executable, System.find_executable("mix")}, options)
       {:os_pid, pid} = Port.info(port, :os_pid)
@@ -460,7 +460,7 @@ defmodule BilldogEng.CollectorTest do
       assert elsewhere =~ ~s(    host: "#{url}"\n)
     end
 
-    test "says what is wrong with a port" do
+    test "names what is wrong with a port" do
       for argv <- [["65536"], ["-1"], ["http"], ["1", "2"]] do
         assert_raise Mix.Error, ~r/a port from 0 to 65535/, fn -> Mix.Tasks.Billdogeng.Collector.run(argv) end
       end

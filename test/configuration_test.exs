@@ -19,7 +19,7 @@ defmodule BilldogEng.ConfigurationTest do
     on_exit(fn -> Application.delete_env(app, key) end)
   end
 
-  # What a client of `collector` needs to do nothing by itself.
+  # Options with which a client of `collector` does nothing by itself.
   defp quiet(collector) do
     [host: Collector.url(collector), flush_at: :infinity, flush_interval: 3_600_000, shutdown_timeout: 0]
   end
@@ -107,7 +107,7 @@ defmodule BilldogEng.ConfigurationTest do
     test "shows its key in no child spec, and no option where they can't be used" do
       refute inspect(Shop.child_spec(api_key: "s3cret")) =~ "s3cret"
 
-      for {configured, given, said} <- [
+      for {configured, given, expected} <- [
             {%{api_key: "s3cret"}, [], "config :billdogeng_shop"},
             {["s3cret"], [], "config :billdogeng_shop"},
             {[api_key: "s3cret", name: Other], [], ":name"},
@@ -116,13 +116,13 @@ defmodule BilldogEng.ConfigurationTest do
           ] do
         put_env(:billdogeng_shop, Shop, configured)
         error = assert_raise ArgumentError, fn -> Shop.start_link(given) end
-        assert error.message =~ said
+        assert error.message =~ expected
         assert error.message =~ inspect(Shop)
         refute error.message =~ "s3cret"
       end
     end
 
-    test "says at compile time what it takes" do
+    test "names at compile time the options that it takes" do
       for opts <- ["", ", []", ", otp_app: nil", ", otp_app: :my_app, api_key: 1"] do
         code = "defmodule Wrong do use BilldogEng#{opts} end"
         assert_raise ArgumentError, ~r/otp_app: :my_app/, fn -> Code.eval_string(code) end
@@ -143,7 +143,7 @@ defmodule BilldogEng.ConfigurationTest do
   end
 
   describe "config :billdogeng" do
-    test "has defaults for all clients; a client's own options and its :transport stand above" do
+    test "has defaults for all clients; a client's own options and its :transport override them" do
       [configured, own] = for _ <- 1..2, do: start_collector()
       for {option, value} <- quiet(configured), do: put_env(:billdogeng, option, value)
       put_env(:billdogeng, :api_key, "library")
@@ -261,7 +261,7 @@ defmodule BilldogEng.ConfigurationTest do
       assert BilldogEng.Client.Native.draining() == 0
     end
 
-    test "is not warned of where its mode says so" do
+    test "logs no warning with mode: :disabled" do
       log =
         capture_log(fn ->
           for mode <- [:disabled, :test] do

@@ -8,19 +8,19 @@ defmodule BilldogEng.ContextTest do
 
   defp context(id), do: %{distinct_id: id, properties: %{}}
 
-  # A process that does what it is told, and keeps its dictionary, as one that reads a connection's requests.
+  # A process that runs functions and keeps its dictionary, like one that reads the requests of a connection.
   defp server do
     start_supervised!({Agent, fn -> nil end}, id: make_ref())
   end
 
   defp on(server, fun), do: Agent.get(server, fn _ -> fun.() end)
 
-  # A task that looks for a context only when it is told to.
+  # A task that looks for a context only on request.
   defp late_task do
     Task.async(fn ->
       receive do
         :look -> Context.get()
-        {:tell, test} -> send(test, {:told, Context.get()})
+        {:look, test} -> send(test, {:found, Context.get()})
       end
     end)
   end
@@ -32,8 +32,8 @@ defmodule BilldogEng.ContextTest do
 
   defp look_by(task) do
     ref = Process.monitor(task.pid)
-    send(task.pid, {:tell, self()})
-    assert_receive {:told, context}
+    send(task.pid, {:look, self()})
+    assert_receive {:found, context}
     assert_receive {:DOWN, ^ref, _, _, _}
     context
   end

@@ -18,7 +18,7 @@ defmodule BilldogEng.EmitterTest do
   @all [@start, @stop, @exception, @missed, @dropped, @queue]
 
   setup do
-    # What earlier tests' clients had to tell is told before this one listens.
+    # Reports of earlier tests' clients arrive before this test listens.
     :sys.get_state(Emitter)
     listen(&__MODULE__.forward/4, self())
     :ok
@@ -95,7 +95,7 @@ defmodule BilldogEng.EmitterTest do
       end
     end
 
-    test "says what began it" do
+    test "has its trigger" do
       collector = start_collector()
       client = start_client(collector, flush_at: 2)
 
@@ -117,7 +117,7 @@ defmodule BilldogEng.EmitterTest do
       assert {_, %{trigger: :interval}} = stop(timed)
     end
 
-    test "of a client whose process has ended is told under its name still" do
+    test "of a client whose process has ended is reported under its name" do
       collector = start_collector()
       gate(collector)
       name = __MODULE__.Ended
@@ -131,7 +131,7 @@ defmodule BilldogEng.EmitterTest do
       assert {%{events: 1}, %{trigger: :shutdown, result: :ok}} = stop(name)
     end
 
-    test "that finds nothing to send is told to nobody" do
+    test "that finds nothing to send is not reported" do
       collector = start_collector()
       client = start_client(collector)
       assert Analytics.flush(client) == :ok
@@ -140,7 +140,7 @@ defmodule BilldogEng.EmitterTest do
     end
 
     @tag :tmp_dir
-    test "of events that were on disk is told as any other", %{tmp_dir: dir} do
+    test "of events that were on disk is reported as any other", %{tmp_dir: dir} do
       collector = start_collector()
       spool = [spool_dir: dir, shutdown_timeout: 0]
       {:ok, first} = Analytics.start_link([api_key: "key", host: nobody(), flush_at: :infinity] ++ spool)
@@ -211,7 +211,7 @@ defmodule BilldogEng.EmitterTest do
       assert_receive {@dropped, %{count: 3}, %{client: ^client, reason: :quota}}, 5_000
     end
 
-    test "for its client's end is an :error, and what was left is told as dropped" do
+    test "for its client's end is an :error, and the rest is reported as dropped" do
       collector = start_collector()
       Collector.respond(collector, :hang)
       client = start_client(collector, shutdown_timeout: 50)
@@ -223,7 +223,7 @@ defmodule BilldogEng.EmitterTest do
       assert_receive {@dropped, %{count: 3}, %{client: ^client, reason: :stopped}}, 5_000
     end
 
-    test "for a purge is an :error, and its events are told as dropped" do
+    test "for a purge is an :error, and its events are reported as dropped" do
       collector = start_collector()
       gate(collector)
       client = start_client(collector, flush_at: 2)
@@ -288,10 +288,10 @@ defmodule BilldogEng.EmitterTest do
 
       let_go(emitter, client)
       assert_received {@missed, %{count: missed}, %{client: ^client}}
-      told = received(@stop)
-      assert missed > 0 and told > 100
-      assert told + missed == 1_001
-      assert received(@start) == told
+      reported = received(@stop)
+      assert missed > 0 and reported > 100
+      assert reported + missed == 1_001
+      assert received(@start) == reported
       assert_received {@dropped, %{count: 1_000}, %{client: ^client, reason: :too_large}}
     end
 
@@ -333,7 +333,7 @@ defmodule BilldogEng.EmitterTest do
     end
   end
 
-  test "a process of handlers that is killed is replaced, and what it has left is told" do
+  test "a process of handlers that is killed is replaced, and its reports are delivered" do
     collector = start_collector()
     client = start_client(collector)
     held = listen(&__MODULE__.hold/4, {@start, self()})
@@ -447,7 +447,7 @@ defmodule BilldogEng.EmitterTest do
     end
     """
 
-    test "says what is missing where the app has no telemetry_metrics" do
+    test "metrics/0 names telemetry_metrics if the app has none" do
       assert_raise RuntimeError, ~r/add {:telemetry_metrics, /, &Telemetry.metrics/0
     end
 
@@ -470,7 +470,7 @@ defmodule BilldogEng.EmitterTest do
         if measurement in [:wire_bytes, :queued_bytes], do: assert(opts[:unit] == {:byte, :kilobyte})
         assert measurement in measurements
         assert opts[:tags] -- metadata == []
-        # What is no atom would have no text in a reporter.
+        # A tag that is no atom would have no text in a reporter.
         assert %{client: "#PID" <> _, reason: :quota} = opts[:tag_values].(%{client: self(), reason: :quota})
         assert opts[:tag_values].(%{client: MyApp.Analytics}) == %{client: "MyApp.Analytics"}
       end
@@ -479,7 +479,7 @@ defmodule BilldogEng.EmitterTest do
 
   describe "without :telemetry" do
     @tag :tmp_dir
-    test "all works, nothing runs and nothing is said", %{tmp_dir: dir} do
+    test "all works, nothing runs and nothing is logged", %{tmp_dir: dir} do
       collector = start_collector()
       # This library as it is, but for the tests' stand-in.
       for part <- ["ebin", "priv"] do

@@ -8,7 +8,7 @@ defmodule BilldogEng.EncoderPropertyTest do
 
   # Four terms an event, read back by a decoder that knows nothing of ours.
   @tag timeout: 300_000
-  test "any term, anywhere, is what the model says" do
+  test "any term is encoded as by the model" do
     seed =
       System.get_env("SEED", "#{System.unique_integer([:positive, :monotonic]) + System.os_time()}")
       |> String.to_integer()

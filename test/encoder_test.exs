@@ -3,7 +3,7 @@ defmodule BilldogEng.EncoderTest do
 
   alias BilldogEng.{Encoded, Terms, Unshowable}
 
-  # What stands in the raw body for a property, to the byte.
+  # The bytes of a property in the raw body.
   defp raw(term) do
     collector = start_collector()
     client = start_client(collector, gzip: false)

@@ -1,6 +1,6 @@
 defmodule BilldogEng.EndingTest do
   @moduledoc """
-  How clients end while their ingest hangs: within their time, and with accounts that come out even. What was
+  How clients end while their ingest hangs: within their time, and with exact accounts. Events that were
   accepted is with the collector, what was not is in the last line with its count, or in the spool.
   """
 
@@ -96,7 +96,7 @@ defmodule BilldogEng.EndingTest do
           drained(client)
         end)
 
-      # Who waited is told, as of any GenServer that ends.
+      # Callers that waited exit, as with any GenServer that ends.
       assert_receive {:DOWN, ^ref, :process, _, {_reason, {GenServer, :call, _}}}, 5_000
       assert names(collector) == for(n <- 1..10, do: "e#{n}")
       assert log =~ "captured 35, delivered 10, dropped 25 (stopped)"

@@ -17,7 +17,7 @@ defmodule BilldogEng.ExceptionTest do
     def arity_two(_, _), do: :ok
   end
 
-  # What the VM itself makes of it, with a real stacktrace.
+  # The VM's own error, with a real stacktrace.
   defp caught(fun) do
     fun.()
   catch
@@ -91,7 +91,7 @@ defmodule BilldogEng.ExceptionTest do
         {got_type, got_value, got_synthetic} = described(fun, :safe)
         assert {got_type, got_synthetic} == {type, synthetic}
 
-        # Where there is nothing to tell, it is the place.
+        # Without a message it is the place.
         if value == "in ",
           do: assert(got_value =~ ~r/^in .+\/\d+/, type),
           else: assert(got_value == value)

@@ -75,7 +75,7 @@ defmodule BilldogEng.FaultTest do
 
   @lost [
     {"hangs", quote(do: &hang/2), "no response within request_timeout (3000 ms)"},
-    {"answers one byte a second", quote(do: &slow/2), "no response within request_timeout (3000 ms)"},
+    {"sends one byte a second", quote(do: &slow/2), "no response within request_timeout (3000 ms)"},
     {"resets the connection", quote(do: &reset/2), "reset"},
     {"resets the connection in the middle of its answer", quote(do: &reset_halfway/2), "reset"},
     {"closes the connection without an answer", quote(do: &close/2), "closed"},
@@ -84,7 +84,7 @@ defmodule BilldogEng.FaultTest do
     {"sends headers without end", quote(do: &headers_without_end/2), "too large"}
   ]
 
-  for {does, fault, said} <- @lost do
+  for {does, fault, expected} <- @lost do
     test "an ingest that #{does}: the batch is kept, and arrives when that is over" do
       collector = start_collector()
       line = start_line(collector)
@@ -92,7 +92,7 @@ defmodule BilldogEng.FaultTest do
       Line.fault(line, unquote(fault))
       capture(client, 1..100)
       assert {:error, %Error{status: 0, code: "NETWORK_ERROR"} = error} = Analytics.flush(client)
-      assert error.message =~ unquote(said)
+      assert error.message =~ unquote(expected)
       assert %{captured: 100, delivered: 0, queued: 100, in_flight: 0} = Analytics.stats(client)
 
       capture(client, 101..200)

@@ -5,7 +5,7 @@ defmodule BilldogEng.HookFaultsTest do
   import ExUnit.CaptureLog
 
   defmodule Calendar do
-    @moduledoc "A calendar that ends the call as its date's year says."
+    @moduledoc "A calendar that ends the call in a way that its date's year selects."
     def naive_datetime_to_iso_days(year, _, _, _, _, _, _), do: fail(year)
     def day_rollover_relative_to_midnight_utc, do: {0, 1}
     defp fail(1), do: throw(:s3cret)
@@ -148,7 +148,7 @@ defmodule BilldogEng.HookFaultsTest do
 
     log =
       log_of(client, fn ->
-        # What a process keeps there is nobody else's to write.
+        # Only the process itself may write there.
         Process.put(:"$billdogeng_hooks", :broken)
         for _ <- 1..3, do: assert(Analytics.capture(client, "u", "e") == :ok)
         assert Analytics.identify(client, "u") == :ok

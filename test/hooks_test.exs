@@ -63,7 +63,7 @@ defmodule BilldogEng.HooksTest do
       assert [%{"a" => [1, "#PID" <> _], "tag" => "x"}] = sent(client, collector)
     end
 
-    test "answers nil: the event is dropped, and counted" do
+    test "that returns nil drops the event, and counts it" do
       collector = start_collector()
       client = start_client(collector, before_send: &if(&1["user_id"] != "nobody", do: &1))
       assert Analytics.capture(client, "nobody", "e") == :ok
@@ -74,7 +74,7 @@ defmodule BilldogEng.HooksTest do
       assert balanced?(stats)
     end
 
-    test "that fails, or answers another shape, drops its event; said once, without a word of the event" do
+    test "that fails, or returns another shape, drops its event, which is logged once without the event's contents" do
       shapes = [
         %{},
         :ok,
@@ -107,7 +107,7 @@ defmodule BilldogEng.HooksTest do
   end
 
   describe "global_properties" do
-    test "stand beneath a capture's own, whatever kind of key" do
+    test "are overridden by a capture's own, for every kind of key" do
       collector = start_collector()
       client = start_client(collector, global_properties: %{:app => "shop", "env" => "prod", :n => 1})
       Analytics.capture(client, "u", "e", %{"app" => "own", env: "own"})
@@ -162,7 +162,7 @@ defmodule BilldogEng.HooksTest do
   end
 
   describe "the log" do
-    test "tells the first value that was replaced by its event and path, never by itself" do
+    test "reports the event and the path of the first replaced value, never the value" do
       client = start_client(nobody())
 
       log =
@@ -181,7 +181,7 @@ defmodule BilldogEng.HooksTest do
       assert Analytics.stats(client).replaced == 3
     end
 
-    test "tells where the first event that is too large became so" do
+    test "reports the place at which the first event became too large" do
       client = start_client(nobody(), max_event_bytes: 500)
 
       log =

@@ -43,7 +43,7 @@ defmodule BilldogEng.JSONDecodeTest do
     end
   end
 
-  test "json_decode/1 refuses what RFC 8259 doesn't allow, and says where" do
+  test "json_decode/1 refuses what RFC 8259 does not allow, and names the place" do
     for text <- [
           "",
           " ",
@@ -90,7 +90,7 @@ defmodule BilldogEng.JSONDecodeTest do
              {:error, "an integer of more than 100000 digits"}
   end
 
-  test "json_decode/1 refuses nesting deeper than 127 levels, and says so" do
+  test "json_decode/1 refuses nesting deeper than 127 levels, with the reason" do
     nested = &(String.duplicate("[", &1) <> String.duplicate("]", &1))
     assert {:ok, [[_]]} = json_decode(nested.(127))
 

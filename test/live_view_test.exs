@@ -47,7 +47,7 @@ defmodule BilldogEng.LiveViewTest do
       handle_params(socket, "http://localhost/list/5?page=2")
       assert Context.get() == before
 
-      # What the view has put since stays.
+      # The view's later context stays.
       Context.put(distinct_id: "u2", properties: %{step: 1})
       handle_params(socket, "http://localhost/list")
       assert Context.get() == %{distinct_id: "u2", properties: %{step: 1, route: "/list"}}

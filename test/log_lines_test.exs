@@ -274,7 +274,7 @@ defmodule BilldogEng.LogLinesTest do
       end
     end
 
-    test "say where the events of a failed flush are" do
+    test "name where the events of a failed flush are kept" do
       for {lane, native, kept} <- [
             {:event, @native, {:max_queue_size, 10}},
             {:event, %{@native | max_queue_size: nil}, {:max_queue_bytes, 20}},

@@ -151,7 +151,7 @@ defmodule BilldogEng.LoggerHandlerTest do
     events
   end
 
-  defp told(event) do
+  defp summary(event) do
     assert event["event_name"] == "$exception"
     assert %{"$exception_list" => [entry], "$exception_level" => "error"} = event["properties"]
     assert entry["mechanism"]["handled"] == false
@@ -177,7 +177,7 @@ defmodule BilldogEng.LoggerHandlerTest do
   ]
   @throws [throw: {"throw", "in Shop.fail/2", true}]
 
-  # An Erlang error that is no exception of Elixir's, where it can be told from an exit.
+  # An Erlang error that is no exception of Elixir's, if it can be distinguished from an exit.
   @raw [error: {"ErlangError", "Erlang error: {:odd, …}", false}]
 
   @crashes [
@@ -212,10 +212,10 @@ defmodule BilldogEng.LoggerHandlerTest do
 
             for {{how, expected}, nth} <- Enum.with_index(some, 1) do
               ended(Shop.crash(unquote(kind), how))
-              # The emulator tells of it when it likes; had it told twice, the next one would have it.
+              # The emulator reports it at any time; a second report would be among those of the next crash.
               if unquote(kind) == :spawn, do: eventually(fn -> LoggerHandler.stats(id).captured == nth end)
               expected = if unquote(kind) == :proc_lib and not sasl?(unquote(way)), do: [], else: [expected]
-              assert {how, Enum.map(events(client, collector), &told/1)} == {how, expected}
+              assert {how, Enum.map(events(client, collector), &summary/1)} == {how, expected}
             end
           end
         end
@@ -228,7 +228,7 @@ defmodule BilldogEng.LoggerHandlerTest do
         ended(task)
         ended(server)
 
-        assert client |> events(collector) |> Enum.map(&told/1) |> Enum.sort() == [
+        assert client |> events(collector) |> Enum.map(&summary/1) |> Enum.sort() == [
                  {"MatchError", "no match of right hand side value", false},
                  {"exit", "exited in: GenServer.call/3: {:badmatch, …}", true}
                ]
@@ -241,7 +241,7 @@ defmodule BilldogEng.LoggerHandlerTest do
         expected =
           if sasl?(unquote(way)), do: [{"MatchError", "no match of right hand side value", false}], else: []
 
-        assert Enum.map(events(client, collector), &told/1) == expected
+        assert Enum.map(events(client, collector), &summary/1) == expected
       end
 
       test "of an event handler is one event, and so is the next in the same manager" do
@@ -253,13 +253,13 @@ defmodule BilldogEng.LoggerHandlerTest do
           :ok = :gen_event.sync_notify(manager, {:badmatch, Shop.canary()})
 
           assert [{"MatchError", "no match of right hand side value", false}] =
-                   Enum.map(events(client, collector), &told/1)
+                   Enum.map(events(client, collector), &summary/1)
         end
 
         # By itself, a manager logs as a process of `:proc_lib` does.
         :ok = :gen_event.stop(manager, :bad, 5_000)
         expected = if sasl?(unquote(way)), do: [{"exit", ":bad", true}], else: []
-        assert Enum.map(events(client, collector), &told/1) == expected
+        assert Enum.map(events(client, collector), &summary/1) == expected
       end
 
       test "by a shutdown is none" do
@@ -297,7 +297,7 @@ defmodule BilldogEng.LoggerHandlerTest do
       send(pid, {:raise, Shop.canary()})
       ended(pid)
       Supervisor.which_children(supervisor)
-      assert [{"RuntimeError", _, false}] = Enum.map(events(client, collector), &told/1)
+      assert [{"RuntimeError", _, false}] = Enum.map(events(client, collector), &summary/1)
     end
   end
 
@@ -310,26 +310,26 @@ defmodule BilldogEng.LoggerHandlerTest do
       Shop.fail(:key, Shop.state())
     rescue
       error ->
-        Logger.error("told #{Shop.canary()}", crash_reason: {error, __STACKTRACE__}, other: Shop.canary())
+        Logger.error("counts #{Shop.canary()}", crash_reason: {error, __STACKTRACE__}, other: Shop.canary())
     end
 
-    assert [{"KeyError", "key :missing not found", false}] = Enum.map(events(client, collector), &told/1)
+    assert [{"KeyError", "key :missing not found", false}] = Enum.map(events(client, collector), &summary/1)
   end
 
   test "messages: :all sends the exception's own, and still no arguments" do
     {_, client, collector} = handled(%{messages: :all})
     ended(Shop.crash(:server, :raise))
-    assert [{"RuntimeError", "boom", false}] = Enum.map(events(client, collector), &told/1)
+    assert [{"RuntimeError", "boom", false}] = Enum.map(events(client, collector), &summary/1)
     ended(Shop.crash(:task, :call))
 
     assert [{"exit", "exited in: GenServer.call/3: :noproc", true}] =
-             Enum.map(events(client, collector), &told/1)
+             Enum.map(events(client, collector), &summary/1)
 
     ended(Shop.crash(:server, :clause))
-    assert [{"FunctionClauseError", _, false}] = Enum.map(events(client, collector), &told/1)
+    assert [{"FunctionClauseError", _, false}] = Enum.map(events(client, collector), &summary/1)
     {:ok, pid} = Task.start(fn -> exit({:why, 7}) end)
     ended(pid)
-    assert [{"exit", "{:why, 7}", true}] = Enum.map(events(client, collector), &told/1)
+    assert [{"exit", "{:why, 7}", true}] = Enum.map(events(client, collector), &summary/1)
   end
 
   test "in_app names the applications whose frames are the app's own" do
@@ -413,7 +413,7 @@ defmodule BilldogEng.LoggerHandlerTest do
   end
 
   describe "bounds" do
-    test "at most ten go out in any second; the rest are counted, and told by the next event" do
+    test "at most ten go out in any second; the next event has the number of the others" do
       {id, client, collector} = handled()
       started = System.monotonic_time(:millisecond)
       pids = for _ <- 1..200, do: Shop.crash(:task, :raise)
@@ -430,11 +430,11 @@ defmodule BilldogEng.LoggerHandlerTest do
       end)
 
       events = events(client, collector)
-      told = for event <- events, do: event["properties"]["$exception_suppressed"] || 0
+      counts = for event <- events, do: event["properties"]["$exception_suppressed"] || 0
       stats = LoggerHandler.stats(id)
       assert length(events) == stats.captured
-      assert Enum.sum(told) == stats.suppressed
-      assert List.last(told) > 0
+      assert Enum.sum(counts) == stats.suppressed
+      assert List.last(counts) > 0
     end
 
     test "a crash that can't be made an event is counted, and the handler stays" do
@@ -479,7 +479,7 @@ defmodule BilldogEng.LoggerHandlerTest do
 
       assert LoggerHandler.log(event, handler) == :ok
       assert LoggerHandler.stats(id) == %{captured: 1, suppressed: 0, failed: 0}
-      assert [{"RuntimeError", "", false}] = Enum.map(events(client, collector), &told/1)
+      assert [{"RuntimeError", "", false}] = Enum.map(events(client, collector), &summary/1)
     end
   end
 
@@ -515,7 +515,7 @@ defmodule BilldogEng.LoggerHandlerTest do
 
       {id, client, collector} = handled(%{}, before_send: before_send)
       for _ <- 1..2, do: :logger.error(~c"x", %{crash_reason: {%KeyError{key: :k}, []}})
-      assert [{"KeyError", _, _}, {"KeyError", _, _}] = Enum.map(events(client, collector), &told/1)
+      assert [{"KeyError", _, _}, {"KeyError", _, _}] = Enum.map(events(client, collector), &summary/1)
       assert LoggerHandler.stats(id).captured == 2
     end
 

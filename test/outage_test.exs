@@ -93,8 +93,8 @@ defmodule BilldogEng.OutageTest do
         line = warning(error)
         assert "flushes to https://api.example/v1 fail: " <> _ = line
         assert line =~ cause
-        assert line =~ ". Re-queued 20 events, kept in memory up to max_queue_size (1000). What to do: "
-        assert [_, what] = String.split(line, "What to do: ")
+        assert line =~ ". Re-queued 20 events, kept in memory up to max_queue_size (1000). Remedy: "
+        assert [_, what] = String.split(line, "Remedy: ")
         assert what =~ remedy
       end
     end
@@ -117,7 +117,7 @@ defmodule BilldogEng.OutageTest do
   end
 
   describe "a client" do
-    test "warns once of thirty flushes that are refused, and says when they are accepted again" do
+    test "warns once of thirty refused flushes, and logs when they are accepted again" do
       collector = start_collector(api_key: "another")
       client = start_client(collector)
 

@@ -91,8 +91,8 @@ defmodule BilldogEng.OwnerTest do
     end
   end
 
-  describe "a client whose process has ended gives up" do
-    test "after shutdown_timeout, and says so in one line" do
+  describe "a client whose process has ended drops its queue" do
+    test "after shutdown_timeout, in one log line" do
       collector = start_collector()
       Collector.respond(collector, :hang)
       {_, client} = spawn_client(Collector.url(collector), shutdown_timeout: 100)

@@ -26,7 +26,7 @@ defmodule BilldogEng.PackageTest do
         ~w(ARCHITECTURE.md CONTRIBUTING.md SECURITY.md native/billdogeng_nif/build.rs)
 
     assert kept -- files == []
-    # What bin/nif packs, and a checkout may be without.
+    # Files that bin/nif packs, and that a checkout may lack.
     assert "native/prebuilt" in Mix.Project.config()[:package][:files]
     sources = for path <- tree(Path.join(@root, "lib")), do: Path.relative_to(path, @root)
     assert sources -- files == []
@@ -188,7 +188,7 @@ defmodule BilldogEng.PackageTest do
     System.cmd(command, arguments, cd: folder, env: env, stderr_to_stdout: true)
   end
 
-  # What Elixir, a release and git run, and no more of the PATH, which has a cargo.
+  # The programs of Elixir, a release and git, without the cargo of the PATH.
   defp bin(context) do
     bin = Path.join(context.tmp_dir, "bin")
 

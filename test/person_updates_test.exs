@@ -100,7 +100,7 @@ defmodule BilldogEng.PersonUpdatesTest do
       assert log =~ "a person update has a value without a JSON form at operations.0.value"
     end
 
-    test "one that is larger than an event may be is given up", %{collector: collector} do
+    test "an update over max_event_bytes is dropped", %{collector: collector} do
       client = start_client(collector, max_event_bytes: 1_000)
 
       assert capture_log(fn ->
@@ -182,7 +182,7 @@ defmodule BilldogEng.PersonUpdatesTest do
       assert %{captured: 3, delivered: 3, queued: 0, retries: 1} = accounts(client)
     end
 
-    test "an update that is refused costs itself, and flush/2 says so" do
+    test "a refused update is dropped alone, and flush/2 returns its error" do
       collector = start_collector()
       client = start_client(collector)
       Collector.respond(collector, &if(&1.body =~ "bad", do: {:status, 422}, else: :ok))
@@ -253,7 +253,7 @@ defmodule BilldogEng.PersonUpdatesTest do
       assert keys(collector) == ["a", "b", "c"]
     end
 
-    test "what could not be sent in time is counted, and said" do
+    test "updates that could not be sent in time are counted and logged" do
       collector = start_collector()
       Collector.respond(collector, :hang)
       client = unlinked(Collector.url(collector), shutdown_timeout: 100)
@@ -331,7 +331,7 @@ defmodule BilldogEng.PersonUpdatesTest do
              ] = for(event <- Collector.events(collector), do: event["properties"])
     end
 
-    test "say whether they make a profile, as :person_profiles has it" do
+    test "have $process_person_profile according to :person_profiles" do
       for {profiles, expected} <- [
             {nil, [nil, nil, nil, nil, nil]},
             {:always, [true, true, true, true, "own"]},
@@ -346,12 +346,15 @@ defmodule BilldogEng.PersonUpdatesTest do
         Analytics.identify(client, "u")
         Analytics.capture(client, "u", "e", %{"$process_person_profile" => "own"})
         assert Analytics.flush(client) == :ok
-        told = for event <- Collector.events(collector), do: event["properties"]["$process_person_profile"]
-        assert told == List.replace_at(expected, 4, "own")
+
+        reported =
+          for event <- Collector.events(collector), do: event["properties"]["$process_person_profile"]
+
+        assert reported == List.replace_at(expected, 4, "own")
       end
     end
 
-    test "and updates tell the ingest how exactly to place their address" do
+    test "and updates have the header of :geoip_resolution_level" do
       collector = start_collector()
       client = start_client(collector, geoip_resolution_level: "none")
       Analytics.capture(client, "u", "e")

@@ -57,7 +57,7 @@ defmodule BilldogEng.PlugTest do
       end
     end
 
-    test "breaks no request: a function that fails is told once, and the request has no user" do
+    test "that fails breaks no request: it is logged once, and the request has no user" do
       log =
         capture_log(fn ->
           for _ <- 1..2 do
@@ -72,7 +72,7 @@ defmodule BilldogEng.PlugTest do
       refute log =~ "s3cret"
     end
 
-    test "leaves nothing behind once the response is sent, and the conn tells whose it was" do
+    test "leaves nothing behind once the response is sent, and the conn names the user" do
       conn = through(conn(%{assigns: %{current_user: %{id: "a"}}}))
       # As one who signs in.
       Context.put(distinct_id: "b")
@@ -105,7 +105,7 @@ defmodule BilldogEng.PlugTest do
       %{collector: collector, client: client}
     end
 
-    # What arrives, and whose it is; of a random id, nobody's.
+    # The events that arrive and their distinct ID; nil for a random one.
     defp arrived(%{collector: collector, client: client}) do
       assert Analytics.flush(client) == :ok
 
@@ -131,14 +131,16 @@ defmodule BilldogEng.PlugTest do
       capture_log(fn -> Logger.error("crashed", crash_reason: {reason, []}) end)
     end
 
-    test "by raising is its user's, and so is its crash, which is told after its page was sent", context do
+    test "that raises has its user, and so has its crash, which is logged after the error page was sent",
+         context do
       conn = Plug.Conn.run_before_send(%{begin("u1", "r1") | status: 500})
       rendered(conn, :error, %RuntimeError{message: "no"})
       crashed(%RuntimeError{message: "no"})
       assert arrived(context) == [{"request_failed", "u1"}, {"$exception", "u1"}]
     end
 
-    test "by an exit or a throw is its user's, though it is told with the conn as it came", context do
+    test "by an exit or a throw has its user, though its telemetry event has the conn as it arrived",
+         context do
       begin("u1", "r1")
       rendered(conn(), :exit, :timeout)
       crashed({:timeout, {GenServer, :call, []}})
@@ -166,7 +168,7 @@ defmodule BilldogEng.PlugTest do
 
     start_supervised!({Task,
      fn ->
-       # What Task has put there is no server's.
+       # The entries of Task are no server's.
        Process.delete(:"$callers")
        {:ok, socket} = :gen_tcp.accept(listener)
        requests(socket, client, nil)

@@ -1,6 +1,6 @@
 defmodule BilldogEng.RefusalTest do
   @moduledoc """
-  What an ingest says no to: single events, too much at once, a quota, too soon.
+  Refusals of an ingest: single events, too large batches, a quota, too many requests.
   """
 
   use BilldogEng.ClientCase, async: true
@@ -41,7 +41,7 @@ defmodule BilldogEng.RefusalTest do
       end
     end
 
-    test "of a batch that passes in halves cost nothing, and the answer is :ok" do
+    test "of a batch that passes in parts drop nothing, and flush/1 returns :ok" do
       {collector, client} = answered(&if(&1.events > 5, do: {:status, 400}, else: :ok))
       capture(client, 1..20)
       assert Analytics.flush(client) == :ok
@@ -72,7 +72,7 @@ defmodule BilldogEng.RefusalTest do
       assert Collector.request_count(collector) == 1
     end
 
-    test "do not keep an outage among the halves from being retried" do
+    test "do not keep an outage among the parts from being retried" do
       {collector, client} =
         answered([{:status, 400}, {:status, 503}, :ok], max_retries: 1, sleep_fn: fn _ -> :ok end)
 
@@ -231,7 +231,7 @@ defmodule BilldogEng.RefusalTest do
       assert names(collector) == for(n <- 1..50, do: "e#{n}")
     end
 
-    test "of a gateway say nothing of an event, and cost one request a flush" do
+    test "of a gateway drop no event, and cost one request for each flush" do
       for status <- [502, 503, 504] do
         {collector, client} = answered(refusing(status, ["e7"]))
         capture(client, 1..20)
@@ -243,7 +243,7 @@ defmodule BilldogEng.RefusalTest do
   end
 
   describe "413" do
-    test "halves a batch until it passes" do
+    test "splits a batch until it passes" do
       {collector, client} = answered(&if(&1.bytes > 500, do: {:status, 413}, else: :ok))
       capture(client, 1..50)
       assert Analytics.flush(client) == :ok
@@ -263,7 +263,7 @@ defmodule BilldogEng.RefusalTest do
   describe "quota_limited" do
     @limited ~s({"success":true,"data":{},"quota_limited":["events"]})
 
-    test "gives up what is queued and what comes, says so once, and asks no more" do
+    test "drops queued and new events, logs that once, and makes no request" do
       {collector, client} = answered([:ok, {:json, 200, @limited}], max_batch_size: 2)
       capture(client, 1..6)
 

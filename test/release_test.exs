@@ -83,7 +83,7 @@ defmodule BilldogEng.ReleaseTest do
     command = release(dir)
     all = for n <- 1..250, do: "e#{n}"
 
-    # What is queued is sent.
+    # The queue is sent.
     collector = start_collector()
     vm = start(command, collector)
     terminate(vm)
@@ -103,7 +103,7 @@ defmodule BilldogEng.ReleaseTest do
     assert names(collector) == all
     refute out =~ "dropped"
 
-    # An ingest that hangs is not, beyond shutdown_timeout: what is lost is said in one line.
+    # The client does not wait for a hanging ingest beyond shutdown_timeout, and logs the lost events in one line.
     collector = start_collector()
     Collector.respond(collector, :hang)
     vm = start(command, collector, FLUSH: "1", TIMEOUT: "300")

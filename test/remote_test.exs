@@ -37,21 +37,21 @@ defmodule BilldogEng.RemoteTest do
     VM.start(args: ["--name", name, "--cookie", "billdogeng_test"] ++ paths ++ ["-e", script], env: env)
   end
 
-  # What `calls`, at another node, make of a client there that `server` starts.
+  # The result of `calls` from another node to a client that `server` starts.
   defp meet({server, paths, env}, calls) do
     there = node_name("there")
     vm = start(there, server <> ~s|IO.puts("up"); IO.gets("")|, paths, env)
     VM.await(vm, "up")
-    {said, 0} = VM.ended(start(node_name("here"), @caller <> calls, @library, THERE: there))
+    {output, 0} = VM.ended(start(node_name("here"), @caller <> calls, @library, THERE: there))
     VM.go(vm)
     {_, 0} = VM.ended(vm)
-    said
+    output
   end
 
   test "that is the original's is sent nothing but the original's messages" do
     server = @original <> "{:ok, _} = GenServer.start(Original, 0, name: :client)\n"
 
-    said =
+    output =
       meet({server, [], []}, """
       :ok = Analytics.capture(there, "u", "e", %{a: 1}, %{company: "acme"}, timestamp: 1)
       :ok = Analytics.identify(there, "u", %{a: 1}, set_once: %{b: 1})
@@ -64,10 +64,10 @@ defmodule BilldogEng.RemoteTest do
       true = Enum.any?(1..3_000, fn _ -> :persistent_term.get({BilldogEng.Log.Writer, {:remote_person, elem(there, 1)}}, false) || Process.sleep(10) == nil end)
       """)
 
-    assert said =~ "{:noproc, :noproc}\n"
-    assert said =~ "{4, :ok, :ok}"
-    assert said =~ "left out person properties: the client on"
-    refute said =~ "[error]"
+    assert output =~ "{:noproc, :noproc}\n"
+    assert output =~ "{4, :ok, :ok}"
+    assert output =~ "left out person properties: the client on"
+    refute output =~ "[error]"
   end
 
   test "that is of this kind takes all there is" do
@@ -78,7 +78,7 @@ defmodule BilldogEng.RemoteTest do
     {:ok, _} = BilldogEng.Analytics.start_link(api_key: "key", host: System.fetch_env!("HOST"), name: :client)
     """
 
-    said =
+    output =
       meet(
         {server, @library, [HOST: Collector.url(collector)]},
         """
@@ -94,7 +94,7 @@ defmodule BilldogEng.RemoteTest do
         """
       )
 
-    assert said =~ "%{purged: 1}"
+    assert output =~ "%{purged: 1}"
     assert names(collector) == ["e"]
     assert Enum.any?(Collector.requests(collector), &(&1.path == "/user-properties"))
   end

@@ -92,7 +92,7 @@ defmodule BilldogEng.SafetyTest do
     vm = BilldogEng.VM.start(script: script, env: [ERL_FLAGS: "+MMmcs 0"])
     assert {output, 0} = BilldogEng.VM.ended(vm)
     assert [_, grown] = Regex.run(~r/grown by (-?\d+) KiB/, output)
-    # Of 60 events, each given up at 1 MiB of JSON.
+    # Of 60 events, each dropped at 1 MiB of JSON.
     assert String.to_integer(grown) < 16 * 1024
   end
 end

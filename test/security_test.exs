@@ -3,7 +3,7 @@ Code.require_file("support/tls_ingest.exs", __DIR__)
 
 defmodule BilldogEng.SecurityTest do
   @moduledoc """
-  Who is trusted, by which way requests go, and what is said of it.
+  Trusted authorities, proxies, and the log lines about them.
   """
 
   use BilldogEng.ClientCase, async: false
@@ -112,7 +112,7 @@ defmodule BilldogEng.SecurityTest do
     empty = "SSL_CERT_FILE (\"/nowhere.pem\") has no certificate that can be read"
     untrusted = "until then no https ingest is trusted"
 
-    for {file, dir, roots, said, unsaid} <- [
+    for {file, dir, roots, expected, absent} <- [
           {"/nowhere.pem", nil, "none; SSL_CERT_FILE, /nowhere.pem, has none", [empty, untrusted], "apt-get"},
           {"/nowhere.pem", directory,
            "those of SSL_CERT_DIR, #{directory}; SSL_CERT_FILE, /nowhere.pem, has none", [empty], untrusted},
@@ -124,8 +124,8 @@ defmodule BilldogEng.SecurityTest do
       env = [{"SSL_CERT_FILE", file}, {"SSL_CERT_DIR", dir}]
       {output, 0} = System.cmd("elixir", ["-pa", ebin, "-e", code], env: env, stderr_to_stdout: true)
       assert output =~ "roots: #{roots}\n"
-      for words <- said, do: assert([_] = Regex.scan(~r/#{Regex.escape(words)}/, output))
-      refute output =~ unsaid
+      for words <- expected, do: assert([_] = Regex.scan(~r/#{Regex.escape(words)}/, output))
+      refute output =~ absent
     end
   end
 

@@ -36,7 +36,7 @@ defmodule BilldogEng.SendTestEventTest do
     on_exit(fn -> Application.delete_env(:billdogeng_shop, Shop) end)
   end
 
-  # What it prints, and why it failed, if it did.
+  # Its output, and its error, if any.
   defp run(argv) do
     failed =
       try do
@@ -119,7 +119,7 @@ defmodule BilldogEng.SendTestEventTest do
     end
   end
 
-  describe "what is wrong is said with its remedy:" do
+  describe "a fault is reported with its remedy:" do
     test "no key" do
       for key <- [nil, "", " "] do
         configure(api_key: key, host: nobody())
@@ -165,7 +165,7 @@ defmodule BilldogEng.SendTestEventTest do
       refute printed =~ "status"
     end
 
-    test "a certificate of nobody, one of another host, and no TLS at all" do
+    test "an untrusted certificate, one of another host, and no TLS at all" do
       {host, cacertfile} = TlsIngest.start()
       assert {_, failed} = run_with(host: host)
       assert failed =~ "TLS with #{host} failed"
@@ -222,7 +222,7 @@ defmodule BilldogEng.SendTestEventTest do
 
       collector = start_collector()
 
-      for {mode, said} <- [
+      for {mode, expected} <- [
             {:reset, "can't be reached"},
             {:hang, "no response within request_timeout (200 ms)"},
             {{:status, 200, [{"content-type", "text/html"}], "<html>"}, "a login page"},
@@ -234,7 +234,7 @@ defmodule BilldogEng.SendTestEventTest do
           ] do
         Collector.respond(collector, mode)
         assert {_, failed} = run_with(host: Collector.url(collector), request_timeout: 200)
-        assert failed =~ said, inspect({mode, failed})
+        assert failed =~ expected, inspect({mode, failed})
       end
     end
 
@@ -261,20 +261,20 @@ defmodule BilldogEng.SendTestEventTest do
   end
 
   @tag :slow
-  test "the command's exit status says whether it went well" do
+  test "the command's exit status is 0 only after a success" do
     collector = start_collector(api_key: @key)
     url = Collector.url(collector)
 
-    for {key, status, said} <- [
+    for {key, status, expected} <- [
           {@key, 0, "The ingest has accepted"},
-          {"wrong", 1, "What to do: compare :api_key"}
+          {"wrong", 1, "Remedy: compare :api_key"}
         ] do
       command = ~w(billdogeng.send_test_event --host #{url} --api-key #{key})
 
       assert {output, ^status} =
                System.cmd("mix", command, env: [{"MIX_ENV", "test"}], stderr_to_stdout: true)
 
-      assert output =~ said
+      assert output =~ expected
       refute output =~ @key
     end
   end

@@ -24,7 +24,7 @@ defmodule BilldogEng.SpoolTest do
     assert_receive {:DOWN, ^ref, _, _, _}
   end
 
-  # A client that is nobody's child, so that its end brings no new one.
+  # A client without a supervisor, so that its end starts no new one.
   defp lone_client(to, dir, opts \\ []) do
     host = if is_pid(to), do: Collector.url(to), else: to
 
@@ -38,7 +38,7 @@ defmodule BilldogEng.SpoolTest do
     client
   end
 
-  # A VM of its own, which prints what it has to say and ends by kill -9.
+  # A VM of its own, which prints its state and ends by kill -9.
   defp run(script, dir, host) do
     paths = for app <- [:billdogeng], arg <- ["-pa", Application.app_dir(app, "ebin")], do: arg
 
@@ -167,7 +167,7 @@ defmodule BilldogEng.SpoolTest do
           drained(client)
         end)
 
-      # Other tests' clients may end at the same time, and say what they drop.
+      # Other tests' clients may end at the same time, and log their drops.
       assert log =~ "left 70 events in the spool"
       refute log =~ "captured 70,"
       collector = start_collector()
@@ -212,7 +212,7 @@ defmodule BilldogEng.SpoolTest do
       assert stats.delivered == 5_001 and balanced?(stats)
     end
 
-    test "of the disk give up the oldest (spool_full)", %{dir: dir} do
+    test "of the disk drop the oldest (spool_full)", %{dir: dir} do
       collector = start_collector()
       Collector.respond(collector, {:status, 503})
 
@@ -248,7 +248,7 @@ defmodule BilldogEng.SpoolTest do
       assert log =~ "(spool_full): the spool is at max_spool_bytes (200000)"
     end
 
-    test "of age give up what is too old (expired)", %{dir: dir} do
+    test "of age drop events that are too old (expired)", %{dir: dir} do
       client = start_client(nobody(), spool_dir: dir, max_spool_age: 300)
       capture_all(client, 1..10)
 
@@ -357,7 +357,7 @@ defmodule BilldogEng.SpoolTest do
       assert balanced?(Analytics.stats(client))
     end
 
-    test "with a torn end costs that end, said once", %{dir: dir} do
+    test "with a torn end loses that end, logged once", %{dir: dir} do
       client = lone_client(nobody(), dir, spool_sync: :always)
       capture_all(client, 1..20)
       assert {:error, _} = Analytics.flush(client)
@@ -372,14 +372,14 @@ defmodule BilldogEng.SpoolTest do
       started = fn ->
         client = lone_client(nobody(), dir)
         assert %{captured: 20, queued: 20} = Analytics.stats(client)
-        # What it had to say comes before this answer.
+        # Its log lines come before this reply.
         assert {:error, _} = Analytics.flush(client)
         stop(client)
         drained(client)
       end
 
-      assert capture_log(started) =~ "#{segment} was damaged"
-      refute capture_log(started) =~ "#{segment} was damaged"
+      assert capture_log(started) =~ "#{segment} was corrupted"
+      refute capture_log(started) =~ "#{segment} was corrupted"
       collector = start_collector()
       assert Analytics.flush(start_client(collector, spool_dir: dir)) == :ok
       assert names(collector) == expected(1..20)
@@ -405,10 +405,10 @@ defmodule BilldogEng.SpoolTest do
       lost = String.to_integer(lost)
       assert lost in 1..500
       assert names(collector) == expected((lost + 1)..5_000)
-      assert log =~ "#{segment} was damaged"
+      assert log =~ "#{segment} was corrupted"
     end
 
-    test "that is removed is not said to have what it hasn't", %{dir: dir} do
+    test "that is removed is not reported to contain events", %{dir: dir} do
       client = lone_client(nobody(), dir, spool_sync: :always)
       capture_all(client, 1..45)
       assert {:error, _} = Analytics.flush(client)
@@ -437,7 +437,7 @@ defmodule BilldogEng.SpoolTest do
         capture_log(fn ->
           client = lone_client(nobody(), dir)
           capture_all(client, 1..3)
-          # What it had to say comes before this answer.
+          # Its log lines come before this reply.
           assert {:error, _} = Analytics.flush(client)
           stop(client)
           drained(client)
@@ -668,7 +668,7 @@ defmodule BilldogEng.SpoolTest do
     assert dropped == %{}
   end
 
-  # What a client logs whose directory can't be had; its events arrive all the same.
+  # Returns the log of a client whose directory can't be used; its events arrive all the same.
   defp in_memory(dir) do
     collector = start_collector()
 

@@ -1,6 +1,6 @@
 defmodule BilldogEng.StatusTest do
   @moduledoc """
-  What a client says of its state, and of captures that no client takes.
+  The state of a client in stats/1 and debug/1, and captures that no client takes.
   """
 
   use BilldogEng.ClientCase, async: false

@@ -31,7 +31,7 @@ defmodule BilldogEng.TelemetryHandlerTest do
   end
 
   describe "an attached event" do
-    test "is captured as the options say", %{client: client, collector: collector, event: event} do
+    test "is captured according to the options", %{client: client, collector: collector, event: event} do
       attach(client, event,
         event: fn %{total: total}, _ -> if total > 100, do: "large_order", else: "order" end,
         distinct_id: fn _, %{user: user} -> user end,
@@ -58,7 +58,7 @@ defmodule BilldogEng.TelemetryHandlerTest do
       assert captured(client, collector) == [{Enum.join(event, "."), 7, %{}}]
     end
 
-    test "may be one of several, which a function of three is told", context do
+    test "can be one of several, which a function of three arguments receives", context do
       %{client: client, collector: collector, event: event} = context
       other = event ++ [:other]
       id = attach(client, [event, other], distinct_id: "u", event: fn event, _, _ -> List.last(event) end)
@@ -97,7 +97,7 @@ defmodule BilldogEng.TelemetryHandlerTest do
   end
 
   describe "whose an event is" do
-    test "its process's context says", %{client: client, collector: collector, event: event} do
+    test "of the process's context is the distinct ID", %{client: client, collector: collector, event: event} do
       attach(client, event, event: "e")
       Context.put(distinct_id: "a")
       :telemetry.execute(event, %{})
@@ -105,7 +105,7 @@ defmodule BilldogEng.TelemetryHandlerTest do
       assert captured(client, collector) == [{"e", "a", %{}}, {"e", "a", %{}}]
     end
 
-    test "the request says where there is one, and not what its process has", context do
+    test "of the request overrides that of its process", context do
       %{client: client, collector: collector, event: event} = context
       id = attach(client, event, event: "e")
       Context.put(distinct_id: "earlier")
@@ -144,24 +144,24 @@ defmodule BilldogEng.TelemetryHandlerTest do
       request = &%{conn: %{private: %{billdogeng_context: &1}}, plug: ShopWeb.PageController}
       anonymous = %{distinct_id: nil, properties: %{}}
 
-      told = fn event, metadata ->
+      reported = fn event, metadata ->
         capture_log(fn -> for _ <- 1..2, do: :telemetry.execute(event, %{}, metadata) end)
       end
 
-      # An anonymous visitor uses up nobody's line.
+      # An anonymous visitor does not use up the line of a missing hook.
       Context.put(distinct_id: nil)
 
-      assert told.(event, view.(ShopWeb.ListLive)) =~
+      assert reported.(event, view.(ShopWeb.ListLive)) =~
                "in ShopWeb.ListLive: the visitor is anonymous: no current_scope.user"
 
       Context.clear()
       hook = "BilldogEng.LiveView did not run. Add it to the on_mount of the view's live_session"
-      assert told.(event, view.(ShopWeb.ListLive)) =~ "in ShopWeb.ListLive: " <> hook
-      assert told.(event, view.(ShopWeb.OtherLive)) =~ "in ShopWeb.OtherLive: " <> hook
-      assert told.(other, view.(ShopWeb.OtherLive)) =~ "#{inspect(other)} in ShopWeb.OtherLive: " <> hook
-      assert told.(event, request.(anonymous)) =~ "in ShopWeb.PageController: the visitor is anonymous"
+      assert reported.(event, view.(ShopWeb.ListLive)) =~ "in ShopWeb.ListLive: " <> hook
+      assert reported.(event, view.(ShopWeb.OtherLive)) =~ "in ShopWeb.OtherLive: " <> hook
+      assert reported.(other, view.(ShopWeb.OtherLive)) =~ "#{inspect(other)} in ShopWeb.OtherLive: " <> hook
+      assert reported.(event, request.(anonymous)) =~ "in ShopWeb.PageController: the visitor is anonymous"
 
-      assert told.(event, %{conn: %{private: %{}}, plug: ShopWeb.PageController}) =~
+      assert reported.(event, %{conn: %{private: %{}}, plug: ShopWeb.PageController}) =~
                "in ShopWeb.PageController: BilldogEng.Plug did not run. Add it to the pipeline of the route"
 
       failed = %{
@@ -171,18 +171,21 @@ defmodule BilldogEng.TelemetryHandlerTest do
         reason: %RuntimeError{}
       }
 
-      assert told.(event, failed) =~
+      assert reported.(event, failed) =~
                "in ShopWeb.FailingController: BilldogEng.Plug did not run. The request failed before it"
 
       unknown = %{failed | reason: %{__struct__: Phoenix.Router.NoRouteError}}
-      refute told.(other, unknown) =~ "captured nothing"
+      refute reported.(other, unknown) =~ "captured nothing"
 
       channel = %{socket: %{channel: ShopWeb.RoomChannel, assigns: %{}}}
-      assert told.(event, channel) =~ "in ShopWeb.RoomChannel: the socket has no user. Assign current_scope"
-      assert told.(event, %{}) =~ "the process has no context"
+
+      assert reported.(event, channel) =~
+               "in ShopWeb.RoomChannel: the socket has no user. Assign current_scope"
+
+      assert reported.(event, %{}) =~ "the process has no context"
 
       for known <- [view.(ShopWeb.OtherLive), channel, %{}],
-          do: refute(told.(event, known) =~ "captured nothing")
+          do: refute(reported.(event, known) =~ "captured nothing")
 
       # Those of a handler that was detached are forgotten.
       assert Telemetry.detach("views") == :ok
@@ -240,7 +243,7 @@ defmodule BilldogEng.TelemetryHandlerTest do
   end
 
   describe "a handler that fails" do
-    test "stays attached, is counted, and told once without a word of the metadata", context do
+    test "stays attached, is counted, and logged once without the metadata", context do
       %{client: client, collector: collector, event: event} = context
 
       failures = [
@@ -329,7 +332,7 @@ defmodule BilldogEng.TelemetryHandlerTest do
   end
 
   @tag :tmp_dir
-  test "without :telemetry attaching says what is missing", %{tmp_dir: dir} do
+  test "without :telemetry attach/3 names what is missing", %{tmp_dir: dir} do
     # This library as it is, but for the tests' stand-in.
     for part <- ["ebin", "priv"] do
       File.mkdir_p!(Path.join([dir, "billdogeng", part]))

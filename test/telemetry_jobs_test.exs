@@ -3,7 +3,7 @@ defmodule BilldogEng.TelemetryJobsTest do
   Ecto's queries and Oban's jobs, by metadata of the shape that ecto_sql 3.14 and oban 2.23 emit.
   """
 
-  # Alone: what Ecto and Oban tell is told to every handler.
+  # Alone: events of Ecto and Oban reach every handler.
   use BilldogEng.ClientCase
 
   alias BilldogEng.{Context, Telemetry}
@@ -94,7 +94,7 @@ defmodule BilldogEng.TelemetryJobsTest do
       assert [{"slow", "u1", _}] = captured(context)
     end
 
-    test "takes whose it is from the process", context do
+    test "takes the distinct ID from the process", context do
       attach_ecto(context.client, Repo, slower_than: 1, distinct_id: nil)
       Context.put(distinct_id: "u2")
       Task.await(Task.async(fn -> query(2) end))
@@ -165,7 +165,7 @@ defmodule BilldogEng.TelemetryJobsTest do
       assert %{"state" => "discard", "error" => "exit"} = last
     end
 
-    test "takes whose it is from the job's meta, else from the process, as of a job that runs inline",
+    test "takes the distinct ID from the job's meta, else from the process, as for a job that runs inline",
          context do
       attach_oban(context.client)
       Context.put(distinct_id: "caller")

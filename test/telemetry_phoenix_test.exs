@@ -1,5 +1,5 @@
 defmodule BilldogEng.TelemetryPhoenixTest do
-  # Alone: what Phoenix tells is told to every handler.
+  # Alone: events of Phoenix reach every handler.
   use BilldogEng.ClientCase
 
   alias BilldogEng.{Recorded, Telemetry}
@@ -19,9 +19,9 @@ defmodule BilldogEng.TelemetryPhoenixTest do
   end
 
   # One process, as of a LiveView, to which these steps come one after the other.
-  defp tell(%{steps: steps}, names) do
+  defp replay(%{steps: steps}, names) do
     {:ok, process} = Agent.start(fn -> nil end)
-    for name <- List.wrap(names), do: Agent.update(process, fn _ -> Recorded.tell(steps, name) end)
+    for name <- List.wrap(names), do: Agent.update(process, fn _ -> Recorded.replay(steps, name) end)
     Agent.stop(process)
   end
 
@@ -37,7 +37,7 @@ defmodule BilldogEng.TelemetryPhoenixTest do
   describe "a page is viewed" do
     test "by a request that is answered with it, under its route's pattern", context do
       attach(context.client)
-      tell(context, :page)
+      replay(context, :page)
 
       assert captured(context) == [
                {"page_viewed",
@@ -53,7 +53,7 @@ defmodule BilldogEng.TelemetryPhoenixTest do
 
     test "not by a redirect, JSON, an error, or another method", %{steps: steps} = context do
       attach(context.client)
-      for step <- [:redirect, :json, :no_route, :raises], do: tell(context, step)
+      for step <- [:redirect, :json, :no_route, :raises], do: replay(context, step)
       [{event, measurements, metadata}] = steps[:page]
       :telemetry.execute(event, measurements, put_in(metadata.conn.method, "POST"))
       :telemetry.execute(event, measurements, put_in(metadata.conn.status, nil))
@@ -78,18 +78,18 @@ defmodule BilldogEng.TelemetryPhoenixTest do
       # As it is where a request has just gone through it.
       Code.ensure_loaded!(ShopWeb.Inner)
       attach(context.client)
-      tell(context, :forwarded)
+      replay(context, :forwarded)
       assert routes(context) == [{"request", "/deep/:id"}]
     end
 
     test "once where it is a LiveView's, whether or not its socket connects", context do
       attach(context.client)
-      tell(context, :live_request)
+      replay(context, :live_request)
       assert [{"page_viewed", %{"route" => "/list", "via" => "request"} = properties}] = captured(context)
       assert %{"view" => "ShopWeb.ListLive", "action" => "index"} = properties
       refute Map.has_key?(properties, "controller")
-      tell(context, :live_socket)
-      tell(context, :socket_without_hook)
+      replay(context, :live_socket)
+      replay(context, :socket_without_hook)
       assert [_] = routes(context)
     end
 
@@ -100,7 +100,7 @@ defmodule BilldogEng.TelemetryPhoenixTest do
         for {event, measured, about} <- context.steps[:live_request], do: {event, measured, elsewhere(about)}
 
       steps = [live_request: context.steps[:live_request], elsewhere: second]
-      tell(%{steps: steps}, [:live_request, :elsewhere, :live_request])
+      replay(%{steps: steps}, [:live_request, :elsewhere, :live_request])
       assert [{"request", _}, {"request", _}, {"request", _}] = routes(context)
     end
 
@@ -109,24 +109,24 @@ defmodule BilldogEng.TelemetryPhoenixTest do
 
     test "by a patch to another path, and not by one of the query alone", context do
       attach(context.client)
-      tell(context, [:live_socket, :patch_query])
+      replay(context, [:live_socket, :patch_query])
       assert routes(context) == []
-      tell(context, [:live_socket, :patch_query, :patch, :push_patch])
+      replay(context, [:live_socket, :patch_query, :patch, :push_patch])
       assert routes(context) == [{"patch", "/list/:id"}, {"patch", "/list/:id"}]
     end
 
     test "by a navigation, to a view with handle_params/3 and to one without", context do
       attach(context.client)
-      tell(context, :navigate)
-      tell(context, :navigate_plain)
+      replay(context, :navigate)
+      replay(context, :navigate_plain)
       assert routes(context) == [{"navigate", "/list/:id"}, {"navigate", "/plain/:id"}]
     end
 
     test "by a navigation to a view without mount/3", %{steps: steps} = context do
       attach(context.client)
-      only = for {event, _, _} = told <- steps[:navigate], :handle_params in event, do: told
+      only = for {event, _, _} = recorded <- steps[:navigate], :handle_params in event, do: recorded
       assert [_] = only
-      tell(%{steps: [navigate: only]}, :navigate)
+      replay(%{steps: [navigate: only]}, :navigate)
       assert routes(context) == [{"navigate", "/list/:id"}]
     end
 
@@ -135,7 +135,7 @@ defmodule BilldogEng.TelemetryPhoenixTest do
       [mounted, {event, measurements, metadata} = params] = steps[:navigate]
       patched = {event, measurements, %{metadata | uri: "http://localhost/list"}}
 
-      tell(%{steps: [navigate: [mounted, params, patched], patch_query: steps[:patch_query]]}, [
+      replay(%{steps: [navigate: [mounted, params, patched], patch_query: steps[:patch_query]]}, [
         :navigate,
         :patch_query
       ])
@@ -145,14 +145,14 @@ defmodule BilldogEng.TelemetryPhoenixTest do
 
     test "not when the connection comes back, after a navigation neither", context do
       attach(context.client)
-      tell(context, :reconnect)
-      tell(context, :reconnect_navigated)
+      replay(context, :reconnect)
+      replay(context, :reconnect_navigated)
       assert routes(context) == []
     end
 
     test "not by a view within a view", context do
       attach(context.client)
-      tell(context, :nested)
+      replay(context, :nested)
       assert captured(context) == []
     end
 
@@ -160,22 +160,22 @@ defmodule BilldogEng.TelemetryPhoenixTest do
       other = start_client(context.collector)
       attach(context.client)
       attach(other, events: [page_viewed: "other"])
-      tell(context, [:live_socket, :patch])
+      replay(context, [:live_socket, :patch])
       assert Analytics.flush(other) == :ok
       assert [{"other", _}, {"page_viewed", _}] = Enum.sort(captured(context))
     end
 
     test "which the handler sees first in the midst is no view: it may be the query alone", context do
       attach(context.client)
-      tell(context, [:patch, :patch])
+      replay(context, [:patch, :patch])
       assert captured(context) == []
     end
   end
 
   describe "a request that fails" do
-    test "is told by its status, route and the exception's module", context do
+    test "has its status, its route and the exception's module", context do
       attach(context.client)
-      for step <- [:raises, :raises_404, :no_route], do: tell(context, step)
+      for step <- [:raises, :raises_404, :no_route], do: replay(context, step)
 
       assert captured(context) == [
                {"request_failed",
@@ -189,15 +189,15 @@ defmodule BilldogEng.TelemetryPhoenixTest do
 
     test "is one event where a LiveView's first rendering is what failed", context do
       attach(context.client)
-      tell(context, :live_request_raises)
+      replay(context, :live_request_raises)
       assert [{"request_failed", %{"status" => 404, "route" => "/list"}}] = captured(context)
     end
   end
 
   describe "an event in a LiveView" do
-    test "is told by its name, view and route, and without its parameters", context do
+    test "has its name, view and route, and not its parameters", context do
       attach(context.client)
-      tell(context, [:live_socket, :patch, :event, :component_event, :nested_event])
+      replay(context, [:live_socket, :patch, :event, :component_event, :nested_event])
 
       assert [{"page_viewed", _} | events] = captured(context)
 
@@ -211,21 +211,21 @@ defmodule BilldogEng.TelemetryPhoenixTest do
       assert Enum.sort(Map.keys(save)) == ["duration_ms", "event", "route", "view"]
     end
 
-    test "is told of a form's changes only if they are asked for", context do
+    test "of a form's change is captured only on request", context do
       attach(context.client)
-      tell(context, :form_change)
+      replay(context, :form_change)
       assert captured(context) == []
       Telemetry.detach({Telemetry, context.client, :phoenix})
       attach(context.client, form_changes: true)
-      tell(context, :form_change)
+      replay(context, :form_change)
       assert [{"live_event", %{"event" => "change"}}] = captured(context)
     end
   end
 
   describe "a LiveView that fails" do
-    test "is told by its callback and the exception's module", context do
+    test "has its callback and the exception's module", context do
       attach(context.client, events: [page_viewed: false])
-      tell(context, :event_raises)
+      replay(context, :event_raises)
 
       assert captured(context) == [
                {"live_view_failed",
@@ -238,18 +238,18 @@ defmodule BilldogEng.TelemetryPhoenixTest do
              ]
     end
 
-    test "is told once where it is a component that failed", context do
+    test "is captured once if a component failed", context do
       attach(context.client)
-      tell(context, :update_raises)
+      replay(context, :update_raises)
       failures = for {"live_view_failed", properties} <- captured(context), do: properties
       assert [%{"callback" => "update", "component" => "ShopWeb.Button"}] = failures
     end
 
-    test "is told where it fails in mounting, unless the browser is sent to make a request of it", context do
+    test "is captured if mount/3 fails, unless the browser makes a request instead", context do
       attach(context.client, events: %{page_viewed: nil, live_view_failed: :failed})
-      tell(context, :mount_raises_404)
+      replay(context, :mount_raises_404)
       assert captured(context) == []
-      tell(context, :handle_params_raises)
+      replay(context, :handle_params_raises)
       assert {"failed", %{"callback" => "handle_params", "route" => "/list"}} = List.last(captured(context))
     end
 
@@ -259,17 +259,18 @@ defmodule BilldogEng.TelemetryPhoenixTest do
       [{event, measurements, metadata}] = steps[:event_raises]
 
       for failure <- [%{reason: {:badmatch, "s3cret"}}, %{kind: :exit, reason: "s3cret"}] do
-        tell(%{steps: [raises: [{event, measurements, Map.merge(metadata, failure)}]]}, :raises)
+        replay(%{steps: [raises: [{event, measurements, Map.merge(metadata, failure)}]]}, :raises)
       end
 
-      assert ["MatchError", "exit"] = for({"live_view_failed", told} <- captured(context), do: told["error"])
+      assert ["MatchError", "exit"] =
+               for({"live_view_failed", recorded} <- captured(context), do: recorded["error"])
     end
   end
 
   describe "a channel" do
-    test "that is joined is told by its module and the topic's first part", %{steps: steps} = context do
+    test "that is joined has its module and the topic's first part", %{steps: steps} = context do
       attach(context.client)
-      tell(context, :channel)
+      replay(context, :channel)
       [{event, measurements, metadata}] = steps[:channel]
 
       for topic <- ["lv:phx-1", "lvu:1", "phoenix:live_reload"] do
@@ -287,17 +288,17 @@ defmodule BilldogEng.TelemetryPhoenixTest do
   end
 
   describe "options" do
-    test "say by which names, and which not at all", context do
+    test "rename events, and leave events out", context do
       attach(context.client, events: [page_viewed: "$pageview", live_event: false, request_failed: :failed])
-      for step <- [:page, :event, :raises], do: tell(context, step)
+      for step <- [:page, :event, :raises], do: replay(context, step)
       assert [{"$pageview", _}, {"failed", _}] = captured(context)
     end
 
     test "ask for the path itself, never for the query", context do
       attach(context.client, path: true)
-      tell(context, :page)
-      tell(context, :raises)
-      tell(context, :navigate_plain)
+      replay(context, :page)
+      replay(context, :raises)
+      replay(context, :navigate_plain)
       paths = for {_, properties} <- captured(context), do: properties["path"]
       assert paths == ["/", "/boom/s3cret-path", "/plain/7"]
     end
@@ -305,8 +306,8 @@ defmodule BilldogEng.TelemetryPhoenixTest do
     test "of every handler are taken too", context do
       attach(context.client, filter: fn _, metadata -> metadata[:route] != "/" end, properties: %{app: "shop"})
 
-      tell(context, :page)
-      tell(context, :live_request)
+      replay(context, :page)
+      replay(context, :live_request)
       assert [{"page_viewed", %{"route" => "/list", "app" => "shop"}}] = captured(context)
     end
 

@@ -16,7 +16,7 @@ defmodule BilldogEng.TelemetryRedirectsTest do
 
   # Each step in a process of its own, as each LiveView is.
   defp viewed(%{client: client, collector: collector, steps: steps}, names) do
-    for name <- names, do: Task.await(Task.async(fn -> Recorded.tell(steps, name) end))
+    for name <- names, do: Task.await(Task.async(fn -> Recorded.replay(steps, name) end))
     assert Analytics.flush(client) == :ok
 
     for %{"event_name" => "page_viewed", "properties" => properties} <- Collector.events(collector),
@@ -61,8 +61,8 @@ defmodule BilldogEng.TelemetryRedirectsTest do
   end
 
   test "the time of a view has that of the callbacks that led to it", context do
-    told = Keyword.fetch!(context.steps, :params_patch)
-    native = told |> Enum.map(fn {_event, %{duration: duration}, _metadata} -> duration end) |> Enum.sum()
+    recorded = Keyword.fetch!(context.steps, :params_patch)
+    native = recorded |> Enum.map(fn {_event, %{duration: duration}, _metadata} -> duration end) |> Enum.sum()
     assert [_] = viewed(context, [:params_patch])
     assert [%{"properties" => %{"duration_ms" => ms}}] = Collector.events(context.collector)
     assert ms == System.convert_time_unit(native, :native, :microsecond) / 1000
@@ -71,9 +71,9 @@ defmodule BilldogEng.TelemetryRedirectsTest do
   test "a channel is joined by the user of its socket", context do
     Telemetry.detach({Telemetry, context.client, :phoenix})
     assert Telemetry.attach_phoenix(context.client) == :ok
-    log = capture_log(fn -> Recorded.tell(context.steps, :channels) end)
+    log = capture_log(fn -> Recorded.replay(context.steps, :channels) end)
     assert Analytics.flush(context.client) == :ok
-    # What join/3 put in the recorded app is no part of the recording.
+    # The context that join/3 put in the recorded app is not part of the recording.
     assert ["c1", "c2", "c3", "c1"] = for(event <- Collector.events(context.collector), do: event["user_id"])
     assert log =~ "in ShopWeb.RoomChannel: the socket has no user"
   end

@@ -62,7 +62,7 @@ defmodule BilldogEng.TestModeTest do
 
   defp captured_names(client), do: for(event <- captured(client), do: event["event_name"])
 
-  # Another test, as it were: a process that owns, and does what it is told.
+  # A process in the place of another test: it owns events, and runs functions.
   defp another_test do
     parent = self()
 
@@ -70,25 +70,25 @@ defmodule BilldogEng.TestModeTest do
       spawn_monitor(fn ->
         BilldogEng.Test.own()
         send(parent, {:owns, self()})
-        obey()
+        loop()
       end)
 
     assert_receive {:owns, ^pid}, 5_000
     pid
   end
 
-  defp obey do
+  defp loop do
     receive do
       {:do, from, fun} ->
         send(from, {:done, self(), fun.()})
-        obey()
+        loop()
 
       :stop ->
         :ok
     end
   end
 
-  defp tell(pid, fun) do
+  defp run_in(pid, fun) do
     send(pid, {:do, self(), fun})
     assert_receive {:done, ^pid, answer}, 5_000
     answer
@@ -383,9 +383,9 @@ defmodule BilldogEng.TestModeTest do
       test = client()
       other = another_test()
       Analytics.capture(test, "u", "mine")
-      tell(other, fn -> Analytics.capture(test, "u", "theirs") end)
+      run_in(other, fn -> Analytics.capture(test, "u", "theirs") end)
       assert captured_names(test) == ["mine"]
-      assert for(event <- tell(other, fn -> captured(test) end), do: event["event_name"]) == ["theirs"]
+      assert for(event <- run_in(other, fn -> captured(test) end), do: event["event_name"]) == ["theirs"]
       refute_captured "theirs", _, timeout: 0
 
       server = stray()
@@ -399,15 +399,15 @@ defmodule BilldogEng.TestModeTest do
       assert captured_names(test) == ["mine", "mine too"]
     end
 
-    test "until it ends; what comes of its processes then is nobody's" do
+    test "until it ends; later events of its processes are unowned" do
       test = client()
       other = another_test()
       server = stray()
-      tell(other, fn -> BilldogEng.Test.allow(test, other, server) end)
-      tell(other, fn -> BilldogEng.Test.set_shared(test) end)
+      run_in(other, fn -> BilldogEng.Test.allow(test, other, server) end)
+      run_in(other, fn -> BilldogEng.Test.set_shared(test) end)
       Server.capture(server, test, "e")
       Server.capture(stray(), test, "shared")
-      assert length(tell(other, fn -> captured(test) end)) == 2
+      assert length(run_in(other, fn -> captured(test) end)) == 2
 
       send(other, :stop)
       assert_receive {:DOWN, _, :process, ^other, :normal}, 5_000
@@ -421,7 +421,7 @@ defmodule BilldogEng.TestModeTest do
     end
   end
 
-  describe "an event of nobody" do
+  describe "an event without an owner" do
     test "is counted, and kept nowhere" do
       test = client()
       Server.capture(stray(), test, "e")
@@ -439,13 +439,13 @@ defmodule BilldogEng.TestModeTest do
       BilldogEng.Test.set_shared(test)
       other = another_test()
       Server.capture(stray(), test, "e")
-      tell(other, fn -> Analytics.capture(test, "u", "theirs") end)
+      run_in(other, fn -> Analytics.capture(test, "u", "theirs") end)
       assert captured_names(test) == ["e"]
       assert_raise ArgumentError, ~r/async: false/, fn -> BilldogEng.Test.set_shared(%{async: true}) end
     end
   end
 
-  test "a process that owns nothing is told how to" do
+  test "a process that owns nothing gets an error that names the remedy" do
     for ask <- [fn -> captured() end, fn -> assert_captured "e" end, fn -> refute_captured "e" end] do
       assert orphan(fn -> exit(assert_raise(ArgumentError, ask).message) end) =~ "use BilldogEng.Test"
     end
@@ -468,7 +468,7 @@ defmodule BilldogEng.TestModeTest do
     Shop.capture("u", "e")
     assert_captured "e", %{"user_id" => "u"}, client: Shop
     assert [_] = captured(Shop)
-    # What it has captured outlives it.
+    # Its events outlive it.
     pid = Process.whereis(Shop)
     stop_supervised!(Shop)
     assert [_] = captured(pid)

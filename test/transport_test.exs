@@ -81,7 +81,7 @@ defmodule BilldogEng.TransportTest do
     assert [%{method: "GET", path: "/flags", body: ""}] = Collector.requests(collector)
   end
 
-  test "gzip: of the request stands above the configuration's" do
+  test "gzip: of the request overrides the configuration's" do
     collector = start_collector()
     body = %{text: String.duplicate("x", 2_000)}
 
@@ -108,7 +108,7 @@ defmodule BilldogEng.TransportTest do
     refute_received {:slept, _, _}
   end
 
-  test "what cannot be sent is an error that says why" do
+  test "a request that cannot be sent is an error with the reason" do
     collector = start_collector()
 
     assert {:error, %Error{message: message}} =

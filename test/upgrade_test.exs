@@ -192,7 +192,7 @@ defmodule BilldogEng.UpgradeTest do
 
     captured = fn node -> :erpc.call(node, BilldogEng.LoggerHandler, :stats, []).captured end
 
-    # What comes of a crash there goes by way of a process here, and is here before what is sent later.
+    # The report of a crash there comes by a process here, before later messages.
     wait = fn wait, left -> if captured.(there) < 2 and left > 0, do: (Process.sleep(10); wait.(wait, left - 1)) end
     wait.(wait, 1_000)
     :erpc.call(there, :sys, :get_state, [:logger_proxy])

@@ -137,7 +137,7 @@ defmodule BilldogEng.WireTest do
       end
     end
 
-    test "a 2xx that says success: false is an error", %{collector: collector, client: client} do
+    test "a 2xx with success: false is an error", %{collector: collector, client: client} do
       Collector.respond(collector, {:json, 200, ~s({"success":false,"error":{"code":"C","message":"M"}})})
       assert {:error, %Error{status: 200, code: "MALFORMED_RESPONSE"}} = Analytics.flush(client)
       assert Analytics.stats(client).queued == 1

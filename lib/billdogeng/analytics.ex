@@ -349,7 +349,7 @@ defmodule BilldogEng.Analytics do
   arrived. Returns `:ok` once none of it is left on disk.
 
   Returns an error with the code `"SPOOL_ERROR"` that names the file if one could not be deleted. That file is emptied,
-  or its events are marked as removed, so that no later start sends them; the message says if neither was possible. If
+  or its events are marked as removed, so that no later start sends them; the message names a file for which neither was possible. If
   `:spool_dir` is not open for now, its events are deleted as soon as it is.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)

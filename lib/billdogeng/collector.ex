@@ -13,7 +13,7 @@ defmodule BilldogEng.Collector do
       BilldogEng.Collector.events(collector)
 
   It accepts `POST /ingest-events` and `POST /user-properties` over HTTP/1.1, with or without gzip. It listens on
-  loopback unless `:ip` says otherwise, and has no TLS. `mix billdogeng.collector` runs it in a shell of its own, with
+  loopback unless `:ip` is another address, and has no TLS. `mix billdogeng.collector` runs it in a shell of its own, with
   the page of the option `:page`, which shows the events in a browser.
 
   In a test, ExUnit ends it with the test:
@@ -41,7 +41,7 @@ defmodule BilldogEng.Collector do
   | `:ok` | Checks it, keeps its events and answers like the real ingest. This is the mode at the start |
   | `{:status, status}`, `{:status, status, headers}`, `{:status, status, headers, body}` | Answers with that status. The default body is the ingest's envelope |
   | `{:json, status, body}` | Answers with that status and body |
-  | `{:delay, ms}`, `{:delay, ms, mode}` | Applies `mode` (default: `:ok`) at once and answers `ms` later |
+  | `{:delay, ms}`, `{:delay, ms, mode}` | Applies `mode` (default: `:ok`) at once and sends the answer `ms` later |
   | `:hang` | Never answers |
   | `:reset` | Resets the connection once the request is read |
   | `:refuse` | Closes the listener and all connections. The next mode listens on the same port again |

@@ -1,53 +1,51 @@
 defmodule BilldogEng.LoggerHandler do
   @moduledoc """
-  Captures crashes as `$exception` events: a handler for OTP's `:logger`, which is added by
+  Captures crashes as `$exception` events. It is a handler for OTP's `:logger`. Add it in the app's `start/2`:
 
       :logger.add_handler(:billdogeng, BilldogEng.LoggerHandler, %{config: %{client: MyApp.Analytics}})
 
-  in the app's `start/2`, or by `config :my_app, :logger, [{:handler, …}]` with `:logger.add_handlers(:my_app)`.
-  It is removed by `:logger.remove_handler(:billdogeng)`.
+  or with `config :my_app, :logger, [{:handler, …}]` and `:logger.add_handlers(:my_app)`. Remove it with
+  `:logger.remove_handler(:billdogeng)`.
 
-  Captured are the crashes of GenServers, Tasks, `:gen_statem` and other behaviours, of a bare `spawn`, of
-  processes of `:proc_lib`, and what is logged with Elixir's `crash_reason`, as web servers do. One crash is one
-  event, however often it is logged, and on the node of the process that crashed, wherever its group leader is. Ends with `:normal`, `:shutdown` and `{:shutdown, _}` are no crashes, nor
-  is a bare process's `exit/1`, of which nothing is logged.
+  The handler captures crashes of GenServers, Tasks, `:gen_statem` and other behaviours, of processes started by `spawn`
+  or `:proc_lib`, and log events with Elixir's `crash_reason`, such as those of web servers. One crash is one event, even if
+  it is logged several times. It is captured on the node of the crashed process, wherever its group leader is. A process
+  that ends with `:normal`, `:shutdown` or `{:shutdown, _}` is no crash. `exit/1` in a bare process is not logged, and so
+  not captured.
 
   > #### Plain `:proc_lib` processes on Elixir 1.15 and later {: .info}
   >
-  > Since 1.15 Elixir's Logger keeps SASL reports from all handlers. Those are all that a process of `:proc_lib`
-  > that runs no behaviour, and one that fails in `init/1`, log. `config :logger, handle_sasl_reports: true` lets
-  > them pass.
+  > Since 1.15 Elixir's Logger passes SASL reports to no handler. A process of `:proc_lib` without a behaviour, and one that
+  > fails in `init/1`, log only such reports. Set `config :logger, handle_sasl_reports: true` to capture them.
 
   ## Configuration
 
-    * `:client` - the client's name, its pid or its struct; required
-    * `:distinct_id` - whose event it is: an id, or a function of the log event's metadata that answers one, or
-      `{module, function, args}`, the metadata being put before `args`. With
-      `distinct_id: & &1[:user_id]` it is what the crashed process gave to `Logger.metadata(user_id: id)`.
-      By default (nil) it is the id of the process's `BilldogEng.Context`, or of the request's, whose error page was
-      sent already. Where there is none, each event has a
-      random UUID and `"$process_person_profile": false`, so that crashes make no persons
-    * `:messages` - `:safe` (the default) or `:all`, see below
+    * `:client` - the client's name, its pid or its struct. Required
+    * `:distinct_id` - the distinct ID of the event: an ID, a function of the log event's metadata that returns one, or
+      `{module, function, args}`, which is called with the metadata before `args`. `distinct_id: & &1[:user_id]` returns the
+      ID that the process passed to `Logger.metadata(user_id: id)`. Default: `nil`, the ID of the process's
+      `BilldogEng.Context`, or of the request whose error page was sent already. Without one, the event has a random UUID and
+      `"$process_person_profile": false`, so that it creates no person
+    * `:messages` - `:safe` or `:all`, see below. Default: `:safe`
     * `:in_app` - the applications whose frames are the app's own, as for
       `BilldogEng.Analytics.capture_exception/5`
 
-  ## What is sent
+  ## Content
 
-  The type of the exception, its stacktrace with arities, and what tells of it without quoting a value: by
-  default no exception's own message, for it may hold any term, as in `raise "unexpected \#{inspect(state)}"`.
-  It is words of this library then, such as `no match of right hand side value`, `key :id not found` or
-  `exited in: GenServer.call/3: :timeout`, made of modules, functions, arities and atoms; where these tell
-  nothing, the place: `in MyApp.Cart.handle_call/3`. With `messages: :all` it is the exception's message, or the
-  `inspect/1` of an exit's reason, and with it what the app's own code has put there.
+  The event has the type of the exception, its stacktrace with arities, and a message. By default the message quotes no
+  value: an exception's own message can contain any term, as in `raise "unexpected \#{inspect(state)}"`. The message is then
+  made of modules, functions, arities and atoms, such as `no match of right hand side value`, `key :id not found` or
+  `exited in: GenServer.call/3: :timeout`, or it names the place: `in MyApp.Cart.handle_call/3`. With `messages: :all` it is
+  the exception's own message, or the `inspect/1` of an exit's reason.
 
-  Of a process's state, its last message, its metadata, its dictionary and the arguments of its calls nothing is
-  read in either case, but for what `:distinct_id` takes.
+  The handler never reads the state, the last message, the dictionary and the arguments of calls of a process. Of the metadata
+  it reads only what `:distinct_id` reads.
 
-  ## Bounds
+  ## Limits
 
-  At most 10 events go out in any one second. Further crashes are counted in `stats/1`, and the next event tells
-  how many there were before it: `$exception_suppressed`. Crashes of this library's own processes are left out,
-  as is whatever is logged in the domain `[:billdogeng]`, or while a crash is being captured.
+  The handler captures at most 10 events per second. It counts further crashes in `stats/1`, and the next event has their
+  number as `$exception_suppressed`. It ignores crashes of this library's processes, log events of the domain
+  `[:billdogeng]`, and log events during a capture of its own.
   """
 
   alias BilldogEng.{Analytics, Context}
@@ -139,7 +137,7 @@ defmodule BilldogEng.LoggerHandler do
 
   # ── whether ──
 
-  # What a process notes of itself ends with it. `$` as OTP's own notes.
+  # A mark in the process's dictionary ends with the process. OTP's own marks begin with `$`, too.
   defp crashed({phase, ended_with, stacktrace}, meta, id, config) do
     reported = {:"$billdogeng_reported", id}
     here? = meta.pid == self()
@@ -183,7 +181,7 @@ defmodule BilldogEng.LoggerHandler do
   defp outermost([_ | rest]), do: outermost(rest)
   defp outermost(_), do: nil
 
-  # A GenServer that stops by itself has no stacktrace; what it is should be told all the same.
+  # A GenServer that stops by itself has no stacktrace: its frame is the initial call.
   defp with_frames([_ | _] = stacktrace, _here?), do: stacktrace
 
   defp with_frames(none, here?) do

@@ -1,6 +1,6 @@
 defmodule BilldogEng.Test do
   @moduledoc """
-  What an app's tests ask of its events.
+  Asserts about the events that an app captures in its tests.
 
       # config/test.exs
       config :my_app, MyApp.Analytics, mode: :test
@@ -15,26 +15,26 @@ defmodule BilldogEng.Test do
         end
       end
 
-  A client with `mode: :test` encodes events by the very code that encodes them for the ingest, hooks included, and
-  keeps them in memory. They are as an ingest would read them: maps of `"event_name"`, `"event_timestamp"` (ms),
-  `"properties"` and `"user_id"`, with string keys throughout. It has no thread and no socket; `flush/2` answers
-  `:ok`, and `stats/1` counts events that a test was given as delivered.
+  A client with `mode: :test` encodes events like any client, hooks included, and keeps them in memory. The events are those
+  that an ingest would read: maps of `"event_name"`, `"event_timestamp"` (ms), `"properties"` and `"user_id"`, with string
+  keys. The client has no thread and no socket. `flush/2` returns `:ok`, and `stats/1` counts the events that a test owns as
+  delivered.
 
-  `use BilldogEng.Test`, after `use ExUnit.Case` or in the `using` of a case template, makes each test an owner of
+  Put `use BilldogEng.Test` after `use ExUnit.Case`, or in the `using` of a case template. It makes each test an owner of
   events, and imports `assert_captured/3`, `refute_captured/3`, `captured/1` and `set_shared/1`.
 
-  ## Whose events
+  ## Owners
 
-  Tests may run at the same time, with one client in the app. A test sees the events of
+  Tests can run at the same time, with one client in the app. A test owns the events of
 
-    * its own process, and tasks and processes that it starts, at any depth: those with the test in their
-      `$callers` or `$ancestors`, which LiveViews and Phoenix's tests set as well, and those of a plain `spawn`, as
-      long as the processes between them live;
-    * processes that `allow/3` gives it;
-    * all others, if it shares (`set_shared/1`).
+    * its own process, and of tasks and processes that it starts, at any depth. These have the test in `$callers` or
+      `$ancestors`, as LiveViews and Phoenix's tests do. Processes of a plain `spawn` count while the processes between them
+      and the test are alive
+    * processes of `allow/3`
+    * all other processes, with `set_shared/1`
 
-  An event of anybody else, of a server of the app's for example, belongs to no test. It is counted (`:unowned` among
-  the `dropped` of `stats/1`), and kept nowhere. A test's events are gone when it ends.
+  An event of any other process, such as a server of the app, has no owner. It is dropped and counted (`:unowned` in the
+  `dropped` of `stats/1`). The events of a test are deleted when it ends.
   """
 
   alias BilldogEng.Client.Native
@@ -57,7 +57,7 @@ defmodule BilldogEng.Test do
     end
   end
 
-  # ── whose ──
+  # ── owners ──
 
   @doc group: "Processes"
   @doc """
@@ -72,11 +72,11 @@ defmodule BilldogEng.Test do
 
   @doc group: "Processes"
   @doc """
-  Gives `owner` the events that `process` captures with `client`: a pid, a name, or a function of no arguments that
-  answers a pid, a list of pids or nil, for a process that isn't there yet. The function is called by the processes
-  that capture, at each event that is nobody else's.
+  Makes `owner` the owner of the events that `process` captures with `client`. `process` is a pid or a name. For a process
+  that does not run yet, it is a function without arguments that returns a pid, a list of pids or nil. The function is called
+  in the capturing process, for each event without another owner.
 
-  Raises `ArgumentError` where the process is another test's already, and where `client` is none with `mode: :test`.
+  Raises `ArgumentError` if another test has the process, and if `client` is no client with `mode: :test`.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(mode: :test)
       iex> {:ok, server} = Agent.start(fn -> nil end)
@@ -102,10 +102,10 @@ defmodule BilldogEng.Test do
 
   @doc group: "Processes"
   @doc """
-  Gives the calling test the events that would be nobody's, until it ends: those of all clients for ExUnit's context,
+  Makes the calling test the owner of all events without an owner, until it ends: those of all clients for ExUnit's context,
   as in `setup :set_shared`, or those of one client.
 
-  It takes all other processes' events, so it raises `ArgumentError` in a test with `async: true`.
+  Raises `ArgumentError` in a test with `async: true`, because the test would own events of other tests' processes.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(mode: :test)
       iex> BilldogEng.Test.set_shared(client)

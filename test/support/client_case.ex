@@ -45,7 +45,7 @@ defmodule BilldogEng.ClientCase do
   def start_collector(opts \\ []), do: start_supervised!({Collector, opts}, id: make_ref())
 
   @doc """
-  A client of the collector, or of a host: one that does nothing by itself unless `opts` say so, and that
+  A client of the collector, or of a host: one that does nothing by itself unless `opts` change that, and that
   sends nothing once the test is over.
   """
   def start_client(to, opts \\ [])

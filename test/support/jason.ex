@@ -14,7 +14,7 @@ defmodule Jason do
 end
 
 defmodule BilldogEng.Encoded do
-  @moduledoc "A struct whose app has written an encoder, which does as `:as` says."
+  @moduledoc "A struct with an encoder of the app, which writes what `:as` selects."
   defstruct [:as, hidden: "s3cret"]
 
   defimpl Jason.Encoder do

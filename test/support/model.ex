@@ -1,6 +1,6 @@
 defmodule BilldogEng.Model do
   @moduledoc """
-  What a term is on the wire, as plain Elixir says it: the table of nearest forms, and nothing of how the
+  The JSON of a term, in plain Elixir: the table of nearest forms, and nothing of how the
   encoder goes about it. Objects are maps with string keys, null is nil.
   """
 

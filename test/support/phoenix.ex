@@ -93,20 +93,20 @@ defmodule ShopWeb.Router do
 end
 
 defmodule BilldogEng.Recorded do
-  @moduledoc "What the real libraries told by telemetry, from test/fixtures."
+  @moduledoc "Telemetry events of the real libraries, from test/fixtures."
 
   @doc "The steps of a recording, each a name and its `{event, measurements, metadata}`."
   def steps(name) do
     {steps, _} = Code.eval_file("test/fixtures/#{name}.exs")
 
-    for {step, told} <- steps,
-        do: {step, for({event, measured, about} <- told, do: {event, measured, live(about)})}
+    for {step, recorded} <- steps,
+        do: {step, for({event, measured, about} <- recorded, do: {event, measured, live(about)})}
   end
 
-  @doc "Emits what was told in a step, in the calling process."
-  def tell(steps, step) do
-    {:ok, told} = Keyword.fetch(steps, step)
-    for {event, measurements, metadata} <- told, do: :telemetry.execute(event, measurements, metadata)
+  @doc "Emits the events of a step in the calling process."
+  def replay(steps, step) do
+    {:ok, recorded} = Keyword.fetch(steps, step)
+    for {event, measurements, metadata} <- recorded, do: :telemetry.execute(event, measurements, metadata)
     :ok
   end
 

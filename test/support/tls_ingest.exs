@@ -17,7 +17,7 @@ defmodule BilldogEng.TlsIngest do
   end
 
   @doc """
-  An ingest of the test's own that accepts everything and tells the test `:request`: its address, its certificate
+  An ingest of the test's own that accepts everything and sends the test `:request`: its address, its certificate
   being for `localhost`, and its authority's PEM file.
   """
   def start do

@@ -58,8 +58,8 @@ defmodule BilldogEng.VM do
   end
 
   defp gone(line, what, before) do
-    said = before |> Enum.reverse() |> Enum.join("\n")
-    ExUnit.Assertions.flunk("waited for #{line}, there came #{what}, after:\n#{said}")
+    output = before |> Enum.reverse() |> Enum.join("\n")
+    ExUnit.Assertions.flunk("waited for #{line}, there came #{what}, after:\n#{output}")
   end
 
   defp within(nil, command, args), do: {command, args}

@@ -7,7 +7,7 @@ defmodule BilldogEng.Watch do
 
   @doc """
   Runs `prepare`, then, watched, `run` with what it gave, in a process of their own. Answers the turns of it
-  that were too long, as the monitor saw them, which is another process: the VM says nothing of the monitor
+  that were too long, as the monitor saw them, which is another process: the VM does not report the monitor
   itself.
   """
   def long_schedules(prepare \\ fn -> nil end, run) do
@@ -31,7 +31,7 @@ defmodule BilldogEng.Watch do
       end)
 
     receive do: ({:DOWN, ^ref, :process, ^pid, reason} -> :normal = reason)
-    # The VM tells of a turn after it, perhaps after the end of the process: nothing says when.
+    # The VM reports a turn after it, perhaps after the end of the process, at no known time.
     Process.sleep(50)
     send(monitor, {:seen, test, pid})
     receive do: ({:seen, seen} -> seen)

@@ -1,13 +1,13 @@
 defmodule BilldogEng.Client.Debug do
   @moduledoc false
-  # What a client waits for, who waits for it, and what waits in it.
+  # Shows the state of a client, the calls that wait for it, and its queue.
 
   alias BilldogEng.Client.{Address, Native}
 
   @doc false
   # Returns a map, or `:no_client` if the process owns none:
   #
-  #   * `:state` as in `stats/1`, `:since` for how many ms it has lasted, and what the client `:waits_for`
+  #   * `:state` as in `stats/1`, `:since` for how many ms it has lasted, and the event that the client `:waits_for`
   #   * `:callers` - the calls that wait, each with its process and the number of undelivered events that it waits for
   #   * `:host`, `:max_queue_size` and `:next_attempt_in` (ms)
   #   * `:oldest` - the `DateTime` of the oldest event in memory, or nil

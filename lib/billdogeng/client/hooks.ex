@@ -1,6 +1,6 @@
 defmodule BilldogEng.Client.Hooks do
   @moduledoc false
-  # What an app changes in its events before they are encoded: `:global_properties`, `:context`, `:before_send`. The
+  # Runs the app's changes to events before they are encoded: `:global_properties`, `:context`, `:before_send`. The
   # captures of clients without any of them do not run this.
 
   alias BilldogEng.Context

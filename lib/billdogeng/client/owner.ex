@@ -213,7 +213,7 @@ defmodule BilldogEng.Client.Owner do
   defp ended(:purge), do: :ok
   defp ended(_flush), do: {:error, Error.new("the client has ended", 0, "ENDED")}
 
-  # The last reply of a call is its answer; an error before it stands above that.
+  # A call returns its last reply, or the first error.
   defp reply({id, answer}, state) do
     case state.calls do
       %{^id => {from, replies, before}} ->

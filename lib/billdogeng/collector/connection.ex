@@ -1,7 +1,7 @@
 defmodule BilldogEng.Collector.Connection do
   @moduledoc false
-  # One process a connection: it waits in accept, tells the collector (which then starts the
-  # next one to wait), reads requests, asks the collector what to do with each, and does it.
+  # One process for each connection. It waits in accept, notifies the collector, which starts the next one, reads requests,
+  # asks the collector how to answer each, and answers.
   #
   #     accept ──► read request ──► collector decides ──► answer ──► read request …
   #
@@ -119,7 +119,7 @@ defmodule BilldogEng.Collector.Connection do
       do: Feed.record(feed, Feed.Record.new(request, verdict, step, delay))
   end
 
-  ## What the collector tells it to do
+  ## Steps
 
   defp act({:answer, answer}, socket, keep_alive?, _), do: Response.send(socket, answer, keep_alive?)
 
@@ -135,7 +135,7 @@ defmodule BilldogEng.Collector.Connection do
   defp act({:choose, choose}, socket, keep_alive?, asked),
     do: act(chosen(choose, asked), socket, keep_alive?, asked)
 
-  # It ends when the peer gives up.
+  # It ends when the peer closes the connection.
   defp act(:hang, socket, _keep_alive?, _) do
     HTTP.drain(socket, :infinity)
     :closed

@@ -1,6 +1,6 @@
 defmodule BilldogEng.Collector.Ingest do
   @moduledoc false
-  # Answers a request as the real ingest does: pure functions, no sockets.
+  # Judges a request like the real ingest: pure functions, no sockets.
 
   alias BilldogEng.Client.Native
   alias BilldogEng.Collector.WireEvent
@@ -60,8 +60,8 @@ defmodule BilldogEng.Collector.Ingest do
 
   ## Examples
 
-      iex> BilldogEng.Collector.Ingest.error(503, "HTTP_503", "as told")
-      {503, [], ~s({"success":false,"error":{"code":"HTTP_503","message":"as told"}})}
+      iex> BilldogEng.Collector.Ingest.error(503, "HTTP_503", "on request")
+      {503, [], ~s({"success":false,"error":{"code":"HTTP_503","message":"on request"}})}
 
   """
   @spec error(non_neg_integer, String.t(), String.t()) :: answer

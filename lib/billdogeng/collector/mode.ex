@@ -3,7 +3,7 @@ defmodule BilldogEng.Collector.Mode do
   # Checks what `BilldogEng.Collector.respond/2` and `release/2` are given. A function's result is checked with each
   # request.
 
-  # What a process can wait for.
+  # The times that a process can wait.
   @max_delay 0xFFFFFFFF
 
   @doc "Returns the mode in its long form, or what is wrong with it."

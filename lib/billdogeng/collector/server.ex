@@ -143,7 +143,7 @@ defmodule BilldogEng.Collector.Server do
     end
   end
 
-  ## What a request meets
+  ## Modes
 
   defp next_mode({:sequence, [mode]}), do: next_mode(mode)
 
@@ -185,7 +185,7 @@ defmodule BilldogEng.Collector.Server do
     {_, _, body} =
       if status in 200..299,
         do: {status, [], ~s({"success":true,"data":{}})},
-        else: Ingest.error(status, "HTTP_#{status}", "the collector was told to answer so")
+        else: Ingest.error(status, "HTTP_#{status}", "the collector answers so on request")
 
     answer({status, headers, body}, id, state)
   end

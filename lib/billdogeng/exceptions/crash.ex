@@ -1,6 +1,6 @@
 defmodule BilldogEng.Exceptions.Crash do
   @moduledoc false
-  # What a log event says of a crash, whichever way it comes:
+  # Reads the crash of a log event. It has one of these forms:
   #
   #     Elixir 1.15 and later    `crash_reason` in the metadata, put there by Logger before handlers are asked;
   #                              web servers put it there on every Elixir

@@ -2,15 +2,14 @@ defmodule BilldogEng.Exceptions.Event do
   @moduledoc false
   # The properties of an `$exception`, of whatever terms: nothing here raises for them.
   #
-  # What describes the exception is written in one of two ways. `:all` takes its own message; `:safe` takes
-  # none, for it may quote any value, and tells only what can't hold one: names of modules and functions,
-  # arities, and atoms. Arguments are in neither.
+  # The message is written in one of two ways. `:all` uses the exception's own message. That can quote any value, so `:safe`
+  # uses only names of modules and functions, arities, and atoms. Neither has arguments.
 
   alias BilldogEng.Client.Hooks
   alias BilldogEng.Exceptions.Stacktrace
   alias BilldogEng.Terms.Budget
 
-  # Bytes of a message, and calls that an exit tells of.
+  # Bytes of a message, and nested calls of an exit.
   @longest 4_096
   @deepest 8
 
@@ -118,7 +117,7 @@ defmodule BilldogEng.Exceptions.Event do
   defp type(:error, %{__struct__: module}), do: inspect(module)
   defp type(kind, _reason), do: Atom.to_string(kind)
 
-  # nil where there is nothing to say.
+  # Returns nil without a message.
   defp text(kind, reason, messages) do
     case kind do
       :error -> message(reason, messages)

@@ -1,6 +1,6 @@
 defmodule BilldogEng.LiveDashboard.Drops do
   @moduledoc false
-  # What each drop reason means, and what to do. `guides/delivery.md` has the same meanings; a test compares them.
+  # The meaning of each drop reason, and the remedy. `guides/delivery.md` has the same meanings; a test compares them.
 
   @reasons %{
     queue_full:

@@ -1,6 +1,6 @@
 defmodule BilldogEng.LiveDashboard.Sentence do
   @moduledoc false
-  # What a client is doing, in words: pure functions.
+  # The state of a client in words: pure functions.
 
   alias BilldogEng.Log.Diagnosis
 

@@ -47,7 +47,7 @@ defmodule BilldogEng.Log.Lines do
   defp text({:flushes_fail, lane, host, which, cause, {count, kept}, remedy}) do
     {:warning,
      "flushes to #{host} #{failing(which)}: #{cause}. Re-queued #{counted(count, noun(lane))}, kept #{kept(kept)}. " <>
-       "What to do: #{remedy}"}
+       "Remedy: #{remedy}"}
   end
 
   defp text({:flushes_succeed, lane, host, failed, count}) do

@@ -3,7 +3,7 @@ defmodule BilldogEng.Log.Notices do
   # Decides which log lines the notices of a client's flush threads are worth. Pure: returns what is to be done.
   #
   #     {:write, notice}                 log the line of this notice
-  #     {:logged, lane, reason, count}   tell the client that a line has named these drops
+  #     {:logged, lane, reason, count}   note in the client that a line has named these drops
   #     {:summarise, key, ms}            call `summarise/2` with the key after so many ms
 
   alias BilldogEng.Error

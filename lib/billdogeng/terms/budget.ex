@@ -15,7 +15,7 @@ defmodule BilldogEng.Terms.Budget do
   # A printed term takes as long as so many that are only looked at.
   @printing 16
 
-  # What `inspect/1` shows of a container, and of a binary.
+  # The elements of a container and the bytes of a binary that `inspect/1` prints.
   @shown 50
   @shown_bytes 4_096
 
@@ -24,7 +24,7 @@ defmodule BilldogEng.Terms.Budget do
 
   def most, do: @most
 
-  # What is left of `left` units after a walk over the whole term; negative if it has more.
+  # Returns the rest of `left` units after a walk over the whole term; negative if it has more.
   def walk(term, left), do: walk(term, left, :all)
 
   # The same, but structs count as one term, except for sets.

@@ -1,7 +1,7 @@
 defmodule BilldogEng.Terms.Normaliser do
   @moduledoc false
-  # Rewrites the terms that only Elixir knows how to write, for one event that has some. What it writes
-  # goes back as `{marker, form, what}`, and the native encoder, told the marker, takes it from there:
+  # Rewrites the terms of one event that only Elixir can write. The results are `{marker, form, term}`, which the native encoder
+  # recognises by the marker:
   #
   #     :raw       JSON
   #     :text      text that is the value's own form
@@ -52,7 +52,7 @@ defmodule BilldogEng.Terms.Normaliser do
     end
   end
 
-  # What is deeper the native encoder doesn't look at.
+  # The native encoder reads no deeper terms.
   defp value(term, _marker, depth)
        when depth > @deepest and (is_list(term) or is_tuple(term) or (is_map(term) and not is_struct(term))) do
     []
@@ -208,7 +208,7 @@ defmodule BilldogEng.Terms.Normaliser do
   defp error(:error, reason), do: error(:error, Exception.normalize(:error, reason, []))
   defp error(kind, _reason), do: "#Error<#{kind}>"
 
-  # What `fun` makes of a term, or `:over`.
+  # Returns the text that `fun` makes of a term, or `:over`.
   defp text(term, fun) do
     case Budget.text(term) do
       {:ok, cost} ->

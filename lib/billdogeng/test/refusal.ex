@@ -1,6 +1,6 @@
 defmodule BilldogEng.Test.Refusal do
   @moduledoc false
-  # What an ingest refuses. A capture takes every term and never raises, so only the asserts can say it.
+  # Finds events that an ingest refuses. A capture accepts every term and never raises, so the asserts report them.
 
   # A sentence about the first of these events that an ingest would refuse; nil where there is none.
   def sentence(events) do

@@ -1,6 +1,6 @@
 defmodule BilldogEng.Test.Store do
   @moduledoc false
-  # Whose event is whose, in tests.
+  # The events of tests, and their owners.
   #
   #     capture ──▶ NIF: JSON, and back as a term ──▶ file/2: who answers for this process? ──▶ table of events
   #                                                    │ itself, its $callers, its $ancestors, its parents;

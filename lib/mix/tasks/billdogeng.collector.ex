@@ -34,7 +34,7 @@ defmodule Mix.Tasks.Billdogeng.Collector do
   def run(argv) do
     {port, options} = options!(argv)
     Mix.Task.run("compile")
-    # Else a port in use would end this process before it can say so.
+    # Otherwise a port in use would end this process before its message.
     Process.flag(:trap_exit, true)
     {collector, lines} = start!(port, options, {Collector.default_port(), Collector.default_page_port()})
     Enum.each(lines, &Mix.shell().info(&1))

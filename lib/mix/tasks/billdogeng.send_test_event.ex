@@ -1,8 +1,8 @@
 defmodule Mix.Tasks.Billdogeng.SendTestEvent do
-  @shortdoc "Sends one event as the app would, and says what is wrong where that fails"
+  @shortdoc "Sends one event with the app's configuration, and prints the cause if that fails"
 
   @moduledoc """
-  Sends one event to the ingest with the app's own configuration, and prints by which way it went.
+  Sends one event to the ingest with the app's own configuration, and prints the host, the proxy and the result.
 
       $ mix billdogeng.send_test_event
       client     MyApp.Analytics
@@ -14,17 +14,16 @@ defmodule Mix.Tasks.Billdogeng.SendTestEvent do
       took       48 ms
       The ingest has accepted the event "billdogeng_test_event" of "billdogeng-test".
 
-  Where it fails, the exit status is 1, and the last lines are the cause and what to do about it. The key is never
-  printed. Where the app runs in the same VM, as with `mix do app.start, billdogeng.send_test_event`, the client's
-  state and its last error are printed too.
+  If it fails, the exit status is 1, and the last lines are the cause and the remedy. The key is never printed. If the app runs
+  in the same VM, as with `mix do app.start, billdogeng.send_test_event`, the task also prints the client's state and its last
+  error.
 
-  The options are those of the one module of the app that has `use BilldogEng`, as `config/runtime.exs` and the like
-  give them in this `MIX_ENV`, or `config :billdogeng` where there is none; what a child spec adds to them is not
-  known here. The app is compiled, and not started. The event is sent whatever `:mode` says, once, past
-  `:before_send` and the spool.
+  The options are those of the app's module with `use BilldogEng`, from the configuration of this `MIX_ENV`, or those of
+  `config :billdogeng` without such a module. Options of a child spec are not known to the task. The app is compiled, and not
+  started. The event is sent once, for every `:mode`, without `:before_send` and the spool.
 
-    * `--client MyApp.Analytics` - that module's options, where there are several
-    * `--host URL`, `--api-key KEY` - in place of the configured ones
+    * `--client MyApp.Analytics` - the module, if the app has several
+    * `--host URL`, `--api-key KEY` - override the configured ones
   """
 
   use Mix.Task
@@ -55,7 +54,7 @@ defmodule Mix.Tasks.Billdogeng.SendTestEvent do
         error in ArgumentError -> Mix.raise("the options can't be used: " <> Exception.message(error))
       end
 
-    say([{"client", client} | mode(opts, test)] ++ TestEvent.facts(test) ++ TestEvent.running(client))
+    print([{"client", client} | mode(opts, test)] ++ TestEvent.facts(test) ++ TestEvent.running(client))
     report(TestEvent.send(test))
   end
 
@@ -91,7 +90,7 @@ defmodule Mix.Tasks.Billdogeng.SendTestEvent do
     error in ArgumentError -> Mix.raise(Exception.message(error))
   end
 
-  # Without a key nothing is sent, whatever the mode: that is said at the end.
+  # Without a key nothing is sent, in any mode: the last line reports that.
   defp mode(_opts, %{api_key: ""}), do: []
 
   defp mode(opts, _test) do
@@ -102,16 +101,16 @@ defmodule Mix.Tasks.Billdogeng.SendTestEvent do
   end
 
   defp report({:ok, status, ms}) do
-    say([{"status", status}, {"took", "#{ms} ms"}])
+    print([{"status", status}, {"took", "#{ms} ms"}])
     Mix.shell().info(~s(The ingest has accepted the event "billdogeng_test_event" of "billdogeng-test".))
   end
 
   defp report({:error, status, ms, cause, remedy}) do
-    say(if(status, do: [{"status", status}], else: []) ++ if(ms, do: [{"took", "#{ms} ms"}], else: []))
-    Mix.raise("the event was not accepted: #{cause}.\nWhat to do: #{remedy}.")
+    print(if(status, do: [{"status", status}], else: []) ++ if(ms, do: [{"took", "#{ms} ms"}], else: []))
+    Mix.raise("the event was not accepted: #{cause}.\nRemedy: #{remedy}.")
   end
 
-  defp say(lines) do
+  defp print(lines) do
     for {label, text} <- lines, do: Mix.shell().info(String.pad_trailing(label, 11) <> to_string(text))
   end
 end

@@ -2,19 +2,19 @@
 
 use crate::config::Config;
 use crate::event::place::Place;
-use crate::protocol::{Command, Notice, Tidings};
+use crate::protocol::{Command, Notice, Updates};
 use crate::queue::accounts::{Reason, Stats};
 use crate::queue::state::{Accepted, State};
 use crate::queue::store::FIRST;
 use crate::report::status::Status;
-use crate::report::updates::News;
+use crate::report::updates::Pending;
 use crate::spool::{Recovered, Spool, Usage};
 use crate::sync::{self, Mutex, MutexGuard, Notify, Receiver, Sender};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 
-/// What became of a capture.
+/// The result of a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capture {
     /// It is in the accounts.
@@ -32,12 +32,12 @@ pub struct Client {
     pub(crate) spool: OnceLock<Arc<Spool>>,
     sender: Sender<Command>,
     state: Mutex<State>,
-    news: Mutex<News>,
+    pending: Mutex<Pending>,
     /// No lock of the scheduled kind: nothing is waited for while it is held.
     status: std::sync::Mutex<Status>,
     open: AtomicBool,
-    told_replaced: AtomicBool,
-    told_too_large: AtomicBool,
+    reported_replaced: AtomicBool,
+    reported_too_large: AtomicBool,
 }
 
 impl Client {
@@ -51,21 +51,21 @@ impl Client {
             wake: Arc::new(Notify::new()),
             commands,
             sender,
-            news: Mutex::new(News::default()),
+            pending: Mutex::new(Pending::default()),
             status: std::sync::Mutex::default(),
-            told_replaced: AtomicBool::new(false),
-            told_too_large: AtomicBool::new(false),
+            reported_replaced: AtomicBool::new(false),
+            reported_too_large: AtomicBool::new(false),
         })
     }
 
-    /// Has a spool that was opened take part. With `purge` what it holds is given up first.
+    /// Adds a spool that was opened. With `purge` its events are dropped first.
     pub(crate) fn adopt(&self, spool: Spool, recovered: &Recovered, purge: bool) -> Arc<Spool> {
         let spool = Arc::new(spool.counting_from(FIRST));
         let mut state = self.state();
         state.adopt(Arc::clone(&spool), recovered);
         if purge {
             // No event may come in between: its file would be deleted too.
-            state.give_up_recovered(Reason::Purged);
+            state.drop_recovered(Reason::Purged);
             spool.purge();
         }
         drop(state);
@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// A client that only keeps accounts: no thread, no disk, nothing is sent. Its captures are those of
-    /// [`Client::hand_back`] and [`Client::give_up`], and its commands nobody's: it is given none.
+    /// [`Client::count_kept`] and [`Client::give_up`], and it gets no commands.
     #[must_use]
     pub fn idle(config: Config) -> Arc<Self> {
         Self::new(Config {
@@ -103,11 +103,11 @@ impl Client {
     }
 
     /// Counts an event that the caller itself keeps, as delivered.
-    pub fn hand_back(&self, replaced: u64) {
-        self.state().hand_back(replaced);
+    pub fn count_kept(&self, replaced: u64) {
+        self.state().count_kept(replaced);
     }
 
-    /// An event that was handed back turned out to be nobody's.
+    /// Counts a kept event as dropped: no test owns it.
     pub fn disown(&self) {
         self.state().disown();
     }
@@ -122,32 +122,32 @@ impl Client {
             bytes.shrink_to(bytes.len() + 1);
         }
         let accepted = self.state().capture(event, replaced);
-        self.tell(accepted)
+        self.notify(accepted)
     }
 
     /// Counts an event that could not be taken.
-    pub fn give_up(&self, reason: Reason) -> Capture {
-        let accepted = self.state().give_up(reason);
-        self.tell(accepted)
+    pub fn count_drop(&self, reason: Reason) -> Capture {
+        let accepted = self.state().count_drop(reason);
+        self.notify(accepted)
     }
 
-    /// Has it told, once, where a value was written in another form than its own.
-    pub fn tell_replaced(&self, place: impl FnOnce() -> Place) {
-        if !self.told_replaced.swap(true, Ordering::Relaxed) {
-            self.news().notice(Notice::Replaced(place()));
+    /// Reports once where a value was written in another form than its own.
+    pub fn report_replaced(&self, place: impl FnOnce() -> Place) {
+        if !self.reported_replaced.swap(true, Ordering::Relaxed) {
+            self.pending().notice(Notice::Replaced(place()));
             self.wake.notify_one();
         }
     }
 
-    /// Has it told, once, where an event became too large.
-    pub fn tell_too_large(&self, place: impl FnOnce() -> Place) {
-        if !self.told_too_large.swap(true, Ordering::Relaxed) {
-            self.news().notice(Notice::TooLarge(place()));
+    /// Reports once where an event became too large.
+    pub fn report_too_large(&self, place: impl FnOnce() -> Place) {
+        if !self.reported_too_large.swap(true, Ordering::Relaxed) {
+            self.pending().notice(Notice::TooLarge(place()));
             self.wake.notify_one();
         }
     }
 
-    fn tell(&self, accepted: Accepted) -> Capture {
+    fn notify(&self, accepted: Accepted) -> Capture {
         match accepted {
             Accepted::Quiet => Capture::Taken,
             Accepted::Notify => {
@@ -198,23 +198,23 @@ impl Client {
         &self.config
     }
 
-    /// What the client is doing.
+    /// Returns what the client is doing.
     pub fn status(&self) -> std::sync::MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`Client::tidings`], unless to make something else of them may take long, for the bodies in them.
-    pub fn short_tidings(&self) -> Option<Tidings> {
-        let mut news = self.news();
-        (!news.has_long_bodies()).then(|| news.take())
+    /// As [`Client::updates`], unless to make something else of them may take long, for the bodies in them.
+    pub fn short_updates(&self) -> Option<Updates> {
+        let mut pending = self.pending();
+        (!pending.has_long_bodies()).then(|| pending.take())
     }
 
-    /// What there is to tell; after this the listener is woken anew, unless there is [`more`](Tidings::more).
-    pub fn tidings(&self) -> Tidings {
-        self.news().take()
+    /// Returns the pending updates. The listener is notified of later ones, unless there are [`more`](Updates::more).
+    pub fn updates(&self) -> Updates {
+        self.pending().take()
     }
 
-    /// What the lane of person updates beside this client is told.
+    /// Returns the configuration of the lane of person updates beside this client.
     #[must_use]
     pub fn config_for_person_updates(&self) -> Config {
         self.config.for_person_updates()
@@ -229,7 +229,7 @@ impl Client {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn news(&self) -> MutexGuard<'_, News> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -42,9 +42,9 @@ pub use http::request;
 pub use http::response::{Answer, Failure};
 pub use http::roots::{named_roots, NamedRoots};
 pub use protocol::{
-    Command, LastWords, Listener, Notice, Outcome, Reply, Report, Span, Tidings, Trigger,
+    Command, LastWords, Listener, Notice, Outcome, Reply, Report, Span, Trigger, Updates,
 };
 pub use queue::accounts::{Limit, Reason, Stats};
-pub use report::reports::{Reports, Told};
+pub use report::reports::{Reports, Taken};
 pub use report::status::{Activity, Call, Caller, LastError, PhaseName, Status, WaitsFor};
 pub use threads::keep_mapped;

@@ -29,14 +29,14 @@ pub enum Command {
     Panic,
 }
 
-/// Something worth a line in a log.
+/// An event in the client's life that is worth a log line.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
     /// A flush delivered so many events.
     Flushed(u64),
     /// A flush failed; so many events are back in the queue.
     FlushFailed(u64, Arc<Error>),
-    /// So many events were given up since the last notice of this reason.
+    /// So many events were dropped since the last notice of this reason.
     Dropped(Reason, u64),
     /// The next events that are dropped for [`Reason::QueueFull`] were dropped for this limit.
     QueueFullBy(Limit),
@@ -44,11 +44,11 @@ pub enum Notice {
     RefusedWith(u16),
     /// The first value that was written in another form than its own; there may be more.
     Replaced(Place),
-    /// The first event that was given up for its size; there may be more.
+    /// The first event that was dropped for its size; there may be more.
     TooLarge(Place),
-    /// The project's quota is used up: nothing is sent for so long, and what comes is given up.
+    /// The project's quota is used up: nothing is sent for so long, and new events are dropped.
     Suspended(Duration),
-    /// The ingest takes events again; so many were given up for its quota.
+    /// The ingest takes events again; so many were dropped for its quota.
     Resumed(u64),
     /// The spool can't be opened for now: events are in memory alone.
     NoSpool(OpenError),
@@ -75,7 +75,7 @@ pub enum Reply {
 
 /// All that has come up since the last look.
 #[derive(Default, Debug)]
-pub struct Tidings {
+pub struct Updates {
     /// Oldest first.
     pub notices: Vec<Notice>,
     /// Notices that made room for newer ones.
@@ -88,7 +88,7 @@ pub struct Tidings {
     pub more: bool,
 }
 
-/// What made a flush begin.
+/// The cause of a flush.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trigger {
     /// `flush_at` events were queued.
@@ -107,7 +107,7 @@ pub enum Trigger {
 /// One flush, among all of the VM.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
-    /// The same in all that is told of it.
+    /// The same in all reports of it.
     pub id: u64,
     /// Why it began.
     pub trigger: Trigger,
@@ -115,7 +115,7 @@ pub struct Span {
     pub began: Instant,
 }
 
-/// What a flush came to.
+/// The outcome of a flush.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// Events that the ingest accepted.
@@ -128,11 +128,11 @@ pub struct Outcome {
     pub attempts: u64,
     /// Of the last answer; 0 where none came.
     pub status: u16,
-    /// Why it failed, or why an event of it was given up. Without the answer's body, which may quote events.
+    /// Why it failed, or why an event of it was dropped. Without the answer's body, which may quote events.
     pub error: Option<Error>,
 }
 
-/// Something that telemetry is told.
+/// A report for telemetry.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
     /// A flush has something to send.
@@ -141,25 +141,25 @@ pub enum Report {
     Stopped(Span, Duration, Box<Outcome>),
     /// The flush thread panicked in it.
     Panicked(Span, Duration),
-    /// So many events were given up.
+    /// So many events were dropped.
     Dropped(Reason, u64),
 }
 
 /// The accounts of a client that has ended.
 #[derive(Clone, Debug)]
 pub struct LastWords {
-    /// Events given up because the time to send them was over.
+    /// Events dropped because the time to send them was over.
     pub stopped: u64,
     /// The whole of it.
     pub stats: Stats,
     /// Drops that no log line has named, in the order of [`Reason::ALL`].
-    pub untold: [u64; Reason::ALL.len()],
+    pub unreported: [u64; Reason::ALL.len()],
 }
 
-/// Who is told. All are called on the flush thread alone.
+/// The receiver of updates. All functions are called on the flush thread alone.
 pub trait Listener: Send {
-    /// There are tidings to take.
-    fn news(&self);
+    /// There are updates to take.
+    fn pending(&self);
     /// The spool that there was to be is open; or it isn't, for now, and the start need not wait for it.
     fn opened(&self) {}
     /// The client has ended.

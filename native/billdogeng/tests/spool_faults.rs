@@ -73,7 +73,7 @@ fn fail(kind: Kind, fails: bool) {
 
 struct Spooling {
     spool: Spool,
-    news: Receiver<()>,
+    wakes: Receiver<()>,
     events: u64,
     next: u64,
 }
@@ -88,14 +88,14 @@ fn options(dir: &Path) -> Options {
 }
 
 fn open(options: &Options) -> Spooling {
-    let (told, news) = channel();
+    let (woken, wakes) = channel();
     let (spool, recovered) = Spool::open(options, move || {
-        let _ = told.send(());
+        let _ = woken.send(());
     })
     .expect("a spool");
     Spooling {
         spool,
-        news,
+        wakes,
         events: recovered.events,
         next: recovered.next,
     }
@@ -107,7 +107,7 @@ impl Spooling {
             if let Some(found) = look(&self.spool) {
                 return found;
             }
-            self.news.recv_timeout(LONG).expect("news");
+            self.wakes.recv_timeout(LONG).expect("a wake-up");
         }
     }
 
@@ -135,9 +135,9 @@ impl Spooling {
         self.spool.fetch(u64::MAX, 1_000, usize::MAX);
         let mut problems = Vec::new();
         let fetched = self.until(|spool| {
-            let tidings = spool.tidings();
-            problems.extend(tidings.problems);
-            tidings.fetched
+            let updates = spool.updates();
+            problems.extend(updates.problems);
+            updates.fetched
         });
         (fetched, problems)
     }
@@ -184,17 +184,17 @@ fn an_error_of_a_read_at_the_start_changes_nothing_on_disk() {
 }
 
 #[test]
-fn events_that_can_not_be_read_for_now_are_read_later_and_that_is_told_once() {
-    let name = "events_that_can_not_be_read_for_now_are_read_later_and_that_is_told_once";
+fn events_that_can_not_be_read_for_now_are_read_later_and_that_is_reported_once() {
+    let name = "events_that_can_not_be_read_for_now_are_read_later_and_that_is_reported_once";
     faulty(name, |dir| {
         let spooling = open(&options(dir));
         spooling.append_large();
         spooling.sync();
-        for (kind, told) in [(Kind::Open, 1), (Kind::Read, 0)] {
+        for (kind, woken) in [(Kind::Open, 1), (Kind::Read, 0)] {
             fail(kind, true);
             let (fetched, problems) = spooling.fetch();
             assert!(matches!(fetched, Fetched::Failed(_)), "{fetched:?}");
-            assert_eq!(problems.len(), told, "{problems:?}");
+            assert_eq!(problems.len(), woken, "{problems:?}");
             fail(kind, false);
         }
         let (fetched, problems) = spooling.fetch();
@@ -306,7 +306,7 @@ fn a_forward_step_of_the_clock_expires_nothing_in_this_life_or_the_next() {
         spooling.sync();
         assert_eq!((spooling.events, spooling.spool.excess()), (12, None));
         spooling.close();
-        // The doubt ends with the last of these events. Then the system's clock says how old an event is.
+        // The doubt ends with the last of these events. Then the system's clock decides how old an event is.
         let mut spooling = open(&options(dir));
         spooling.spool.remove(0..12);
         spooling.sync();

@@ -1,7 +1,7 @@
 //! What a spool promises of a process that is killed, tried on one: `kill -9` at random moments.
 //!
-//! The process is this test's own program once more, told by its environment to be the victim. It says
-//! on its standard output what it has done; what is said stays in the pipe when it is dead. For more
+//! The process is this test's own program once more, started by its environment as the victim. It prints
+//! its progress on its standard output, which stays in the pipe after its end. For more
 //! kills than the usual 20: `BILLDOGENG_KILLS=200`.
 
 use billdogeng::spool::{Fetched, Options, Spool, PATIENCE};
@@ -26,22 +26,22 @@ fn open(dir: &Path) -> (Spool, u64, Receiver<()>) {
         max_age: Duration::from_secs(3_600),
         patience: PATIENCE,
     };
-    let (told, news) = channel();
+    let (woken, wakes) = channel();
     let opened = Spool::open(&options, move || {
-        let _ = told.send(());
+        let _ = woken.send(());
     });
     let (spool, recovered) = opened.expect("a spool");
-    assert!(spool.tidings().problems.len() <= 1, "at most a torn tail");
-    (spool, recovered.next, news)
+    assert!(spool.updates().problems.len() <= 1, "at most a torn tail");
+    (spool, recovered.next, wakes)
 }
 
-fn until<T>(spool: &Spool, news: &Receiver<()>, look: impl Fn(&Spool) -> Option<T>) -> T {
+fn until<T>(spool: &Spool, wakes: &Receiver<()>, look: impl Fn(&Spool) -> Option<T>) -> T {
     loop {
         if let Some(found) = look(spool) {
             return found;
         }
-        let told = news.recv_timeout(Duration::from_secs(20));
-        told.expect("news");
+        let woken = wakes.recv_timeout(Duration::from_secs(20));
+        woken.expect("a wake-up");
     }
 }
 
@@ -59,7 +59,7 @@ fn victim() {
         return;
     };
     let mut random = fastrand::Rng::new();
-    let (spool, mut next, news) = open(Path::new(&dir));
+    let (spool, mut next, wakes) = open(Path::new(&dir));
     let (mut delivered, keep) = (next, random.u64(..5_000));
     let mut out = std::io::stdout();
     // Rust's own line of the test stands in front, without a line's end.
@@ -78,7 +78,7 @@ fn victim() {
         }
         if random.u8(..40) == 0 {
             let number = spool.sync();
-            until(&spool, &news, |spool| {
+            until(&spool, &wakes, |spool| {
                 (spool.synced() >= number).then_some(())
             });
             writeln!(out, "stored {next} {}", now()).expect("a pipe");
@@ -109,7 +109,7 @@ fn after_kills_nothing_synced_is_missing_and_most_kills_lose_nothing_older_than_
     );
 }
 
-/// What a start finds after a kill.
+/// The state that a start finds after a kill.
 struct Killed {
     came_back: u64,
     /// Of them, how many were removed before.
@@ -141,10 +141,10 @@ fn kill_one(dir: &Path) -> Killed {
     let killed = now();
     victim.kill().expect("a kill");
     victim.wait().expect("an end");
-    let said = reader.join().expect("what it said");
+    let printed = reader.join().expect("its output");
     let last = |what: &str, before: u64| {
-        let of = said.iter().filter(|said| said.0 == what);
-        let numbers = of.filter(|said| said.2 <= before).map(|said| said.1);
+        let of = printed.iter().filter(|line| line.0 == what);
+        let numbers = of.filter(|line| line.2 <= before).map(|line| line.1);
         numbers.max().unwrap_or(0)
     };
     let (early, end_of_time) = (killed.saturating_sub(100), u64::MAX);
@@ -176,11 +176,11 @@ fn kill_one(dir: &Path) -> Killed {
 }
 
 fn drain(dir: &Path) -> Vec<u64> {
-    let (spool, next, news) = open(dir);
+    let (spool, next, wakes) = open(dir);
     let mut numbers = Vec::new();
     loop {
         spool.fetch(next, 1_000, 1 << 20);
-        match until(&spool, &news, |spool| spool.tidings().fetched) {
+        match until(&spool, &wakes, |spool| spool.updates().fetched) {
             Fetched::Failed(reason) => panic!("{reason}"),
             Fetched::Events(page) => {
                 let expected: String = page.numbers().map(|n| event(n) + ",").collect();

@@ -69,7 +69,7 @@ fn drop_item(owner: Term, lane: Lane, reason: Atom) -> Atom {
     let reason = terms::to_reason(reason).unwrap_or(Reason::Failed);
     registry::with(owner, |entry| match entry.lanes.open(lane) {
         Ok(client) => {
-            client.give_up(reason);
+            client.count_drop(reason);
             atoms::ok()
         }
         Err(_) => atoms::no_thread(),
@@ -125,7 +125,7 @@ fn take_by<'a>(
 ) -> Term<'a> {
     let env = marker.get_env();
     if entry.mode() == Mode::Disabled {
-        client.give_up(Reason::Disabled);
+        client.count_drop(Reason::Disabled);
         return atoms::ok().encode(env);
     }
     if lane == Lane::Event && entry.hooks.is_some() && atoms::nil() == marker {
@@ -155,10 +155,10 @@ fn take_by<'a>(
     let result = match written {
         Ok(()) => {
             if let Some(at) = first_replaced {
-                client.tell_replaced(|| Place::in_event(&bytes, at));
+                client.report_replaced(|| Place::in_event(&bytes, at));
             }
             if entry.started == Mode::Test {
-                client.hand_back(replaced);
+                client.count_kept(replaced);
                 (atoms::item(), terms::decode(env, &bytes)).encode(env)
             } else {
                 client.capture(bytes, replaced);
@@ -166,8 +166,8 @@ fn take_by<'a>(
             }
         }
         Err(Stop::TooLarge) => {
-            client.tell_too_large(|| Place::in_event(&bytes, bytes.len()));
-            client.give_up(Reason::TooLarge);
+            client.report_too_large(|| Place::in_event(&bytes, bytes.len()));
+            client.count_drop(Reason::TooLarge);
             atoms::ok().encode(env)
         }
         Err(Stop::Dirty) => atoms::dirty().encode(env),

@@ -12,7 +12,7 @@ use rustler::{Atom, Env, LocalPid, NifUnitEnum};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// What a lane sends.
+/// The kind of items that a lane sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, NifUnitEnum)]
 pub enum Lane {
     Event,
@@ -141,7 +141,7 @@ static DRAINING: Draining = Draining::new();
 static REPORTER: Mutex<Option<LocalPid>> = Mutex::new(None);
 
 impl Listener for Messages {
-    fn news(&self) {
+    fn pending(&self) {
         let message = (atoms::billdogeng_updates(), self.lane);
         let _ = OwnedEnv::new().send_and_clear(&self.owner, |_| message);
     }
@@ -162,7 +162,7 @@ impl Listener for Messages {
             if let Some(reporter) = reporter {
                 let _ = OwnedEnv::new().send_and_clear(&reporter, |env| {
                     let stats = terms::stats(env, &last.stats, &[]);
-                    let unreported = terms::dropped(env, last.untold);
+                    let unreported = terms::dropped(env, last.unreported);
                     (
                         atoms::billdogeng_ended(),
                         self.owner,

@@ -25,8 +25,8 @@ fn take_updates<'a>(owner: Term<'a>, lane: Lane, normal: bool) -> Term<'a> {
     let updates = registry::with(owner, |entry| {
         let client = entry.lanes.get(lane)?;
         Some(match normal {
-            true => client.short_tidings(),
-            false => Some(client.tidings()),
+            true => client.short_updates(),
+            false => Some(client.updates()),
         })
     });
     let updates = match updates.flatten() {
@@ -176,7 +176,7 @@ pub fn state(phase: PhaseName) -> Atom {
 fn reported_drops(owner: Term, lane: Lane, reason: Atom, count: u64) -> Atom {
     registry::with(owner, |entry| {
         if let (Some(client), Some(reason)) = (entry.lanes.get(lane), terms::to_reason(reason)) {
-            client.status().told(reason, count);
+            client.status().reported(reason, count);
         }
     })
     .map_or_else(atoms::no_client, |()| atoms::ok())

@@ -104,7 +104,7 @@ impl Worker {
         self.handle(Event::Accepted, now);
         if let Some(before) = self.limited_from.take() {
             let dropped = self.client.state().dropped(Reason::Quota) - before;
-            self.client.news().notice(Notice::Resumed(dropped));
+            self.client.pending().notice(Notice::Resumed(dropped));
         }
         self.go_on(now);
     }
@@ -126,9 +126,9 @@ impl Worker {
             && std::mem::replace(&mut self.refused_with, error.status) != error.status
         {
             let notice = Notice::RefusedWith(error.status);
-            self.client.news().notice(notice);
+            self.client.pending().notice(notice);
         }
-        self.client.state().give_up_in_flight(event, reason);
+        self.client.state().drop_in_flight(event, reason);
     }
 
     /// Goes on from an answer to the next part of the batch, or to the next batch.

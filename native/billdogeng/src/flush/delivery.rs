@@ -5,7 +5,7 @@ use crate::http::payload::Payload;
 use crate::http::response::Failure;
 use crate::queue::batch::Batch;
 
-/// What the worker keeps for a flush.
+/// The worker's data of a flush.
 #[derive(Default)]
 pub(super) struct Delivery {
     pub delivered: u64,

@@ -51,7 +51,9 @@ impl Worker {
         let delivered = delivery.delivered;
         let count = self.put_back(delivery);
         self.conclude(delivered, true);
-        self.client.news().notice(Notice::FlushFailed(count, error));
+        self.client
+            .pending()
+            .notice(Notice::FlushFailed(count, error));
     }
 
     pub(super) fn purge_flush(&mut self) {
@@ -74,14 +76,14 @@ impl Worker {
         if self.limited_from.is_none() {
             self.limited_from = Some(before);
             let suspension = self.client.config.suspension;
-            self.client.news().notice(Notice::Suspended(suspension));
+            self.client.pending().notice(Notice::Suspended(suspension));
         }
     }
 
     fn drop_rest(&self, delivery: Delivery, reason: Reason) {
         let mut state = self.client.state();
         for part in delivery.into_rest() {
-            state.give_up_in_flight(&part, reason);
+            state.drop_in_flight(&part, reason);
         }
     }
 
@@ -101,7 +103,7 @@ impl Worker {
         self.report.ended(failed, &*self.listener);
         self.report_drops();
         if delivered > 0 {
-            self.client.news().notice(Notice::Flushed(delivered));
+            self.client.pending().notice(Notice::Flushed(delivered));
         }
     }
 
@@ -114,15 +116,15 @@ impl Worker {
         self.close_spool();
         let (stopped, stats) = {
             let mut state = self.client.state();
-            (state.give_up_rest(), state.stats())
+            (state.drop_rest(), state.stats())
         };
         self.report.ended(true, &*self.listener);
         self.report_drops();
-        let untold = self.client.status().untold(&stats);
+        let unreported = self.client.status().unreported(&stats);
         self.listener.ended(LastWords {
             stopped,
             stats,
-            untold,
+            unreported,
         });
     }
 }

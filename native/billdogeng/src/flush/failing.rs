@@ -21,7 +21,7 @@ impl Failing {
         self.flushes >= MOST_FAILED_FLUSHES && numbers.start < self.until
     }
 
-    /// A flush failed with this status, and its batch stays. Other statuses say nothing of the batch.
+    /// A flush failed with this status, and its batch stays. Other statuses do not depend on the batch.
     pub fn failed(&mut self, parts: &Parts, status: u16) {
         if policy::may_be_an_events_fault(status) {
             self.count(parts.numbers(), parts.any_accepted());

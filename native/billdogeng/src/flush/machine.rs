@@ -402,7 +402,7 @@ impl Machine {
         self.timer.is_due(now)
     }
 
-    /// Returns when to look again if nothing else happens; `held` says that flushes wait for the spool to open.
+    /// Returns when to look again if nothing else happens; `held` is true while flushes wait for the spool to open.
     pub fn deadline(&self, held: bool) -> Option<Instant> {
         let waits = held && matches!(self.phase, Phase::Idle | Phase::BackingOff(_));
         let next = self.phase.next_attempt(&self.timer).filter(|_| !waits);

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 impl Client {
     /// Starts a client and its flush thread. It ends after [`Command::Drain`](crate::Command::Drain). It takes events at once; a
-    /// spool is opened behind them, and the listener told once it is, or takes long.
+    /// spool is opened behind them. The listener is notified once it is open, or takes long.
     ///
     /// # Errors
     /// The system has no thread or no file descriptor left.

@@ -217,7 +217,7 @@ impl Opener {
         let (spool, recovered) =
             Spool::open_in_turn(&self.options, self.ticket.take(), move || wake.notify_one())?;
         let config = &self.client.config;
-        // Where that can't be known or noted, nothing is said of it.
+        // Nothing is logged if that can't be known or noted.
         let replaced =
             spool::client::replace(&self.options.dir, &config.http.host, &config.api_key);
         Ok(Opened {

@@ -58,7 +58,7 @@ pub enum Wait {
     Listener(u64),
 }
 
-/// What the flush thread does. See the diagram above.
+/// The activity of the flush thread. See the diagram above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     Idle,
@@ -73,7 +73,7 @@ pub enum Phase {
     Ended,
 }
 
-/// What a draining client does.
+/// The activity of a draining client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drain {
     Idle,
@@ -84,7 +84,7 @@ pub enum Drain {
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A call waits for all events below `target`; `carried` says that the part in flight is all of these.
+    /// A call waits for all events below `target`; `carried` is true if the part in flight is all of these.
     Flush {
         id: u64,
         target: u64,
@@ -290,7 +290,7 @@ impl Phase {
         }
     }
 
-    /// Returns what the client waits for; `held` says that flushes wait for the spool to open.
+    /// Returns what the client waits for; `held` is true while flushes wait for the spool to open.
     pub fn waits_for(&self, timer: &Timer, held: bool) -> WaitsFor {
         match (self, self.flush()) {
             (_, Some((_, Some(Wait::Until(_))))) => WaitsFor::Retry,

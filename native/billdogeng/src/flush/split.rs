@@ -125,7 +125,7 @@ impl Parts {
         start.unwrap_or_default()..end.unwrap_or_default()
     }
 
-    /// Whether the flush has had as many answers as it may, where there are refusals: here, or many.
+    /// Whether the flush has had as many responses with refusals as it may.
     pub fn is_spent(&self) -> bool {
         let refused = self.was_refused || self.seen.bad >= MANY;
         refused && self.seen.answers >= policy::MOST_ANSWERS
@@ -264,7 +264,7 @@ mod tests {
     use super::*;
     use crate::queue::events::Queue;
 
-    /// What became of the events of a flush, where `answer` has the numbers of each part.
+    /// The fate of the events of a flush; `answer` gets the numbers of each part.
     #[derive(Debug, Default, PartialEq)]
     struct Fate {
         accepted: Vec<u64>,
@@ -274,7 +274,7 @@ mod tests {
         requests: u32,
     }
 
-    enum Says {
+    enum Response {
         Accepted,
         Refused,
         TooLarge,
@@ -287,8 +287,12 @@ mod tests {
         queue
     }
 
-    /// One flush of batches of so many events. What is left is in the queue again.
-    fn flush(queue: &mut Queue, batch_size: usize, answer: &impl Fn(Range<u64>) -> Says) -> Fate {
+    /// One flush of batches of so many events. The rest is in the queue again.
+    fn flush(
+        queue: &mut Queue,
+        batch_size: usize,
+        answer: &impl Fn(Range<u64>) -> Response,
+    ) -> Fate {
         let mut fate = Fate::default();
         let mut seen = Seen::default();
         'flush: while let Some(batch) = queue.take(batch_size, usize::MAX) {
@@ -296,7 +300,7 @@ mod tests {
             loop {
                 fate.requests += 1;
                 match answer(parts.next().unwrap().numbers()) {
-                    Says::Accepted => match parts.accepted().unwrap() {
+                    Response::Accepted => match parts.accepted().unwrap() {
                         Accepted::Part(part) => fate.accepted.extend(part.numbers()),
                         Accepted::Other(other) => {
                             let number = other.numbers().start;
@@ -304,8 +308,8 @@ mod tests {
                             fate.accepted.push(number);
                         }
                     },
-                    Says::Refused => parts.refused(),
-                    Says::TooLarge => {
+                    Response::Refused => parts.refused(),
+                    Response::TooLarge => {
                         let event = parts.too_large();
                         let event = event.into_iter().flat_map(|event| event.numbers());
                         fate.too_large.extend(event);
@@ -349,15 +353,15 @@ mod tests {
         numbers
     }
 
-    fn fate(count: u64, answer: impl Fn(Range<u64>) -> Says) -> Fate {
+    fn fate(count: u64, answer: impl Fn(Range<u64>) -> Response) -> Fate {
         flush(&mut queue(0..count), usize::MAX, &answer)
     }
 
     /// Refuses each part with one of these.
-    fn bad(events: &[u64]) -> impl Fn(Range<u64>) -> Says + '_ {
+    fn bad(events: &[u64]) -> impl Fn(Range<u64>) -> Response + '_ {
         move |numbers| match events.iter().any(|event| numbers.contains(event)) {
-            true => Says::Refused,
-            false => Says::Accepted,
+            true => Response::Refused,
+            false => Response::Accepted,
         }
     }
 
@@ -456,7 +460,7 @@ mod tests {
     #[test]
     fn an_ingest_that_refuses_everything_has_nothing_dropped() {
         for (count, batch_size) in [(1, 9), (2, 9), (3, 9), (20, 9), (1000, 1000), (3000, 1000)] {
-            let fate = flush(&mut queue(0..count), batch_size, &|_| Says::Refused);
+            let fate = flush(&mut queue(0..count), batch_size, &|_| Response::Refused);
             assert_eq!(fate.kept, (0..count).collect::<Vec<_>>());
             let most = policy::most_refusals(batch_size.min(count as usize));
             assert!(fate.requests <= most + MOST_TRIED + FEWEST_OTHERS);
@@ -466,8 +470,8 @@ mod tests {
     #[test]
     fn an_ingest_that_refuses_everything_from_some_point_on_has_nothing_dropped_from_there() {
         let fate = fate(64, |numbers| match numbers.end <= 32 {
-            true => Says::Accepted,
-            false => Says::Refused,
+            true => Response::Accepted,
+            false => Response::Refused,
         });
         assert_eq!(fate.accepted, (0..32).collect::<Vec<_>>());
         assert_eq!(fate.kept, (32..64).collect::<Vec<_>>());
@@ -477,8 +481,8 @@ mod tests {
     #[test]
     fn a_batch_that_is_too_large_is_split_until_it_passes() {
         let fate = fate(10, |numbers| match numbers.end - numbers.start > 3 {
-            true => Says::TooLarge,
-            false => Says::Accepted,
+            true => Response::TooLarge,
+            false => Response::Accepted,
         });
         assert_eq!(fate.accepted, (0..10).collect::<Vec<_>>());
     }
@@ -486,8 +490,8 @@ mod tests {
     #[test]
     fn an_event_that_is_too_large_by_itself_is_dropped_and_no_other() {
         let fate = fate(5, |numbers| match numbers.contains(&2) {
-            true => Says::TooLarge,
-            false => Says::Accepted,
+            true => Response::TooLarge,
+            false => Response::Accepted,
         });
         assert_eq!(fate.too_large, [2]);
         assert_eq!(fate.accepted, [0, 1, 3, 4]);

@@ -24,7 +24,7 @@ const LAST_SYNC: Duration = Duration::from_secs(1);
 const LAST_ATTEMPT: Duration = Duration::from_millis(500);
 
 impl Worker {
-    /// Looks how far the spool is with opening. Answers whether flushes wait for it.
+    /// Looks how far the spool is with opening. Returns whether flushes wait for it.
     pub(super) fn look_at_opening(&mut self, now: Instant) -> bool {
         let Some(opening) = &mut self.opening else {
             return false;
@@ -62,13 +62,13 @@ impl Worker {
     fn not_opened(&mut self, error: OpenError, first: bool) {
         let message = error.to_string();
         if first {
-            self.client.news().notice(Notice::NoSpool(error));
+            self.client.pending().notice(Notice::NoSpool(error));
             self.client.state().open_without();
         }
         if let Some(opening) = &mut self.opening {
             let purges = std::mem::take(&mut opening.purges);
             let replies = purges.into_iter().map(|id| not_purged(id, &message));
-            self.client.news().reply(replies.collect());
+            self.client.pending().reply(replies.collect());
         }
     }
 
@@ -83,14 +83,14 @@ impl Worker {
         let purge = opening.purged || !opening.purges.is_empty();
         let events = if purge { 0 } else { opened.recovered.events };
         let spool = self.client.adopt(opened.spool, &opened.recovered, purge);
-        let mut news = self.client.news();
+        let mut pending = self.client.pending();
         if opening.failure.is_some() {
-            news.notice(Notice::SpoolOpened(events));
+            pending.notice(Notice::SpoolOpened(events));
         }
         if opened.of_another && !purge {
-            news.notice(Notice::SpoolOfAnother(events));
+            pending.notice(Notice::SpoolOfAnother(events));
         }
-        drop(news);
+        drop(pending);
         let purges = std::mem::take(&mut opening.purges);
         if !purges.is_empty() {
             let replies = purges.into_iter().map(|id| Reply::Purged(id, Ok(())));
@@ -105,21 +105,21 @@ impl Worker {
 
     pub(super) fn look_at_spool(&mut self, now: Instant) {
         let Some(spool) = self.spool() else { return };
-        let tidings = spool.tidings();
-        for problem in tidings.problems {
-            self.client.news().notice(Notice::Spool(problem));
+        let updates = spool.updates();
+        for problem in updates.problems {
+            self.client.pending().notice(Notice::Spool(problem));
         }
-        if tidings.wanted {
+        if updates.wanted {
             self.wanted_until = Some(now + PATIENCE);
         }
         self.wanted_until.take_if(|until| *until <= now);
-        if let Some(fetched) = tidings.fetched {
+        if let Some(fetched) = updates.fetched {
             self.fetched(fetched, now);
         }
         let mut state = self.client.state();
         match spool.excess() {
-            Some(Excess::Full(below)) => state.give_up_below(below, Reason::SpoolFull),
-            Some(Excess::Expired(below)) => state.give_up_below(below, Reason::Expired),
+            Some(Excess::Full(below)) => state.drop_below(below, Reason::SpoolFull),
+            Some(Excess::Expired(below)) => state.drop_below(below, Reason::Expired),
             None => {}
         }
         state.enforce_bounds();
@@ -176,7 +176,7 @@ impl Worker {
                 self.unsynced.push_back((spool.sync(), replies));
                 self.synced(&spool);
             }
-            _ => self.client.news().reply(replies),
+            _ => self.client.pending().reply(replies),
         }
     }
 
@@ -213,7 +213,7 @@ impl Worker {
                     }
                     (reply, _) => reply,
                 });
-            self.client.news().reply(replies.collect());
+            self.client.pending().reply(replies.collect());
         }
     }
 
@@ -222,7 +222,7 @@ impl Worker {
         self.handle(Event::Purge, now);
         let spool = self.spool();
         let mut state = self.client.state();
-        state.give_up_queued(Reason::Purged);
+        state.drop_queued(Reason::Purged);
         // Under the lock: the file of an event that came in between would be deleted too.
         let purged = spool.as_ref().map(|spool| spool.purge());
         drop(state);
@@ -238,15 +238,15 @@ impl Worker {
                     None => opening.purges.push(id),
                     Some(reason) => {
                         let reply = not_purged(id, reason);
-                        self.client.news().reply(vec![reply]);
+                        self.client.pending().reply(vec![reply]);
                     }
                 }
             }
-            (None, None) => self.client.news().reply(vec![Reply::Purged(id, Ok(()))]),
+            (None, None) => self.client.pending().reply(vec![Reply::Purged(id, Ok(()))]),
         }
     }
 
-    /// The spool has what is left, as far as the disk takes it. What isn't on disk is counted.
+    /// The spool keeps the rest, as far as the disk takes it. Events that are not on disk are counted.
     pub(super) fn close_spool(&mut self) {
         let until = std::time::Instant::now() + LAST_SYNC;
         if let Some(opening) = &self.opening {

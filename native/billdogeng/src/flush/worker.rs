@@ -44,7 +44,7 @@ pub(crate) struct Worker {
     /// Events that were dropped for the quota before the suspension, until a batch is accepted.
     pub(super) limited_from: Option<u64>,
     /// When drops may be reported again.
-    drops_told: Option<Instant>,
+    drops_reported: Option<Instant>,
     /// Replies that wait for the disk: the number of the sync, and they.
     pub(super) unsynced: VecDeque<(u64, Vec<Reply>)>,
     /// Until when another client waits for the directory.
@@ -67,7 +67,7 @@ impl Worker {
             failing_read: false,
             refused_with: 0,
             limited_from: None,
-            drops_told: None,
+            drops_reported: None,
             unsynced: VecDeque::new(),
             wanted_until: None,
             opening: None,
@@ -172,7 +172,7 @@ impl Worker {
             }
             Action::Take => self.take_batch(now),
             Action::Send => self.send(now),
-            Action::Sleep(id, delay) => self.client.news().sleep(id, delay),
+            Action::Sleep(id, delay) => self.client.pending().sleep(id, delay),
             Action::CountRetry => self.client.state().count_retry(),
             Action::EndFlush => self.end_flush(),
             Action::FailFlush(error) => self.fail_flush(error),
@@ -232,7 +232,7 @@ impl Worker {
         let (floor, due, queued) = (state.floor(), state.is_due(), state.stats().queued);
         drop(state);
         let replies = self.machine.settled(floor, due, queued);
-        self.client.news().reply(replies);
+        self.client.pending().reply(replies);
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -240,7 +240,7 @@ impl Worker {
             self.machine.deadline(self.is_held()),
             self.opening.as_ref().and_then(Opening::deadline),
             self.handover(),
-            self.drops_told,
+            self.drops_reported,
         ]
         .into_iter()
         .flatten()
@@ -249,26 +249,26 @@ impl Worker {
 
     /// Reports drops, whenever the last report was.
     pub(super) fn report_drops(&mut self) {
-        let (untold, full_by) = {
+        let (unreported, full_by) = {
             let mut state = self.client.state();
-            (state.take_untold().collect::<Vec<_>>(), state.full_by())
+            (state.take_unreported().collect::<Vec<_>>(), state.full_by())
         };
-        for (reason, count) in untold {
+        for (reason, count) in unreported {
             if let (Reason::QueueFull, Some(limit)) = (reason, full_by) {
-                self.client.news().notice(Notice::QueueFullBy(limit));
+                self.client.pending().notice(Notice::QueueFullBy(limit));
             }
-            self.client.news().notice(Notice::Dropped(reason, count));
+            self.client.pending().notice(Notice::Dropped(reason, count));
             self.listener.report(Report::Dropped(reason, count));
         }
     }
 
     /// Publishes drops, the status and, with it, the replies. Wakes the listener if there is anything for it.
     pub(super) fn publish(&mut self, now: Instant) {
-        if self.drops_told.is_none_or(|until| until <= now) {
-            let before = self.client.news().notices();
+        if self.drops_reported.is_none_or(|until| until <= now) {
+            let before = self.client.pending().notices();
             self.report_drops();
-            let told = self.client.news().notices() > before;
-            self.drops_told = told.then(|| now + DROP_NOTICES);
+            let reported = self.client.pending().notices() > before;
+            self.drops_reported = reported.then(|| now + DROP_NOTICES);
         }
         // The lock of the state is taken before that of the status.
         let due = || self.client.state().is_due();
@@ -276,8 +276,8 @@ impl Worker {
         let callers = self.machine.callers().chain(self.unsynced_callers());
         let callers = callers.take(MOST_CALLERS);
         self.client.status().publish(activity, callers);
-        if self.client.news().must_wake() {
-            self.listener.news();
+        if self.client.pending().must_wake() {
+            self.listener.pending();
         }
     }
 
@@ -286,7 +286,7 @@ impl Worker {
         self.attempt = None;
         self.requests.forget();
         self.report.panicked(&*self.listener);
-        self.client.news().notice(Notice::Panicked);
+        self.client.pending().notice(Notice::Panicked);
         let error = Arc::new(Error::panicked());
         self.handle(Event::Panicked(error), now);
         // Also where the panic came between an action and the event that reports it.

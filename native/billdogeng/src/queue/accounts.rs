@@ -1,6 +1,6 @@
 //! The counters of a client: every captured event is delivered, dropped for a reason, or queued.
 
-/// Why an event was given up.
+/// Why an event was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Reason {
@@ -80,7 +80,7 @@ pub struct Stats {
     pub retries: u64,
     /// Values written in another form than their own.
     pub replaced: u64,
-    /// Events given up, by reason, in the order of [`Reason::ALL`].
+    /// Events dropped, by reason, in the order of [`Reason::ALL`].
     pub dropped: [u64; Reason::ALL.len()],
 }
 
@@ -92,14 +92,14 @@ pub(crate) struct Accounts {
     pub retries: u64,
     pub replaced: u64,
     dropped: [u64; Reason::ALL.len()],
-    untold: [u64; Reason::ALL.len()],
+    unreported: [u64; Reason::ALL.len()],
 }
 
 impl Accounts {
     /// Counts drops, of which no notice was reported yet.
     pub fn drop(&mut self, reason: Reason, count: u64) {
         self.dropped[reason as usize] += count;
-        self.untold[reason as usize] += count;
+        self.unreported[reason as usize] += count;
     }
 
     /// Returns how many events were dropped for this reason.
@@ -108,16 +108,16 @@ impl Accounts {
     }
 
     /// Returns whether there are drops that no notice has reported.
-    pub fn has_untold(&self) -> bool {
-        self.untold.iter().any(|count| *count > 0)
+    pub fn has_unreported(&self) -> bool {
+        self.unreported.iter().any(|count| *count > 0)
     }
 
     /// Returns those drops once.
-    pub fn take_untold(&mut self) -> impl Iterator<Item = (Reason, u64)> {
-        let untold = std::mem::take(&mut self.untold);
+    pub fn take_unreported(&mut self) -> impl Iterator<Item = (Reason, u64)> {
+        let unreported = std::mem::take(&mut self.unreported);
         Reason::ALL
             .into_iter()
-            .zip(untold)
+            .zip(unreported)
             .filter(|(_, count)| *count > 0)
     }
 

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What a capture has to tell the flush thread.
+/// Whether a capture wakes the flush thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Accepted {
     /// Nothing.
@@ -20,7 +20,7 @@ pub(crate) enum Accepted {
     Closed,
 }
 
-/// What becomes of a captured event.
+/// The treatment of captured events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Intake {
     /// It is queued.
@@ -40,7 +40,7 @@ pub(crate) struct State {
     running: bool,
     /// The last flush failed.
     failed: bool,
-    /// The flush thread looks at the clock by itself; without it a capture has to tell it to.
+    /// The flush thread looks at the clock by itself; otherwise a capture has to wake it.
     armed: bool,
     intake: Intake,
     /// The spool is being opened: events wait for it in memory.
@@ -76,7 +76,7 @@ impl State {
         }
     }
 
-    /// The spool is open. What it holds counts, and has waited long enough: it is older than all that is queued.
+    /// Adds an open spool. Its events count, and are due: they are older than all queued ones.
     pub fn adopt(&mut self, spool: Arc<Spool>, recovered: &Recovered) {
         // Until it has all that is queued, too.
         self.opening = true;
@@ -85,7 +85,7 @@ impl State {
         self.due |= recovered.events > 0;
     }
 
-    /// Has some of the events that came before the spool was open go to it. Answers whether that is all of them.
+    /// Has some of the events that came before the spool was open go to it. Returns whether that is all of them.
     pub fn catch_up(&mut self) -> bool {
         let done = self.store.catch_up();
         if done {
@@ -104,14 +104,14 @@ impl State {
     /// Takes an event's JSON into the queue. Bounds come before the threshold, as in the original: a
     /// queue bounded below `flush_at` never becomes due by count.
     pub fn capture(&mut self, event: Cow<[u8]>, replaced: u64) -> Accepted {
-        let told = self.accounts.has_untold();
+        let reported = self.accounts.has_unreported();
         self.accounts.captured += 1;
         self.accounts.replaced += replaced;
         match self.intake {
             Intake::Open => {}
             Intake::Suspended => {
                 self.accounts.drop(Reason::Quota, 1);
-                return match told {
+                return match reported {
                     true => Accepted::Quiet,
                     false => Accepted::Notify,
                 };
@@ -127,7 +127,7 @@ impl State {
         self.due |= due;
         let wake = (due && !self.running && !self.failed)
             || !self.armed
-            || (!told && self.accounts.has_untold());
+            || (!reported && self.accounts.has_unreported());
         self.armed = true;
         if wake {
             Accepted::Notify
@@ -137,7 +137,7 @@ impl State {
     }
 
     /// Counts an event that never came into the queue.
-    pub fn give_up(&mut self, reason: Reason) -> Accepted {
+    pub fn count_drop(&mut self, reason: Reason) -> Accepted {
         self.accounts.captured += 1;
         self.accounts.drop(reason, 1);
         match self.intake {
@@ -147,7 +147,7 @@ impl State {
     }
 
     /// Counts an event that the caller itself keeps: of a client without flush thread, in tests.
-    pub fn hand_back(&mut self, replaced: u64) {
+    pub fn count_kept(&mut self, replaced: u64) {
         self.accounts.captured += 1;
         self.accounts.replaced += replaced;
         self.accounts.delivered += 1;
@@ -161,7 +161,7 @@ impl State {
         }
     }
 
-    /// What is on disk leaves memory; what isn't is given up. Only bytes bind what is about to be on disk.
+    /// Evicts events that are already on disk and drops the rest. Events still being written count only towards the byte limit.
     pub fn enforce_bounds(&mut self) {
         let count_binds = !self.opening && (self.failed || !(self.due || self.running));
         let most = if count_binds {
@@ -202,8 +202,8 @@ impl State {
     }
 
     /// Returns the drops that no notice has reported yet, once.
-    pub fn take_untold(&mut self) -> impl Iterator<Item = (Reason, u64)> {
-        self.accounts.take_untold()
+    pub fn take_unreported(&mut self) -> impl Iterator<Item = (Reason, u64)> {
+        self.accounts.take_unreported()
     }
 
     /// A flush begins: its target is the number after the last event queued now.
@@ -218,7 +218,7 @@ impl State {
         self.store.take(self.max_batch_size, self.max_batch_bytes)
     }
 
-    /// The next batch, which the spool has fetched; none if some of it was given up since.
+    /// The next batch, which the spool has fetched; none if some of it was dropped since.
     pub fn take_fetched(&mut self, page: Page) -> Option<Batch> {
         self.store.take_fetched(page)
     }
@@ -241,8 +241,8 @@ impl State {
         queued
     }
 
-    /// Events in flight are given up.
-    pub fn give_up_in_flight(&mut self, events: &Batch, reason: Reason) {
+    /// Drops events in flight.
+    pub fn drop_in_flight(&mut self, events: &Batch, reason: Reason) {
         self.accounts.drop(reason, events.len() as u64);
         self.store.done(events);
     }
@@ -253,13 +253,13 @@ impl State {
     }
 
     /// Events that the spool can't keep, or has kept for too long: all below this number.
-    pub fn give_up_below(&mut self, number: u64, reason: Reason) {
+    pub fn drop_below(&mut self, number: u64, reason: Reason) {
         let dropped = self.store.drop_below(number);
         self.accounts.drop(reason, dropped);
     }
 
-    /// All that an earlier run has left in the spool is given up.
-    pub fn give_up_recovered(&mut self, reason: Reason) {
+    /// Drops all events that an earlier run left in the spool.
+    pub fn drop_recovered(&mut self, reason: Reason) {
         let dropped = self.store.drop_recovered();
         self.accounts.drop(reason, dropped);
     }
@@ -276,15 +276,15 @@ impl State {
         self.accounts.drop(Reason::SpoolLost, lost);
     }
 
-    /// All that is queued is given up.
-    pub fn give_up_queued(&mut self, reason: Reason) {
+    /// Drops all queued events.
+    pub fn drop_queued(&mut self, reason: Reason) {
         let dropped = self.store.drop_all();
         self.accounts.drop(reason, dropped);
     }
 
-    /// The quota is used up: what is queued is given up, and what comes.
+    /// The quota is used up: drops queued and new events.
     pub fn suspend(&mut self) {
-        self.give_up_queued(Reason::Quota);
+        self.drop_queued(Reason::Quota);
         self.intake = Intake::Suspended;
     }
 
@@ -351,8 +351,8 @@ impl State {
         self.intake = Intake::Closed;
     }
 
-    /// Of a client that takes no more: what is not on disk is given up. Answers how many events that were.
-    pub fn give_up_rest(&mut self) -> u64 {
+    /// Drops the events that are not on disk, of a client that takes no more. Returns their number.
+    pub fn drop_rest(&mut self) -> u64 {
         let (stopped, lost) = self.store.close();
         self.accounts.drop(Reason::Stopped, stopped);
         self.accounts.drop(Reason::SpoolLost, lost);

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The number of the first event of a client with a spool. What that has from earlier runs counts below it, so that it
+/// The number of the first event of a client with a spool. Events of earlier runs have lower numbers, so that it
 /// can be opened at any time.
 pub const FIRST: u64 = 1 << 62;
 /// Bytes that the spool is handed at once of what came before it was open.
@@ -41,11 +41,11 @@ struct InFlight {
     of_disk: bool,
 }
 
-/// What there is to be sent.
+/// The next thing to send.
 pub enum Next {
     /// These.
     Batch(Batch),
-    /// Events that the spool was asked for: they come with its tidings.
+    /// Events that the spool was asked for: they come with its updates.
     Fetching,
     /// Nothing.
     Nothing,
@@ -68,7 +68,7 @@ impl Store {
     }
 
     /// Hands the spool some of the events that came before it was open: it wants them in their order, so later
-    /// ones wait behind them. Answers whether it has all.
+    /// ones wait behind them. Returns whether it has all.
     pub fn catch_up(&mut self) -> bool {
         if let (Some(spool), Some(from)) = (&self.spool, self.behind) {
             let append = |number, event: &[u8]| spool.append(number, event);
@@ -152,7 +152,7 @@ impl Store {
         Some(spool.whereabouts(self.queue.head()))
     }
 
-    /// Gives up the oldest event in memory. Answers whether there was one.
+    /// Drops the oldest event in memory. Returns whether there was one.
     pub fn drop_oldest(&mut self) -> bool {
         let Some(number) = self.queue.drop_oldest() else {
             return false;
@@ -161,7 +161,7 @@ impl Store {
         true
     }
 
-    /// Gives up all events below, but for those in flight. Answers how many there were.
+    /// Drops all events below, but for those in flight. Returns how many there were.
     pub fn drop_below(&mut self, number: u64) -> u64 {
         let before = self.len();
         while !self.queue.is_empty() && self.queue.head() < number {
@@ -173,19 +173,19 @@ impl Store {
         before - self.len()
     }
 
-    /// Gives up all events but for those in flight. Answers how many there were.
+    /// Drops all events but for those in flight. Returns how many there were.
     pub fn drop_all(&mut self) -> u64 {
         self.drop_below(self.queue.next())
     }
 
-    /// Gives up what the spool had when it was adopted, before it is told of anything else. Answers how many events
+    /// Drops the events that the spool had when it was adopted, before it gets others. Returns how many events
     /// there were.
     pub fn drop_recovered(&mut self) -> u64 {
         self.remove(0..FIRST);
         std::mem::take(&mut self.on_disk)
     }
 
-    /// Gives up what could not be read back from the disk. Answers how many events there were.
+    /// Drops events that could not be read back from the disk. Returns how many events there were.
     pub fn lost(&mut self, numbers: Range<u64>) -> u64 {
         let before = self.len();
         self.remove(numbers.start..numbers.end.min(self.queue.head()));
@@ -193,12 +193,12 @@ impl Store {
         before - self.len()
     }
 
-    /// Gives up what is on disk alone.
+    /// Drops events that are on disk alone.
     pub fn lost_all(&mut self) -> u64 {
         self.lost(0..self.queue.head())
     }
 
-    /// Leaves to a spool that has been closed what is on its disk, and gives up the rest. Answers how many
+    /// Leaves the events on disk to a closed spool, and drops the rest. Returns how many
     /// events were in memory, and how many nowhere any more.
     pub fn close(&mut self) -> (u64, u64) {
         let Some(spool) = &self.spool else {
@@ -231,7 +231,7 @@ impl Store {
         }
     }
 
-    /// Takes events that the spool has fetched, unless any of them was given up since.
+    /// Takes events that the spool has fetched, unless any of them was dropped since.
     pub fn take_fetched(&mut self, page: Page) -> Option<Batch> {
         let spool = self.spool.as_ref()?;
         let whole = spool.live(page.numbers()) == page.lens.len() as u64;
@@ -252,7 +252,7 @@ impl Store {
         batch
     }
 
-    /// Tells the spool what is in flight.
+    /// Notifies the spool of the events in flight.
     fn hold(&self) {
         if let Some(spool) = &self.spool {
             let none = self.in_flight.events == 0;
@@ -264,7 +264,7 @@ impl Store {
         }
     }
 
-    /// Events in flight are done with: delivered, or given up.
+    /// Removes events in flight that were delivered or dropped.
     pub fn done(&mut self, events: &Batch) {
         self.landed(events);
         self.remove(events.numbers());
@@ -323,7 +323,10 @@ impl Store {
     }
 
     fn recount(&mut self) {
-        debug_assert!(self.behind.is_none(), "the spool has not heard of all yet");
+        debug_assert!(
+            self.behind.is_none(),
+            "the spool does not have all events yet"
+        );
         if let Some(spool) = &self.spool {
             let elsewhere = self.queue.len() as u64 + self.in_flight.events;
             self.on_disk = spool.live(0..self.queue.next()) - elsewhere;
@@ -376,7 +379,7 @@ mod tests {
                 Next::Fetching => {}
             }
             let fetched = loop {
-                if let Some(fetched) = spool(store).tidings().fetched {
+                if let Some(fetched) = spool(store).updates().fetched {
                     break fetched;
                 }
                 std::thread::yield_now();
@@ -488,7 +491,7 @@ mod tests {
         assert!(store.is_empty());
     }
 
-    /// The disk may take longer than anybody waits: what was counted as given up then is not sent by the next start.
+    /// A disk may take longer than the client waits. Events counted as dropped are not sent by the next start.
     #[test]
     fn what_is_left_is_what_the_next_start_has_however_long_the_last_sync_takes() {
         let dir = TempDir::new().expect("a directory");
@@ -507,7 +510,7 @@ mod tests {
         }
     }
 
-    /// Against a plain list: pushed, taken, refused in parts, put back, evicted, given up, and begun anew.
+    /// Against a plain list: pushed, taken, refused in parts, put back, evicted, dropped, and begun anew.
     #[test]
     fn it_behaves_as_a_plain_list_does_wherever_events_are() {
         for seed in 0..40 {
@@ -550,14 +553,14 @@ mod tests {
                         for _ in 0..random.u8(..3) {
                             store.evict_oldest();
                         }
-                        // Of the halves, one or the other is delivered, and the rest put back.
+                        // One part or the other is delivered, and the rest is put back.
                         let (older, newer) = batch.split();
-                        let halves: Vec<_> = [older, newer]
+                        let parts: Vec<_> = [older, newer]
                             .into_iter()
                             .filter(|half| half.len() > 0)
                             .collect();
                         let mut left = Vec::new();
-                        for half in halves {
+                        for half in parts {
                             let events: Vec<_> = all.drain(..half.len()).collect();
                             if random.bool() {
                                 store.done(&half);

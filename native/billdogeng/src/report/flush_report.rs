@@ -1,6 +1,6 @@
-//! What telemetry is told of a flush: a span from its first batch to its end, and what it came to.
+//! The reports of a flush for telemetry: a span from its first batch to its end, and its outcome.
 //!
-//! A flush that finds nothing to send is none. The worker says what happens in one line each; the sums are
+//! A flush that finds nothing to send is none. The worker reports what happens in one line each; the sums are
 //! made here, and what comes of them goes to [`Listener::report`].
 
 use crate::error::Error;
@@ -74,7 +74,7 @@ impl FlushReport {
         self.outcome.bytes += events.bytes() as u64;
     }
 
-    /// An event was given up for an answer: the flush goes on, and its result is an error all the same.
+    /// Notes that an event was dropped for a response: the flush continues, and its result is an error.
     pub fn gave_up(&mut self, error: &Error) {
         self.outcome
             .error
@@ -117,19 +117,19 @@ mod tests {
     use serde_json::Value;
     use std::sync::mpsc::{channel, Receiver, Sender};
 
-    struct Heard(Sender<Report>);
+    struct Reporter(Sender<Report>);
 
-    impl Listener for Heard {
-        fn news(&self) {}
+    impl Listener for Reporter {
+        fn pending(&self) {}
         fn ended(&self, _last: LastWords) {}
         fn report(&self, report: Report) {
             let _ = self.0.send(report);
         }
     }
 
-    fn listener() -> (Heard, Receiver<Report>) {
+    fn listener() -> (Reporter, Receiver<Report>) {
         let (sender, reports) = channel();
-        (Heard(sender), reports)
+        (Reporter(sender), reports)
     }
 
     fn batch(events: &[&str]) -> Batch {
@@ -166,9 +166,9 @@ mod tests {
         report.begun(&listener);
         report.ended(false, &listener);
         report.ended(true, &listener);
-        let told: Vec<_> = reports.try_iter().collect();
-        let [Report::Started(began), Report::Stopped(ended, ..)] = &told[..] else {
-            panic!("{told:?}")
+        let reported: Vec<_> = reports.try_iter().collect();
+        let [Report::Started(began), Report::Stopped(ended, ..)] = &reported[..] else {
+            panic!("{reported:?}")
         };
         assert_eq!(began, ended);
         assert_eq!(began.trigger, Trigger::Interval);
@@ -201,7 +201,8 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_failed_for_what_was_given_up_first_then_for_its_last_attempt_then_for_its_time() {
+    fn the_error_of_a_flush_is_that_of_its_first_dropped_event_else_of_its_last_attempt_else_of_its_timeout(
+    ) {
         let (listener, reports) = listener();
         let mut report = FlushReport::default();
         let error_of = |report: &mut FlushReport, failed| {
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answers_body_is_told_to_nobody() {
+    fn no_error_of_a_report_has_the_body_of_a_response() {
         let (listener, reports) = listener();
         let mut report = FlushReport::default();
         report.begun(&listener);
@@ -246,9 +247,9 @@ mod tests {
         report.begun(&listener);
         report.panicked(&listener);
         report.ended(true, &listener);
-        let told: Vec<_> = reports.try_iter().collect();
+        let reported: Vec<_> = reports.try_iter().collect();
         assert!(matches!(
-            told[..],
+            reported[..],
             [Report::Started(_), Report::Panicked(..)]
         ));
     }

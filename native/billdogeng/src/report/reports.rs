@@ -1,7 +1,7 @@
 //! Reports of all clients, kept until telemetry's one process fetches them.
 //!
 //! They are bounded, so handlers that are slower than the flushes cost neither memory nor a flush. A span
-//! comes in whole or not at all: its start is taken only where there is room for its end too. What is left
+//! comes in whole or not at all: its start is taken only where there is room for its end too. Reports that are left
 //! out is counted, and drops are sums that nothing makes room for, so no account is lost.
 
 use crate::protocol::Report;
@@ -11,12 +11,12 @@ use std::collections::VecDeque;
 /// Starts and ends of flushes kept at most.
 const MOST_REPORTS: usize = 1024;
 
-/// What has come up since the last look. `C` says of which client.
+/// The reports since the last take. `C` names the client.
 #[derive(Debug)]
-pub struct Told<C> {
+pub struct Taken<C> {
     /// Starts and ends of flushes, oldest first.
     pub spans: Vec<(C, Report)>,
-    /// Events given up, and why.
+    /// Dropped events, by reason.
     pub dropped: Vec<(C, Reason, u64)>,
     /// Flushes that there was no room for.
     pub missed: Vec<(C, u64)>,
@@ -45,9 +45,9 @@ impl<C> Reports<C> {
     }
 
     /// All there is; after this somebody is to be woken anew.
-    pub fn take(&mut self) -> Told<C> {
+    pub fn take(&mut self) -> Taken<C> {
         self.woken = false;
-        Told {
+        Taken {
             spans: self.spans.drain(..).collect(),
             dropped: std::mem::take(&mut self.dropped),
             missed: std::mem::take(&mut self.missed),
@@ -74,7 +74,7 @@ impl<C: PartialEq> Reports<C> {
                 self.open.swap_remove(at);
                 self.spans.push_back((client, report));
             }
-            Report::Dropped(reason, count) => self.give_up(client, *reason, *count),
+            Report::Dropped(reason, count) => self.count_drop(client, *reason, *count),
         }
         !std::mem::replace(&mut self.woken, true)
     }
@@ -86,7 +86,7 @@ impl<C: PartialEq> Reports<C> {
         }
     }
 
-    fn give_up(&mut self, client: C, reason: Reason, count: u64) {
+    fn count_drop(&mut self, client: C, reason: Reason, count: u64) {
         let same = |(of, why, _): &&mut (C, Reason, u64)| *of == client && *why == reason;
         match self.dropped.iter_mut().find(same) {
             Some((_, _, sum)) => *sum += count,
@@ -123,8 +123,8 @@ mod tests {
         Report::Stopped(span(id), Duration::ZERO, Box::default())
     }
 
-    fn ids(told: &Told<&str>) -> Vec<u64> {
-        let ids = told.spans.iter().map(|(_, report)| match report {
+    fn ids(reported: &Taken<&str>) -> Vec<u64> {
+        let ids = reported.spans.iter().map(|(_, report)| match report {
             Report::Started(span) | Report::Stopped(span, ..) | Report::Panicked(span, _) => {
                 span.id
             }
@@ -152,9 +152,9 @@ mod tests {
         for id in 0..room + 3 {
             reports.add("a", stopped(id));
         }
-        let told = reports.take();
-        assert_eq!(told.missed, [("a", 3)]);
-        assert_eq!(ids(&told), (0..room).chain(0..room).collect::<Vec<_>>());
+        let reported = reports.take();
+        assert_eq!(reported.missed, [("a", 3)]);
+        assert_eq!(ids(&reported), (0..room).chain(0..room).collect::<Vec<_>>());
     }
 
     #[test]
@@ -167,10 +167,10 @@ mod tests {
             reports.add("b", stopped(id));
         }
         reports.add("a", stopped(0));
-        let told = reports.take();
-        assert_eq!(ids(&told).last(), Some(&0));
-        assert!(told.spans.len() <= MOST_REPORTS);
-        assert_eq!(told.missed, [("b", MOST_REPORTS as u64 / 2)]);
+        let reported = reports.take();
+        assert_eq!(ids(&reported).last(), Some(&0));
+        assert!(reported.spans.len() <= MOST_REPORTS);
+        assert_eq!(reported.missed, [("b", MOST_REPORTS as u64 / 2)]);
     }
 
     #[test]

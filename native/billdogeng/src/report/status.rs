@@ -5,7 +5,7 @@ use crate::queue::accounts::{Reason, Stats};
 use std::time::SystemTime;
 use tokio::time::Instant;
 
-/// What the flush thread is doing: `state` in `stats/1`.
+/// The name of the client's phase: `state` in `stats/1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PhaseName {
     /// No flush is under way, and the last one did not fail.
@@ -23,7 +23,7 @@ pub enum PhaseName {
     Draining,
 }
 
-/// What has to happen before a client goes on.
+/// The event that a client waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WaitsFor {
     /// A capture or a call.
@@ -54,7 +54,7 @@ pub struct Activity {
     pub phase: PhaseName,
     /// When it began; `None` of a client without a flush thread.
     pub since: Option<Instant>,
-    /// What it waits for.
+    /// The event that it waits for.
     pub waits_for: WaitsFor,
     pub(crate) next_attempt: Option<Instant>,
 }
@@ -99,10 +99,10 @@ pub struct LastError {
     pub time: SystemTime,
 }
 
-/// What a client is doing, and how its last attempts ended.
+/// The state of a client, and how its last attempts ended.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
-    /// What the flush thread is doing.
+    /// The activity of the flush thread.
     pub activity: Activity,
     /// The calls that wait, 100 at most.
     pub callers: Vec<Caller>,
@@ -111,7 +111,7 @@ pub struct Status {
     /// When the ingest last accepted a request.
     pub last_success: Option<SystemTime>,
     /// Drops that a log line has named, by reason.
-    told: [u64; Reason::ALL.len()],
+    reported: [u64; Reason::ALL.len()],
 }
 
 impl Status {
@@ -145,17 +145,17 @@ impl Status {
     }
 
     /// A log line has named so many drops.
-    pub fn told(&mut self, reason: Reason, count: u64) {
-        self.told[reason as usize] += count;
+    pub fn reported(&mut self, reason: Reason, count: u64) {
+        self.reported[reason as usize] += count;
     }
 
     /// Drops that no log line has named.
-    pub(crate) fn untold(&self, stats: &Stats) -> [u64; Reason::ALL.len()] {
-        let mut untold = stats.dropped;
-        for (untold, told) in untold.iter_mut().zip(self.told) {
-            *untold = untold.saturating_sub(told);
+    pub(crate) fn unreported(&self, stats: &Stats) -> [u64; Reason::ALL.len()] {
+        let mut unreported = stats.dropped;
+        for (unreported, reported) in unreported.iter_mut().zip(self.reported) {
+            *unreported = unreported.saturating_sub(reported);
         }
-        untold
+        unreported
     }
 }
 
@@ -190,15 +190,15 @@ mod tests {
     }
 
     #[test]
-    fn drops_that_a_line_has_named_are_not_untold() {
+    fn drops_that_a_line_has_named_are_not_unreported() {
         let mut status = Status::default();
         let mut stats = Stats::default();
         stats.dropped[Reason::QueueFull as usize] = 5;
         stats.dropped[Reason::Stopped as usize] = 2;
-        status.told(Reason::QueueFull, 3);
-        let untold = status.untold(&stats);
-        assert_eq!(untold[Reason::QueueFull as usize], 2);
-        assert_eq!(untold[Reason::Stopped as usize], 2);
-        assert_eq!(untold.iter().sum::<u64>(), 4);
+        status.reported(Reason::QueueFull, 3);
+        let unreported = status.unreported(&stats);
+        assert_eq!(unreported[Reason::QueueFull as usize], 2);
+        assert_eq!(unreported[Reason::Stopped as usize], 2);
+        assert_eq!(unreported.iter().sum::<u64>(), 4);
     }
 }

@@ -1,10 +1,10 @@
-//! What the flush thread has to tell, kept until somebody fetches it.
+//! The updates of the flush thread, kept until the owner takes them.
 //!
 //! At most one wake-up is outstanding, and notices are a bounded ring, so a slow listener costs
 //! neither memory nor the flush thread's time. Replies are bounded by the calls that wait for them.
 
 use crate::error::Error;
-use crate::protocol::{Notice, Reply, Tidings};
+use crate::protocol::{Notice, Reply, Updates};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ fn is_longer(value: &Value, left: &mut usize) -> bool {
 }
 
 #[derive(Default)]
-pub(crate) struct News {
+pub(crate) struct Pending {
     notices: VecDeque<Notice>,
     missed: u64,
     sleep: Option<(u64, Duration)>,
@@ -70,7 +70,7 @@ pub(crate) struct News {
     woken: bool,
 }
 
-impl News {
+impl Pending {
     pub fn notice(&mut self, notice: Notice) {
         if self.notices.len() == MOST_NOTICES {
             self.notices.pop_front();
@@ -79,7 +79,7 @@ impl News {
         self.notices.push_back(notice);
     }
 
-    /// They can be taken from the next [`News::must_wake`] on: by then the client's status is the one after them.
+    /// They can be taken from the next [`Pending::must_wake`] on: by then the client's status is the one after them.
     pub fn reply(&mut self, replies: Vec<Reply>) {
         self.held.extend(replies);
     }
@@ -92,19 +92,19 @@ impl News {
         self.notices.len()
     }
 
-    /// Whether the listener is to be woken now: there is news, and no wake-up is outstanding.
+    /// Whether the listener is to be woken now: there is something to take, and no wake-up is outstanding.
     pub fn must_wake(&mut self) -> bool {
         self.replies.extend(self.held.drain(..));
         let any = !self.notices.is_empty() || self.sleep.is_some() || !self.replies.is_empty();
         any && !std::mem::replace(&mut self.woken, true)
     }
 
-    pub fn take(&mut self) -> Tidings {
+    pub fn take(&mut self) -> Updates {
         let next = self.next().count();
         let replies = self.replies.drain(..next).collect();
         let more = !self.replies.is_empty();
         self.woken = more;
-        Tidings {
+        Updates {
             notices: self.notices.drain(..).collect(),
             missed: std::mem::take(&mut self.missed),
             sleep: self.sleep.take(),
@@ -139,19 +139,19 @@ mod tests {
 
     #[test]
     fn one_wake_up_is_outstanding_at_most() {
-        let mut news = News::default();
-        assert!(!news.must_wake());
-        news.notice(Notice::Flushed(1));
-        assert!(news.must_wake());
-        news.notice(Notice::Flushed(2));
-        assert!(!news.must_wake());
+        let mut pending = Pending::default();
+        assert!(!pending.must_wake());
+        pending.notice(Notice::Flushed(1));
+        assert!(pending.must_wake());
+        pending.notice(Notice::Flushed(2));
+        assert!(!pending.must_wake());
         assert_eq!(
-            news.take().notices,
+            pending.take().notices,
             [Notice::Flushed(1), Notice::Flushed(2)]
         );
-        assert!(!news.must_wake());
-        news.reply(vec![Reply::Settled(1, 0)]);
-        assert!(news.must_wake());
+        assert!(!pending.must_wake());
+        pending.reply(vec![Reply::Settled(1, 0)]);
+        assert!(pending.must_wake());
     }
 
     fn failed(id: u64, error: &Arc<Error>) -> Reply {
@@ -167,42 +167,42 @@ mod tests {
 
     #[test]
     fn replies_are_taken_in_bounded_numbers_without_another_wake_up() {
-        let mut news = News::default();
+        let mut pending = Pending::default();
         let shared = error(Value::Null);
-        news.reply((0..1000).map(|id| failed(id, &shared)).collect());
-        assert!(news.must_wake());
+        pending.reply((0..1000).map(|id| failed(id, &shared)).collect());
+        assert!(pending.must_wake());
         let mut taken = Vec::new();
         loop {
-            let tidings = news.take();
-            assert!(tidings.replies.len() <= MOST_REPLIES);
-            taken.extend(tidings.replies);
-            if !tidings.more {
+            let updates = pending.take();
+            assert!(updates.replies.len() <= MOST_REPLIES);
+            taken.extend(updates.replies);
+            if !updates.more {
                 break;
             }
-            assert!(!news.must_wake(), "whoever takes them comes again");
+            assert!(!pending.must_wake(), "whoever takes them comes again");
         }
         assert_eq!(
             taken,
             (0..1000).map(|id| failed(id, &shared)).collect::<Vec<_>>()
         );
-        news.reply(vec![failed(0, &shared)]);
-        assert!(news.must_wake());
+        pending.reply(vec![failed(0, &shared)]);
+        assert!(pending.must_wake());
     }
 
     #[test]
     fn few_different_bodies_are_taken_at_once() {
-        let mut news = News::default();
+        let mut pending = Pending::default();
         let errors: Vec<_> = (0..10).map(|n| error(Value::from(n))).collect();
-        news.reply(
+        pending.reply(
             errors
                 .iter()
                 .flat_map(|error| [failed(1, error), failed(2, error)])
                 .collect(),
         );
-        assert!(news.must_wake());
-        let tidings = news.take();
+        assert!(pending.must_wake());
+        let updates = pending.take();
         assert_eq!(
-            (tidings.replies.len(), tidings.more),
+            (updates.replies.len(), updates.more),
             (2 * MOST_BODIES, true)
         );
     }
@@ -215,20 +215,20 @@ mod tests {
             (Value::from(vec![0; 1_000]), true),
             (serde_json::json!({"a": [vec![0; 600], vec![0; 600]]}), true),
         ] {
-            let mut news = News::default();
+            let mut pending = Pending::default();
             let error = error(value);
-            news.reply(vec![failed(1, &error), failed(2, &error)]);
-            assert!(news.must_wake());
-            assert_eq!(news.has_long_bodies(), long);
+            pending.reply(vec![failed(1, &error), failed(2, &error)]);
+            assert!(pending.must_wake());
+            assert_eq!(pending.has_long_bodies(), long);
         }
     }
 
     #[test]
     fn notices_are_bounded_and_what_was_missed_is_counted() {
-        let mut news = News::default();
-        (0..300).for_each(|n| news.notice(Notice::Flushed(n)));
-        let tidings = news.take();
-        assert_eq!((tidings.notices.len(), tidings.missed), (MOST_NOTICES, 44));
-        assert_eq!(tidings.notices[0], Notice::Flushed(44));
+        let mut pending = Pending::default();
+        (0..300).for_each(|n| pending.notice(Notice::Flushed(n)));
+        let updates = pending.take();
+        assert_eq!((updates.notices.len(), updates.missed), (MOST_NOTICES, 44));
+        assert_eq!(updates.notices[0], Notice::Flushed(44));
     }
 }

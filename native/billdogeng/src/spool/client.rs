@@ -30,7 +30,7 @@ pub fn replace(dir: &Path, host: &str, api_key: &str) -> io::Result<bool> {
             let mut bytes = Vec::new();
             file.take((SALT + HASH) as u64 + 1)
                 .read_to_end(&mut bytes)?;
-            // A file that was cut off says nothing.
+            // A file that was cut off is ignored.
             (bytes.len() == SALT + HASH).then_some(bytes)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -53,7 +53,7 @@ pub fn replace(dir: &Path, host: &str, api_key: &str) -> io::Result<bool> {
     options.create(true).truncate(true).write(true).mode(0o600);
     let written = files::open(&path, &mut options).and_then(|mut file| file.write_all(&bytes));
     if written.is_err() {
-        // Half a file says nothing, so it is of no use.
+        // Half a file is of no use.
         let _ = fs::remove_file(&path);
     }
     written.map(|()| known.is_some())

@@ -12,7 +12,7 @@ pub enum OpenError {
     Unavailable(&'static str),
     /// Another process holds the directory.
     Held(PathBuf),
-    /// Another client of this process holds it, and did not let go of it in time.
+    /// Another client of this process holds it, and did not release it in time.
     InUse(PathBuf),
     /// Others than its owner may write to the directory: they could plant events.
     Exposed(PathBuf),
@@ -77,16 +77,16 @@ pub struct Undeleted {
     pub path: PathBuf,
     /// Why it can't be deleted.
     pub reason: String,
-    /// What was done instead.
+    /// The state after the failure.
     pub fate: Fate,
 }
 
-/// What was done with files that can't be deleted.
+/// The state of files that can't be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// They have no events any more.
     Emptied,
-    /// They say that their events are gone.
+    /// They contain a mark that their events are gone.
     Marked,
     /// Nothing could be: they are what they were.
     Whole,
@@ -111,12 +111,12 @@ impl fmt::Display for Undeleted {
     }
 }
 
-/// Something about the disk that is worth a line in a log. Each is told once.
+/// A problem of the disk that is worth a log line. Each is logged once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
     /// So many bytes of a segment are corrupted.
-    Damaged(PathBuf, u64),
-    /// So many events can't be found in the segments, and the ledger does not say that they were removed.
+    Corrupted(PathBuf, u64),
+    /// So many events can't be found in the segments, and the ledger does not list them as removed.
     Missing(u64),
     /// The ledger is missing or corrupted, though there are segments.
     NoLedger(PathBuf),
@@ -137,17 +137,17 @@ pub enum Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = match self {
-            Self::Damaged(path, _) | Self::NoLedger(path) => path.display(),
+            Self::Corrupted(path, _) | Self::NoLedger(path) => path.display(),
             Self::Skipped(path) | Self::Unreadable(path, _) => path.display(),
             _ => Path::new("").display(),
         };
         match self {
-            Self::Damaged(_, 0) => write!(f, "{path} is empty, what it may have had is lost"),
-            Self::Damaged(_, n) => write!(f, "{path} was damaged, {n} bytes of it are skipped"),
-            Self::Missing(n) => write!(f, "{n} event(s) are lost, for a file was damaged or deleted"),
+            Self::Corrupted(_, 0) => write!(f, "{path} is empty, what it may have had is lost"),
+            Self::Corrupted(_, n) => write!(f, "{path} was corrupted, {n} bytes of it are skipped"),
+            Self::Missing(n) => write!(f, "{n} event(s) are lost, for a file was corrupted or deleted"),
             Self::NoLedger(_) => write!(
                 f,
-                "{path} is damaged or missing, events that were delivered or dropped may be sent again"
+                "{path} is corrupted or missing, events that were delivered or dropped may be sent again"
             ),
             Self::Skipped(_) => write!(f, "{path} is not a regular file, it is left alone"),
             Self::Failed(reason) => write!(f, "can't write, events are in memory alone: {reason}"),

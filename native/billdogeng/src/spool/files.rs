@@ -67,7 +67,7 @@ pub fn is_irregular(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none()
 }
 
-/// Returns whether an error says that a file does not exist.
+/// Returns whether an error means that a file does not exist.
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -51,7 +51,7 @@ impl Removed {
     }
 }
 
-/// What the ledger says.
+/// The contents of the ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     pub removed: Removed,

@@ -1,4 +1,4 @@
-//! The files of a spool: segments of events, and the ledger that says which of the events are removed.
+//! The files of a spool: segments of events, and the ledger of removed events.
 //!
 //! ```text
 //! ledger      0000000000000003.spool    0000000000000004.spool    0000000000000005.spool
@@ -50,7 +50,7 @@ pub struct Limits {
 pub enum Unread {
     /// Their records are corrupted, or their file is gone.
     Lost(Range<u64>),
-    /// The system refused, for now: that says nothing about the events.
+    /// The system refused, for now: that does not prove anything about the events.
     Failed(PathBuf, io::Error),
 }
 
@@ -70,7 +70,7 @@ pub struct Log {
     pub(super) dir: Dir,
     pub(super) segments: VecDeque<Segment>,
     ledger: Ledger,
-    /// What the ledger is to say.
+    /// The contents that the ledger must have.
     pub(super) entry: Entry,
     next_id: u64,
     /// The number after the newest event that was written.
@@ -79,12 +79,12 @@ pub struct Log {
     bounds: Bounds,
     /// The last segment, while it is being written; shared with a sync of it.
     file: Option<Arc<File>>,
-    /// What was written, made or deleted since the last [`Log::unsynced`].
+    /// The files written, made or deleted since the last [`Log::unsynced`].
     unsynced: Unsynced,
     front: Vec<u8>,
 }
 
-/// What a sync has to bring to the disk. It takes as long as the disk does, and needs no lock.
+/// The changes that a sync brings to the disk. It takes as long as the disk does, and needs no lock.
 #[derive(Default)]
 pub struct Unsynced {
     files: Vec<Arc<File>>,
@@ -126,13 +126,13 @@ impl Log {
 
     // ── the ledger ──
 
-    /// Returns whether the ledger does not say what it is to say.
+    /// Returns whether the ledger has other contents than it must have.
     pub fn is_behind(&self) -> bool {
         let any = self.segments.iter().any(|s| s.size > SEGMENT_HEADER);
         any && !self.ledger.has(&self.entry)
     }
 
-    /// Writes the ledger, if it doesn't say what it is to say. Without events in segments there is nothing to be said.
+    /// Writes the ledger if its contents changed. Without events in segments it is not needed.
     pub fn write_ledger(&mut self) -> io::Result<()> {
         self.entry.in_doubt |= self.clock.is_in_doubt();
         if self.is_behind() {
@@ -273,7 +273,7 @@ impl Log {
     /// Looks whether the segments are still there, and returns the numbers of the events in the others.
     pub fn missing(&mut self) -> Vec<Range<u64>> {
         let mut missing = Vec::new();
-        // An error that doesn't say so is no sign that a file is gone.
+        // Any other error does not mean that a file is gone.
         let there = self.dir.is_there();
         let held = there.unwrap_or_else(|error| !files::is_gone(&error));
         for segment in std::mem::take(&mut self.segments) {

@@ -3,7 +3,7 @@
 //! ```text
 //! capture ─ append ─▶ pending ─┐ after 25 ms             ┌▶ segments ─▶ the next start: fetch
 //!                     (memory) ├──▶ "billdogeng-spool" ──┤  + ledger (log.rs)
-//! 2xx, dropped ─ remove ───────┘  writes; another syncs  └▶ Tidings ─▶ flush thread
+//! 2xx, dropped ─ remove ───────┘  writes; another syncs  └▶ Updates ─▶ flush thread
 //! ```
 //!
 //! - **Threads.** [`Spool::append`] and [`Spool::remove`] take a short lock and never touch the disk. Each spool has one
@@ -11,7 +11,7 @@
 //!   sync, and events that are written outlive the process before they are synced.
 //! - **Numbers.** Each event has a number, and numbers ascend. A client starts with [`Recovered::next`]. Live events below
 //!   it come from an earlier run, and are read with [`Spool::fetch`].
-//! - **The ledger.** Events stay in their segment when they are removed. The ledger alone says which are removed: all below
+//! - **The ledger.** Events stay in their segment when they are removed. The ledger alone lists the removed ones: all below
 //!   a floor, and some ranges above it. It is written over in place, so a full disk takes it too.
 //! - **Accounts.** [`Spool::remove`] returns how many events it removed, so each is counted once. Events that exceed a bound
 //!   are proposed ([`Spool::excess`]); the client removes them.
@@ -44,7 +44,7 @@ mod turns;
 
 pub use error::{Fate, OpenError, Problem, Undeleted};
 pub use page::Page;
-pub use state::{Fetched, Tidings};
+pub use state::{Fetched, Updates};
 pub use turns::Ticket;
 
 use dir::Dir;
@@ -73,7 +73,7 @@ pub struct Options {
     pub patience: Duration,
 }
 
-/// What a spool contains, for people.
+/// The contents of a spool, for people.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Events that are not yet delivered, including those that are about to be written.
@@ -84,7 +84,7 @@ pub struct Usage {
     pub age: Option<Duration>,
 }
 
-/// What an earlier run has left.
+/// The state that an earlier run left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// The number that the client's first event must have.
@@ -126,7 +126,7 @@ impl Spool {
     /// Holds a directory, reads its files, and starts the threads. Waits up to `patience` for another client of this
     /// process to close, and reads all files, so it must not run on a scheduler.
     ///
-    /// Calls `listener` whenever there are [`Tidings`], an [`Excess`] or a finished sync to look at: on the spool's thread or
+    /// Calls `listener` whenever there are [`Updates`], an [`Excess`] or a finished sync to look at: on the spool's thread or
     /// on that of a later `open`, perhaps before this returns. It must not block, nor own the spool.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ impl Spool {
         let asked = Arc::downgrade(&shared);
         let ask = Arc::new(move || {
             if let Some(shared) = asked.upgrade() {
-                shared.lock().tidings.wanted = true;
+                shared.lock().updates.wanted = true;
                 (shared.listener)();
             }
         });
@@ -175,7 +175,7 @@ impl Spool {
             inner.written = next;
             inner.stored = next;
             inner.live = found.live;
-            inner.tidings.problems = found.problems;
+            inner.updates.problems = found.problems;
         }
         // The bound in bytes is checked after each segment's worth of events.
         thread::start(
@@ -312,7 +312,7 @@ impl Spool {
     }
 
     /// Reads the oldest live events that are on disk, below the number `until`: at most `max_events` of consecutive numbers,
-    /// and no more than `max_bytes` unless the first alone has more. The result is in the [`Tidings`]. A second fetch before
+    /// and no more than `max_bytes` unless the first alone has more. The result is in the [`Updates`]. A second fetch before
     /// that replaces the first.
     pub fn fetch(&self, until: u64, max_events: usize, max_bytes: usize) {
         let limits = Limits {
@@ -321,26 +321,26 @@ impl Spool {
         };
         let mut inner = self.shared.lock();
         match inner.ended {
-            true => inner.tidings.fetched = Some(Fetched::Nothing),
+            true => inner.updates.fetched = Some(Fetched::Nothing),
             false => inner.fetch = Some((until.saturating_sub(self.offset), limits)),
         }
         self.shared.wake(&mut inner);
     }
 
     /// Returns what the thread has reported since the last call.
-    pub fn tidings(&self) -> Tidings {
+    pub fn updates(&self) -> Updates {
         let mut inner = self.shared.lock();
-        let mut tidings = std::mem::take(&mut inner.tidings);
+        let mut updates = std::mem::take(&mut inner.updates);
         let slow = std::mem::take(&mut inner.slow);
         if slow > 0 {
-            tidings.problems.push(Problem::Slow(slow));
+            updates.problems.push(Problem::Slow(slow));
         }
-        match &mut tidings.fetched {
+        match &mut updates.fetched {
             Some(Fetched::Events(page)) => page.first += self.offset,
             Some(Fetched::Lost(range)) => *range = self.for_callers(range),
             Some(Fetched::Failed(_) | Fetched::Nothing) | None => {}
         }
-        tidings
+        updates
     }
 
     /// Syncs everything, releases the directory, and waits for that. Returns whether it was done within `patience`; it

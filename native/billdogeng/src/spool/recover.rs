@@ -1,7 +1,7 @@
 //! Reads a directory at a start: the ledger, then each segment from the first to the last.
 //!
 //! A corrupted payload loses the events of its record, a corrupted header the rest of its segment. The loss is logged once:
-//! the ledger says that the first are removed, and the segment is cut off at the second. Nothing is changed before all
+//! the ledger lists the first as removed, and the segment is cut off at the second. Nothing is changed before all
 //! files have been read, so a file that can't be read for now costs nothing.
 
 use super::dir::Dir;
@@ -89,7 +89,7 @@ impl Recovery {
             Opening::Foreign(version) => return Err(OpenError::Version(path, version)),
             Opening::Corrupted => {
                 self.problems
-                    .push(Problem::Damaged(path.clone(), meta.len()));
+                    .push(Problem::Corrupted(path.clone(), meta.len()));
                 self.cuts.push((path, 0));
                 return Ok(());
             }
@@ -120,7 +120,7 @@ impl Recovery {
             self.cuts.push((path.clone(), end));
         }
         if corrupted > 0 {
-            self.problems.push(Problem::Damaged(path, corrupted));
+            self.problems.push(Problem::Corrupted(path, corrupted));
         }
         self.log.segments.push_back(Segment {
             id,

@@ -161,7 +161,7 @@ impl<'a> Records<'a> {
     /// the end: then the rest of the segment is lost.
     ///
     /// # Errors
-    /// The file can't be read for now. That says nothing about its records: they must not be taken for corrupted.
+    /// The file can't be read for now. That does not prove anything about its records: they must not be taken for corrupted.
     pub fn header(&mut self) -> io::Result<Option<Record>> {
         self.reader
             .seek_relative(self.offset as i64 - self.position as i64)?;
@@ -198,7 +198,7 @@ impl<'a> Records<'a> {
         Ok((sum == events.len() as u64).then_some(payload))
     }
 
-    /// Returns whether all bytes were there: a file that is too short is corrupted, any other error says nothing about
+    /// Returns whether all bytes were there: a file that is too short is corrupted, any other error does not prove anything about
     /// its content.
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<bool> {
         match self.reader.read_exact(bytes) {

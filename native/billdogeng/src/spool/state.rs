@@ -31,9 +31,9 @@ pub enum Fetched {
     Nothing,
 }
 
-/// What the thread reports.
+/// The reports of the thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tidings {
+pub struct Updates {
     /// Oldest first.
     pub problems: Vec<Problem>,
     /// The result of the latest fetch.
@@ -110,7 +110,7 @@ pub struct Inner {
     pub full_below: u64,
     /// Events that were left out because the disk is slow.
     pub slow: u64,
-    pub tidings: Tidings,
+    pub updates: Updates,
     /// The thread sleeps without a deadline for events.
     pub idle: bool,
     pub closing: bool,
@@ -158,7 +158,7 @@ impl Inner {
         removed
     }
 
-    /// Returns what the ledger is to say, if that has changed.
+    /// Returns the new contents of the ledger, if they changed.
     pub fn take_removed(&mut self) -> Option<Removed> {
         let count = |range: &Range<u64>| range.end - range.start;
         let is_absent = |range: &Range<u64>| self.absent.overlap(range) == count(range);

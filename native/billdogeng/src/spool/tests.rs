@@ -20,7 +20,7 @@ const BOUNDS: Bounds = Bounds {
 /// A spool and the calls of its listener.
 struct Spooling {
     spool: Spool,
-    news: Receiver<()>,
+    wakes: Receiver<()>,
     recovered: Recovered,
 }
 
@@ -34,13 +34,13 @@ fn options(dir: &Path) -> Options {
 }
 
 fn try_open(options: &Options) -> Result<Spooling, OpenError> {
-    let (report, news) = unbounded();
+    let (report, wakes) = unbounded();
     let (spool, recovered) = Spool::open(options, move || {
         let _ = report.send(());
     })?;
     Ok(Spooling {
         spool,
-        news,
+        wakes,
         recovered,
     })
 }
@@ -58,7 +58,7 @@ impl Spooling {
                 return found;
             }
             let left = until.saturating_duration_since(Instant::now());
-            self.news.recv_timeout(left).expect("news");
+            self.wakes.recv_timeout(left).expect("a wake-up");
         }
     }
 
@@ -83,12 +83,12 @@ impl Spooling {
     }
 
     fn problem(&self) -> Problem {
-        self.until(|spool| spool.tidings().problems.into_iter().next())
+        self.until(|spool| spool.updates().problems.into_iter().next())
     }
 
     fn fetch(&self, max_events: usize, max_bytes: usize) -> Fetched {
         self.spool.fetch(u64::MAX, max_events, max_bytes);
-        self.until(|spool| spool.tidings().fetched)
+        self.until(|spool| spool.updates().fetched)
     }
 
     /// Fetches and removes all events that are on disk, and returns their numbers.
@@ -233,7 +233,7 @@ fn a_fetch_keeps_to_its_limits_but_returns_a_single_event_that_is_larger() {
     assert_eq!(page.numbers(), 1..11);
     spooling.spool.fetch(1, 10, usize::MAX);
     assert_eq!(
-        spooling.until(|spool| spool.tidings().fetched),
+        spooling.until(|spool| spool.updates().fetched),
         Fetched::Nothing
     );
 }
@@ -305,7 +305,7 @@ fn a_client_that_is_asked_for_its_directory_hands_it_over_with_all_events() {
     let second = std::thread::scope(|scope| {
         let link = dir.path().join(".");
         let second = scope.spawn(move || open(&link));
-        first.until(|spool| spool.tidings().wanted.then_some(()));
+        first.until(|spool| spool.updates().wanted.then_some(()));
         drop(first);
         second.join().unwrap()
     });
@@ -329,7 +329,7 @@ fn beyond_max_bytes_the_oldest_events_are_proposed_and_their_files_deleted() {
         ..options(dir.path())
     };
     let spooling = try_open(&small).unwrap();
-    let mut given_up = 0;
+    let mut dropped = 0;
     for n in 0..10_000 {
         spooling.append(n..n + 1);
         if n % 100 == 99 {
@@ -338,19 +338,19 @@ fn beyond_max_bytes_the_oldest_events_are_proposed_and_their_files_deleted() {
                 let Excess::Full(below) = excess else {
                     panic!("{excess:?}")
                 };
-                given_up += spooling.spool.remove(0..below);
+                dropped += spooling.spool.remove(0..below);
                 spooling.sync();
             }
             assert!(size(dir.path()) <= max_bytes);
         }
     }
     let left = spooling.spool.live(ALL);
-    assert_eq!(given_up + left, 10_000);
+    assert_eq!(dropped + left, 10_000);
     assert!(size(dir.path()) > max_bytes / 2, "not more than need be");
     spooling.close();
     assert_eq!(
         open(dir.path()).drain(),
-        (given_up..10_000).collect::<Vec<_>>()
+        (dropped..10_000).collect::<Vec<_>>()
     );
 }
 
@@ -535,7 +535,7 @@ fn a_corrupted_payload_loses_its_record_and_a_corrupted_header_the_rest_of_its_s
     }
 }
 
-/// Whatever is damaged, and wherever: only events of the damaged segment are lost, no false or unordered events come back,
+/// Any corruption: only events of the corrupted segment are lost, no false or unordered events come back,
 /// and a loss is reported once.
 #[test]
 fn random_damage_loses_events_of_its_segment_only() {
@@ -608,18 +608,18 @@ fn a_segment_that_was_emptied_or_deleted_is_reported_with_the_number_of_its_even
             false => fs::write(middle, "").unwrap(),
         }
         let spooling = open(dir.path());
-        let problems = spooling.spool.tidings().problems;
+        let problems = spooling.spool.updates().problems;
         assert_eq!(problems.last(), Some(&Problem::Missing(8)), "{problems:?}");
         assert_eq!(spooling.recovered.events, 9 + 10);
         spooling.close();
         let spooling = open(dir.path());
-        assert_eq!(spooling.spool.tidings().problems, []);
+        assert_eq!(spooling.spool.updates().problems, []);
         spooling.close();
         // An empty first segment is noticed, a deleted one is not.
         fs::write(&path, "").unwrap();
         let spooling = open(dir.path());
-        let problems = spooling.spool.tidings().problems;
-        assert_eq!(problems, [Problem::Damaged(path, 0)]);
+        let problems = spooling.spool.updates().problems;
+        assert_eq!(problems, [Problem::Corrupted(path, 0)]);
         assert_eq!(spooling.drain(), (20..30).collect::<Vec<_>>());
     }
 }
@@ -713,9 +713,9 @@ fn files_of_another_version_and_all_beside_them_are_left_alone() {
         let mut other = fs::read(&second).unwrap();
         other[..40].copy_from_slice(&segment::opening_of(version, 1, 12));
         fs::write(&second, &other).unwrap();
-        // The first file is damaged. It must not be repaired before all files can be read.
-        let damaged = [&bytes[..bytes.len() - 1], &bytes[1..]];
-        for bytes in damaged {
+        // The first file is corrupted. It must not be repaired before all files can be read.
+        let corrupted = [&bytes[..bytes.len() - 1], &bytes[1..]];
+        for bytes in corrupted {
             fs::write(&path, bytes).unwrap();
             let error = try_open(&options(dir.path())).err().unwrap();
             assert_eq!(error, OpenError::Version(second.clone(), version));
@@ -820,7 +820,7 @@ fn a_removed_directory_is_reported_once_and_the_spool_goes_on_in_memory() {
     assert_eq!(segments(&dir), [] as [PathBuf; 0]);
     assert_eq!(spooling.spool.remove(ALL), 30);
     spooling.sync();
-    assert_eq!(spooling.spool.tidings().problems, []);
+    assert_eq!(spooling.spool.updates().problems, []);
     spooling.close();
 }
 
@@ -910,7 +910,7 @@ fn directories_links_pipes_and_sockets_with_a_files_name_are_left_alone_and_bloc
     fs::write(dir.path().join("00000000000000FF.spool"), "other").unwrap();
     fs::write(name(u64::MAX), "other").unwrap();
     let spooling = open(dir.path());
-    let mut problems = spooling.spool.tidings().problems;
+    let mut problems = spooling.spool.updates().problems;
     problems.sort_by_key(|problem| format!("{problem:?}"));
     assert_eq!(problems, [1, 2, 3, 4].map(|id| Problem::Skipped(name(id))));
     spooling.append(0..10);
@@ -990,7 +990,7 @@ fn a_full_disk_is_reported_once_and_used_again_when_there_is_room() {
         spooling.append(next..next + 1_000);
         next += 1_000;
         spooling.sync();
-        if let Some(problem) = spooling.spool.tidings().problems.pop() {
+        if let Some(problem) = spooling.spool.updates().problems.pop() {
             break problem;
         }
         assert!(next < 10_000);
@@ -1009,7 +1009,7 @@ fn a_full_disk_is_reported_once_and_used_again_when_there_is_room() {
     spooling.append(next..next + 100);
     next += 100;
     spooling.sync();
-    assert_eq!(spooling.spool.tidings().problems, []);
+    assert_eq!(spooling.spool.updates().problems, []);
     assert_eq!(spooling.spool.remove(ALL), next);
     spooling.sync();
     assert_eq!(size(dir), 0);

@@ -42,7 +42,7 @@ struct Thread {
     /// When the first event that waits may have come.
     taken_at: Instant,
     syncs: Sender<Unsynced>,
-    /// What the sync under way covers.
+    /// The part that the current sync covers.
     syncing: Option<Mark>,
     synced_at: Instant,
     failures: u32,
@@ -56,7 +56,7 @@ struct Thread {
     over: bool,
 }
 
-/// What a sync covers.
+/// The part that a sync covers.
 #[derive(Clone, Copy)]
 struct Mark {
     /// Events below were written.
@@ -67,12 +67,12 @@ struct Mark {
     events: bool,
 }
 
-/// What is done in one go.
+/// The work that is done at once.
 struct Job {
     pages: VecDeque<Page>,
     /// The live events of the pages, in runs.
     runs: Vec<(usize, Range<u64>)>,
-    /// What the ledger is to say, if that has changed.
+    /// The new contents of the ledger, if they changed.
     removed: Option<Removed>,
     /// No event is alive.
     empty: bool,
@@ -103,7 +103,7 @@ pub fn start(shared: Arc<Shared>, log: Log, at_once: usize) -> io::Result<()> {
         unreadable: false,
         over: false,
     };
-    // A disk may take seconds for a sync. What is written meanwhile outlives the process all the same.
+    // A disk may take seconds for a sync. Events written meanwhile outlive the process all the same.
     threads::spawn("billdogeng-sync", STACK, move || {
         while let Ok(unsynced) = unsynced.recv() {
             let synced = unsynced.sync();
@@ -122,11 +122,11 @@ pub fn start(shared: Arc<Shared>, log: Log, at_once: usize) -> io::Result<()> {
         inner.pending = VecDeque::new();
         inner.spare = Vec::new();
         if inner.fetch.take().is_some() {
-            inner.tidings.fetched = Some(Fetched::Nothing);
+            inner.updates.fetched = Some(Fetched::Nothing);
         }
         if run.is_err() {
             let problem = Problem::Failed("the spool's thread panicked".into());
-            inner.tidings.problems.push(problem);
+            inner.updates.problems.push(problem);
         }
         shared.ended.notify_all();
         drop(inner);
@@ -136,7 +136,7 @@ pub fn start(shared: Arc<Shared>, log: Log, at_once: usize) -> io::Result<()> {
 
 impl Thread {
     fn run(&mut self) {
-        let any = !self.shared.lock().tidings.problems.is_empty();
+        let any = !self.shared.lock().updates.problems.is_empty();
         self.tidy(any);
         loop {
             let mut job = self.next_job();
@@ -170,7 +170,7 @@ impl Thread {
             }
         };
         if failed != reported {
-            self.shared.lock().tidings.problems.push(problem);
+            self.shared.lock().updates.problems.push(problem);
         }
         fetched
     }

@@ -92,7 +92,7 @@ impl Path {
 struct Ended(Arc<Mutex<Option<LastWords>>>);
 
 impl Listener for Ended {
-    fn news(&self) {}
+    fn pending(&self) {}
     fn ended(&self, last: LastWords) {
         *self.0.lock().expect("no panic") = Some(last);
     }
@@ -178,7 +178,7 @@ impl World {
 
     /// Has the worker do what it can, and looks at what came of it.
     fn turn(&mut self) {
-        // What is chosen at random is the same in each run through a state.
+        // A random choice is the same in each run through a state.
         fastrand::seed(0);
         self.worker.requests.http = Some(Arc::clone(&self.http));
         if !self.worker.machine.has_ended() {
@@ -193,7 +193,7 @@ impl World {
         let stats = self.client.stats();
         let dropped: u64 = stats.dropped.iter().sum();
         assert_eq!(stats.captured, stats.delivered + dropped + stats.queued);
-        let updates = self.client.tidings();
+        let updates = self.client.updates();
         for notice in updates.notices {
             if let Notice::Flushed(count) = notice {
                 self.delivered += count;

@@ -1,7 +1,7 @@
 //! Callers, owner and flush thread in one order after the other, by a scheduler of the test's (shuttle): whatever
 //! the order, no event is lost, doubled or overtaken, and nobody is left waiting.
 //!
-//! The worker is the real one but for its sleep: its loop is here, and the ingest answers at random.
+//! The worker is the real one but for its sleep: its loop is in this file, and the ingest answers at random.
 //!
 //! Run by `bin/interleavings`.
 
@@ -33,7 +33,7 @@ fn config(flush_at: usize, max_queue_size: usize) -> Config {
     }
 }
 
-/// The owner's process: woken by the flush thread, it fetches the tidings.
+/// The owner's process: woken by the flush thread, it fetches the updates.
 #[derive(Default)]
 struct Owner {
     woken: Notify,
@@ -43,7 +43,7 @@ struct Owner {
 }
 
 impl Listener for Arc<Owner> {
-    fn news(&self) {
+    fn pending(&self) {
         self.woken.notify_one();
     }
 
@@ -57,7 +57,7 @@ impl Owner {
     fn run(&self, client: &Client) {
         while self.ended.lock().expect("no panic").is_none() {
             self.woken.wait();
-            for reply in client.tidings().replies {
+            for reply in client.updates().replies {
                 let (Reply::Flushed(id, _) | Reply::Settled(id, _) | Reply::Purged(id, _)) = reply;
                 self.answers.lock().expect("no panic").insert(id, reply);
                 self.answered.notify_one();
@@ -65,7 +65,7 @@ impl Owner {
         }
     }
 
-    /// Deadlocks, which shuttle tells of, where no answer comes. For one caller at a time.
+    /// Deadlocks, which shuttle reports, if no reply comes. For one caller at a time.
     fn answer(&self, id: u64) -> Reply {
         loop {
             if let Some(reply) = self.answers.lock().expect("no panic").remove(&id) {
@@ -76,7 +76,7 @@ impl Owner {
     }
 }
 
-/// What the ingest has stored, and how it answers.
+/// The events that the ingest has stored, and its responses.
 #[derive(Default)]
 struct Ingest {
     stored: Mutex<Vec<u64>>,
@@ -186,7 +186,7 @@ impl Play {
         })
     }
 
-    /// The owner ends; then the accounts must be exact, and the ingest's those that they say.
+    /// The owner ends; then the accounts must be exact, and equal to the ingest's.
     fn end(self, taken: u64) -> (LastWords, Vec<u64>) {
         self.client.command(Command::Drain);
         for thread in self.threads {
@@ -285,7 +285,7 @@ fn a_flush_is_answered_whatever_the_ingest_answers() {
 }
 
 #[test]
-fn a_purge_gives_up_what_was_captured_before_once() {
+fn a_purge_drops_each_earlier_event_once() {
     check(|| {
         let play = Play::begin(config(2, usize::MAX), Ingest::default());
         let caller = play.capture(100..106);

@@ -24,19 +24,19 @@ use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-enum Told {
-    News,
+enum Called {
+    Pending,
     Ended(Box<LastWords>),
 }
 
-struct Teller(Sender<Told>);
+struct Teller(Sender<Called>);
 
-/// Tells of reports too.
+/// Passes reports on, too.
 struct Reporter(Teller, Sender<Report>);
 
 impl Listener for Reporter {
-    fn news(&self) {
-        self.0.news();
+    fn pending(&self) {
+        self.0.pending();
     }
 
     fn ended(&self, last: LastWords) {
@@ -49,12 +49,12 @@ impl Listener for Reporter {
 }
 
 impl Listener for Teller {
-    fn news(&self) {
-        let _ = self.0.send(Told::News);
+    fn pending(&self) {
+        let _ = self.0.send(Called::Pending);
     }
 
     fn ended(&self, last: LastWords) {
-        let _ = self.0.send(Told::Ended(Box::new(last)));
+        let _ = self.0.send(Called::Ended(Box::new(last)));
     }
 }
 
@@ -73,11 +73,11 @@ fn config(host: &str) -> Config {
     config
 }
 
-fn start(config: Config) -> (Arc<Client>, Receiver<Told>) {
-    let (sender, told) = channel();
+fn start(config: Config) -> (Arc<Client>, Receiver<Called>) {
+    let (sender, calls) = channel();
     (
         Client::start(config, Box::new(Teller(sender))).expect("a thread"),
-        told,
+        calls,
     )
 }
 
@@ -131,15 +131,15 @@ fn serve(
 }
 
 /// All that comes up until the reply to `id`, that reply being the last.
-fn reply(client: &Client, told: &Receiver<Told>, id: u64) -> (Vec<Notice>, Result<(), Error>) {
+fn reply(client: &Client, calls: &Receiver<Called>, id: u64) -> (Vec<Notice>, Result<(), Error>) {
     let mut notices = Vec::new();
     loop {
-        let Ok(Told::News) = told.recv_timeout(PATIENCE) else {
+        let Ok(Called::Pending) = calls.recv_timeout(PATIENCE) else {
             panic!("no reply to {id}")
         };
-        let tidings = client.tidings();
-        notices.extend(tidings.notices);
-        for reply in tidings.replies {
+        let updates = client.updates();
+        notices.extend(updates.notices);
+        for reply in updates.replies {
             if let Reply::Flushed(of, result) = reply {
                 if of == id {
                     return (notices, result.map_err(Arc::unwrap_or_clone));
@@ -149,11 +149,11 @@ fn reply(client: &Client, told: &Receiver<Told>, id: u64) -> (Vec<Notice>, Resul
     }
 }
 
-fn last_words(told: &Receiver<Told>) -> LastWords {
+fn last_words(calls: &Receiver<Called>) -> LastWords {
     loop {
-        match told.recv_timeout(PATIENCE).expect("the client ends") {
-            Told::News => {}
-            Told::Ended(last) => return *last,
+        match calls.recv_timeout(PATIENCE).expect("the client ends") {
+            Called::Pending => {}
+            Called::Ended(last) => return *last,
         }
     }
 }
@@ -161,13 +161,13 @@ fn last_words(told: &Receiver<Told>) -> LastWords {
 #[test]
 fn a_panic_during_an_attempt_strands_no_caller_and_loses_no_event() {
     let (host, bodies, gate) = ingest();
-    let (client, told) = start(config(&host));
+    let (client, calls) = start(config(&host));
     client.capture(b"1", 0);
     client.command(Command::Flush(1));
     bodies.recv_timeout(PATIENCE).expect("an attempt");
     client.command(Command::Panic);
 
-    let (notices, result) = reply(&client, &told, 1);
+    let (notices, result) = reply(&client, &calls, 1);
     assert_eq!(result, Err(Error::panicked()));
     assert_eq!(notices[0], Notice::Panicked);
     assert_eq!((client.stats().queued, client.stats().in_flight), (1, 0));
@@ -175,13 +175,13 @@ fn a_panic_during_an_attempt_strands_no_caller_and_loses_no_event() {
     client.command(Command::Flush(2));
     drop(gate);
     // The first connection is gone with the panic, and the ingest with the gate: what counts is the answer.
-    assert!(reply(&client, &told, 2).1.is_err());
+    assert!(reply(&client, &calls, 2).1.is_err());
 }
 
 #[test]
 fn a_panic_during_an_attempt_is_reported_as_the_flushs_end() {
     let (host, bodies, _gate) = ingest();
-    let (sender, told) = channel();
+    let (sender, calls) = channel();
     let (reporter, reports) = channel();
     let listener = Reporter(Teller(sender), reporter);
     let client = Client::start(config(&host), Box::new(listener)).expect("a thread");
@@ -189,7 +189,7 @@ fn a_panic_during_an_attempt_is_reported_as_the_flushs_end() {
     client.command(Command::Flush(1));
     bodies.recv_timeout(PATIENCE).expect("an attempt");
     client.command(Command::Panic);
-    assert_eq!(reply(&client, &told, 1).1, Err(Error::panicked()));
+    assert_eq!(reply(&client, &calls, 1).1, Err(Error::panicked()));
     let reports: Vec<_> = reports.try_iter().collect();
     let [Report::Started(began), Report::Panicked(ended, _)] = reports[..] else {
         panic!("{reports:?}")
@@ -200,12 +200,12 @@ fn a_panic_during_an_attempt_is_reported_as_the_flushs_end() {
 #[test]
 fn after_a_panic_flushes_deliver_as_before() {
     let (host, bodies, gate) = ingest();
-    let (client, told) = start(config(&host));
+    let (client, calls) = start(config(&host));
     client.command(Command::Panic);
     client.capture(b"1", 0);
     client.command(Command::Flush(1));
     gate.send("").expect("the ingest lives");
-    assert_eq!(reply(&client, &told, 1).1, Ok(()));
+    assert_eq!(reply(&client, &calls, 1).1, Ok(()));
     assert_eq!(
         bodies.recv_timeout(PATIENCE).as_deref(),
         Ok("{\"api_key\":\"key\",\"events\":[1]}")
@@ -216,12 +216,12 @@ fn after_a_panic_flushes_deliver_as_before() {
 #[test]
 fn a_client_that_drains_ends_in_spite_of_a_panic() {
     let (host, bodies, gate) = ingest();
-    let (client, told) = start(config(&host));
+    let (client, calls) = start(config(&host));
     gate.send("").expect("the ingest lives");
     client.command(Command::Panic);
     client.capture(b"1", 0);
     client.command(Command::Drain);
-    assert_eq!(last_words(&told).stopped, 0);
+    assert_eq!(last_words(&calls).stopped, 0);
     assert!(bodies.try_recv().is_ok());
     assert_eq!(client.capture(b"2", 0), Capture::Closed);
     let stats = client.stats();
@@ -233,26 +233,26 @@ fn a_client_that_drains_ends_in_spite_of_a_panic() {
 fn a_drain_without_an_answer_ends_with_its_time_and_counts_what_is_left() {
     let (host, _bodies, _gate) = ingest();
     let shutdown_timeout = Duration::from_millis(50);
-    let (client, told) = start(Config {
+    let (client, calls) = start(Config {
         shutdown_timeout,
         ..config(&host)
     });
     client.capture(b"1", 0);
     client.capture(b"2", 0);
     client.command(Command::Drain);
-    let last = last_words(&told);
+    let last = last_words(&calls);
     assert_eq!(
         (last.stopped, last.stats.queued, last.stats.captured),
         (2, 0, 2)
     );
 }
 
-/// Whether a client that drains ends for this failure; `delivered` says whether it has ever delivered an event.
+/// Whether a client that drains ends for this failure; `delivered` is whether it has ever delivered an event.
 fn ends_for(failure: Failure, delivered: bool) -> bool {
     let (sender, _told) = channel();
     let client = Client::new(config("http://127.0.0.1:9"));
     if delivered {
-        client.hand_back(0);
+        client.count_kept(0);
     }
     let mut worker = Worker::new(client, Box::new(Teller(sender)));
     worker.client.capture(b"1", 0);
@@ -308,7 +308,7 @@ impl Resolve for Resolver {
 fn drain_by(failures: u32, code: i32) -> (LastWords, u32) {
     let (host, _bodies, gate) = ingest();
     gate.send("").expect("the ingest lives");
-    let (sender, told) = channel();
+    let (sender, calls) = channel();
     let client = Client::new(config(&host.replace("127.0.0.1", "ingest.test")));
     let asked = Arc::new(AtomicU32::new(0));
     let resolver = Resolver {
@@ -325,7 +325,7 @@ fn drain_by(failures: u32, code: i32) -> (LastWords, u32) {
         .enable_all()
         .build();
     runtime.expect("a runtime").block_on(worker.run());
-    (last_words(&told), asked.load(Ordering::Relaxed))
+    (last_words(&calls), asked.load(Ordering::Relaxed))
 }
 
 #[cfg(unix)]
@@ -342,7 +342,7 @@ fn a_drain_does_not_wait_for_a_name_that_does_not_exist() {
     assert_eq!((last.stopped, last.stats.delivered, asked), (1, 0, 1));
 }
 
-/// Returns whether a draining client has ended whose directory has been wanted for so long; `sends` says whether a
+/// Returns whether a draining client has ended whose directory has been wanted for so long; `sends` is whether a
 /// request of it is in flight.
 fn has_handed_over(wanted_for: Duration, sends: bool) -> bool {
     let (sender, _told) = channel();
@@ -371,9 +371,9 @@ fn a_draining_client_that_hands_its_directory_over_receives_its_response_but_sen
 }
 
 /// Waits for a notice of which `wanted` is true.
-fn notice(client: &Client, told: &Receiver<Told>, wanted: impl Fn(&Notice) -> bool) {
-    while !client.tidings().notices.iter().any(&wanted) {
-        told.recv_timeout(PATIENCE).expect("more news");
+fn notice(client: &Client, calls: &Receiver<Called>, wanted: impl Fn(&Notice) -> bool) {
+    while !client.updates().notices.iter().any(&wanted) {
+        calls.recv_timeout(PATIENCE).expect("another call");
     }
 }
 
@@ -382,7 +382,7 @@ fn a_suspension_ends_with_its_time_and_one_batch_tries_whether_events_are_taken(
     const LIMITED: &str = r#"{"quota_limited":["events"]}"#;
     let (host, bodies, gate) = ingest();
     let suspension = Duration::from_millis(50);
-    let (client, told) = start(Config {
+    let (client, calls) = start(Config {
         suspension,
         flush_at: 1,
         ..config(&host)
@@ -402,18 +402,18 @@ fn a_suspension_ends_with_its_time_and_one_batch_tries_whether_events_are_taken(
 
     capture_until_taken();
     gate.send(LIMITED).expect("the ingest lives");
-    notice(&client, &told, |notice| {
+    notice(&client, &calls, |notice| {
         *notice == Notice::Suspended(suspension)
     });
     capture_until_taken();
-    // Still limited: suspended again, and nobody is told again.
+    // Still limited: suspended again, and nobody is calls again.
     gate.send(LIMITED).expect("the ingest lives");
     while is_taken() {
         thread::sleep(Duration::from_millis(1));
     }
     let captured = capture_until_taken();
     gate.send("").expect("the ingest lives");
-    notice(&client, &told, resumed(captured - 1));
+    notice(&client, &calls, resumed(captured - 1));
     let stats = client.stats();
     assert_eq!((stats.captured, stats.delivered), (captured, 1));
     assert_eq!(stats.dropped[Reason::Quota as usize], captured - 1);
@@ -422,7 +422,7 @@ fn a_suspension_ends_with_its_time_and_one_batch_tries_whether_events_are_taken(
 #[test]
 fn events_in_flight_leave_in_the_order_of_their_captures_whatever_comes_meanwhile() {
     let (host, bodies, gate) = ingest();
-    let (client, told) = start(Config {
+    let (client, calls) = start(Config {
         max_batch_size: 2,
         ..config(&host)
     });
@@ -436,7 +436,7 @@ fn events_in_flight_leave_in_the_order_of_their_captures_whatever_comes_meanwhil
     client.capture(b"4", 0);
     client.command(Command::Flush(2));
     (0..3).for_each(|_| gate.send("").expect("the ingest lives"));
-    assert_eq!(reply(&client, &told, 2).1, Ok(()));
+    assert_eq!(reply(&client, &calls, 2).1, Ok(()));
     assert!(bodies
         .recv_timeout(PATIENCE)
         .is_ok_and(|body| body.ends_with("[3,4]}")));

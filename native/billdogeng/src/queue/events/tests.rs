@@ -67,8 +67,8 @@ fn dropping_the_oldest_keeps_count_bytes_and_order_across_chunks() {
 fn what_is_put_back_with_a_gap_behind_it_keeps_its_numbers() {
     let mut queue = filled(9);
     let (older, newer) = queue.take(6, usize::MAX).unwrap().split();
-    let (given_up, newer) = newer.split_at(1);
-    assert_eq!(given_up.numbers(), 3..4);
+    let (dropped, newer) = newer.split_at(1);
+    assert_eq!(dropped.numbers(), 3..4);
     queue.put_back(newer);
     let (oldest, old) = older.split_at(1);
     queue.put_back(old);

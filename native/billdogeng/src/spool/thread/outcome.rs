@@ -29,7 +29,7 @@ impl Thread {
         let mut notify = fetched.is_some();
         notify |= self.lost(&mut inner, missing);
         if fetched.is_some() {
-            inner.tidings.fetched = fetched;
+            inner.updates.fetched = fetched;
         }
         if let Some(result) = synced {
             if let Some(mark) = self.syncing.take() {
@@ -94,7 +94,7 @@ impl Thread {
                 if self.failures > 0 && mark.events {
                     self.failures = 0;
                     self.retry_at = None;
-                    inner.tidings.problems.push(Problem::Resumed);
+                    inner.updates.problems.push(Problem::Resumed);
                     notify = true;
                 }
             }
@@ -117,7 +117,7 @@ impl Thread {
         }
         if self.failures == 0 {
             let problem = Problem::Failed(error.to_string());
-            inner.tidings.problems.push(problem);
+            inner.updates.problems.push(problem);
         }
         self.retry_at = Some(Instant::now() + backoff(self.failures));
         self.failures += 1;
