@@ -52,7 +52,7 @@ defmodule BilldogEng.MixProject do
       files:
         ~w(lib native/billdogeng*/Cargo.toml native/billdogeng*/build.rs native/billdogeng*/src native/prebuilt) ++
           ~w(Cargo.toml Cargo.lock .cargo/config.toml mix mix.exs .formatter.exs) ++
-          ~w(README.md guides ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md LICENSE THIRD-PARTY-LICENSES)
+          ~w(README.md guides/*.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md LICENSE THIRD-PARTY-LICENSES)
     ]
   end
 

@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// A client that only keeps accounts: no thread, no disk, nothing is sent. Its captures are those of
-    /// [`Client::count_kept`] and [`Client::give_up`], and it gets no commands.
+    /// [`Client::count_kept`] and [`Client::count_drop`], and it gets no commands.
     #[must_use]
     pub fn idle(config: Config) -> Arc<Self> {
         Self::new(Config {
