@@ -12,9 +12,8 @@ defmodule BilldogEng.Collector do
       BilldogEng.Analytics.flush(client)
       BilldogEng.Collector.events(collector)
 
-  It accepts `POST /ingest-events` and `POST /user-properties` over HTTP/1.1, with or without gzip. It listens on
-  loopback unless `:ip` is another address, and has no TLS. `mix billdogeng.collector` runs it in a shell of its own, with
-  the page of the option `:page`, which shows the events in a browser.
+  It accepts `POST /ingest-events` and `POST /user-properties` over HTTP/1.1, with or without gzip. It listens on loopback
+  by default, and has no TLS. With the option `:page` it shows the events in a browser, as `mix billdogeng.collector` does.
 
   In a test, ExUnit ends it with the test:
 

@@ -1,6 +1,8 @@
 //! The flush machine: what the flush thread does next, as a pure function of its phase, an event and the time. It has no
 //! clock, lock, socket or random number of its own.
 
+mod queries;
+
 use crate::error::Error;
 use crate::flush::phase::{Action, Drain, Event, Facts, Failed, Flush, Phase, Rules, Stage, Wait};
 use crate::flush::timer::Timer;
@@ -8,7 +10,6 @@ use crate::flush::waiters::Waiters;
 use crate::http::policy;
 use crate::protocol::Reply;
 use crate::protocol::Trigger;
-use crate::report::status::{Activity, Caller};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -387,46 +388,6 @@ impl Machine {
     /// Notes that an event was dropped for an answer.
     pub fn dropped(&mut self, number: u64, error: &Arc<Error>) {
         self.waiters.dropped(number, error);
-    }
-
-    pub fn phase(&self) -> &Phase {
-        &self.phase
-    }
-
-    pub fn has_ended(&self) -> bool {
-        matches!(self.phase, Phase::Ended)
-    }
-
-    /// Returns whether the timer has to be moved on.
-    pub fn is_timer_due(&self, now: Instant) -> bool {
-        self.timer.is_due(now)
-    }
-
-    /// Returns when to look again if nothing else happens; `held` is true while flushes wait for the spool to open.
-    pub fn deadline(&self, held: bool) -> Option<Instant> {
-        let waits = held && matches!(self.phase, Phase::Idle | Phase::BackingOff(_));
-        let next = self.phase.next_attempt(&self.timer).filter(|_| !waits);
-        [next, self.phase.drains_until()]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// Returns the phase for `stats/1` and `debug/1`; `due` returns whether the queue has reached `flush_at`.
-    pub fn activity(&self, due: impl FnOnce() -> bool, held: bool) -> Activity {
-        let automatic = !matches!(self.phase, Phase::BackingOff(_)) || !self.timer.is_stopped();
-        let next = self.phase.next_attempt(&self.timer);
-        Activity {
-            phase: self.phase.name(),
-            since: Some(self.since),
-            next_attempt: next.filter(|_| automatic || due()),
-            waits_for: self.phase.waits_for(&self.timer, held),
-        }
-    }
-
-    /// Returns the calls that wait, for `debug/1`.
-    pub fn callers(&self) -> impl Iterator<Item = Caller> + '_ {
-        self.waiters.callers()
     }
 }
 

@@ -9,21 +9,22 @@
 //! No record is ever overwritten, and a segment of an earlier run is never appended to, so a crash can tear only the end of
 //! the last segment.
 
+mod bounds;
+mod reading;
+
 use super::clock::{self, Clock};
 use super::dir::Dir;
 use super::error::{Fate, Undeleted};
 use super::files;
 use super::ledger::{Entry, Ledger};
-use super::page::Page;
 use super::platform::{FileExt, MetadataExt, OpenOptionsExt};
-use super::segment::{self, Payload, Records, SEGMENT_HEADER};
+use super::segment::{self, SEGMENT_HEADER};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A segment's file.
 pub struct Segment {
@@ -357,133 +358,4 @@ impl Log {
             _ => Ok(()),
         }
     }
-
-    // ── bounds ──
-
-    /// Returns the bytes of all segments, and the age of the oldest one.
-    pub fn usage(&self) -> (u64, Option<Duration>) {
-        let bytes = self.segments.iter().map(|segment| segment.size).sum();
-        let oldest = self.segments.front().map(|segment| segment.times.0);
-        let age = oldest.map(|time| self.clock.now().saturating_sub(time));
-        (bytes, age.map(Duration::from_millis))
-    }
-
-    /// Returns the number below which all events are too old.
-    pub fn expired(&self) -> Option<u64> {
-        let limit = self.clock.now().saturating_sub(self.bounds.max_age);
-        let old = self.segments.iter().take_while(|s| s.times.1 <= limit);
-        old.last().map(|segment| segment.numbers.end)
-    }
-
-    /// Returns how long it takes until the oldest events from `number` on are too old.
-    pub fn next_expiry(&self, number: u64) -> Option<Duration> {
-        let segment = self.segments.iter().find(|s| s.numbers.end > number)?;
-        let at = segment.times.1.checked_add(self.bounds.max_age)?;
-        Some(Duration::from_millis(at.saturating_sub(self.clock.now())))
-    }
-
-    /// Returns the number below which events have to go for the files to keep to their bound, except those in flight. Ends
-    /// the last segment if it is among them.
-    pub fn excess(&mut self, in_flight: &Range<u64>) -> Option<u64> {
-        let held = |segment: &&Segment| {
-            let Range { start, end } = segment.numbers;
-            start < in_flight.end && in_flight.start < end
-        };
-        let held_bytes: u64 = self.segments.iter().filter(held).map(|s| s.size).sum();
-        let mut size = self.segments.iter().map(|s| s.size).sum::<u64>() - held_bytes;
-        // A batch that has as many bytes as the bound must not cost all other events.
-        let max = self.bounds.max_bytes;
-        let max = max.saturating_sub(held_bytes).max(max / 2);
-        let mut below = None;
-        for segment in self.segments.iter().filter(|segment| !held(segment)) {
-            if size <= max {
-                break;
-            }
-            size -= segment.size;
-            below = Some(segment.numbers.end);
-        }
-        if below.is_some_and(|below| below == self.next) {
-            self.file = None;
-        }
-        below
-    }
-
-    // ── reading ──
-
-    /// Reads events of a run of live ones, from its start on: at least one, unless it can't be read.
-    pub fn read(&self, run: Range<u64>, limits: Limits) -> Result<Page, Unread> {
-        let Some(segment) = self.segments.iter().find(|s| s.numbers.end > run.start) else {
-            return Err(Unread::Lost(run));
-        };
-        let end = run.end.min(segment.numbers.end);
-        let lost = |next: u64| Err(Unread::Lost(run.start..next.min(end)));
-        let path = self.path(segment.id);
-        let mut page = Page {
-            first: run.start,
-            ..Page::default()
-        };
-        match read_segment(&path, segment, end, limits, &mut page) {
-            // The events that were read before an error are whole.
-            _ if !page.lens.is_empty() => Ok(page),
-            Ok(next) => lost(next),
-            Err(error) if files::is_gone(&error) || files::is_irregular(&error) => lost(u64::MAX),
-            Err(error) => Err(Unread::Failed(path, error)),
-        }
-    }
-
-    pub fn path(&self, id: u64) -> PathBuf {
-        self.dir.path().join(files::segment_name(id))
-    }
-}
-
-/// Reads events below `end` of a segment into a page. If there are none, returns the number of the next event behind those
-/// that are lost.
-fn read_segment(
-    path: &Path,
-    segment: &Segment,
-    end: u64,
-    limits: Limits,
-    page: &mut Page,
-) -> io::Result<u64> {
-    let file = files::open(path, OpenOptions::new().read(true))?;
-    let mut records = Records::new(&file, segment.id, SEGMENT_HEADER, segment.size)?;
-    while page.next() < end {
-        let Some(record) = records.header()? else {
-            break;
-        };
-        if record.numbers.end <= page.next() {
-            continue;
-        }
-        if record.numbers.start > page.next() {
-            return Ok(record.numbers.start);
-        }
-        let Some(payload) = records.payload(&record)? else {
-            return Ok(record.numbers.end);
-        };
-        if take(page, record.numbers, end, &payload, limits) {
-            break;
-        }
-    }
-    Ok(u64::MAX)
-}
-
-/// Takes the events that are wanted from a record. Returns whether the page is full.
-fn take(page: &mut Page, numbers: Range<u64>, end: u64, payload: &Payload, limits: Limits) -> bool {
-    let mut at = 0;
-    for (number, len) in numbers.zip(payload.lens()) {
-        let event = &payload.events[at..at + len as usize];
-        at += len as usize;
-        if number < page.next() {
-            continue;
-        }
-        let any = !page.lens.is_empty();
-        let over = page.lens.len() >= limits.max_events
-            || page.bytes.len() + event.len() > limits.max_bytes;
-        if number == end || (any && over) {
-            return true;
-        }
-        page.lens.push(len);
-        page.bytes.extend_from_slice(event);
-    }
-    false
 }
