@@ -279,7 +279,7 @@ defmodule Storm do
 
     [
       "#{arena.kind}: of #{captured} events some are still queued: #{inspect(Analytics.stats(client(arena)))}, " <>
-        "files: #{left}"
+        "#{inspect(Analytics.debug(client(arena)))}, files: #{left}"
     ]
   end
 

@@ -57,6 +57,7 @@ defmodule BilldogEng.Collector.Fault do
 
   defp value(_kind, nil, _value), do: {:ok, nil}
   defp value(_kind, {_, default, _}, nil), do: {:ok, default}
+
   defp value(_kind, {_, default, most}, value)
        when is_integer(default) and is_integer(value) and value >= 0 and value <= most,
        do: {:ok, value}

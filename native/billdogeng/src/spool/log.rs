@@ -212,7 +212,9 @@ impl Log {
             // Without it no removal from the segment could be noted.
             self.write_entry()?;
         }
+        // Also if what follows fails: a file that can't be deleted then must not stand in the way of the next one.
         let id = self.next_id;
+        self.next_id += 1;
         let path = self.path(id);
         let mut options = OpenOptions::new();
         options.create_new(true).write(true).mode(0o600);
@@ -227,7 +229,6 @@ impl Log {
             }
         };
         self.unsynced.dir = Some(self.dir.handle());
-        self.next_id += 1;
         self.file = Some(Arc::new(file));
         self.segments.push_back(Segment {
             id,

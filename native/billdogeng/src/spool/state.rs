@@ -83,7 +83,7 @@ pub struct Inner {
     pub taken: u64,
     /// Events below were written, except those that are absent.
     pub written: u64,
-    /// Events that may be in a file were removed since the thread last looked.
+    /// Events that may be in a file were removed since the thread last looked, or the last live one.
     pub any_removed: bool,
     /// Events below are synced, except those in the holes: the disk could not take them, or has lost them.
     pub stored: u64,
@@ -153,7 +153,9 @@ impl Inner {
         let removed = self.live.remove(&range);
         if removed > 0 {
             self.forget_removed();
-            self.any_removed |= range.start < self.taken;
+            // With the last one all files can go, whether it was in one or not.
+            let last = self.bytes > 0 && self.live.is_empty();
+            self.any_removed |= range.start < self.taken || last;
         }
         removed
     }

@@ -8,6 +8,8 @@
 
 mod ending;
 mod outcome;
+#[cfg(all(test, unix))]
+mod tests;
 
 use super::error::{Fate, Problem, Undeleted};
 use super::ledger::Removed;
@@ -87,22 +89,8 @@ struct Job {
 
 /// Starts the spool's threads.
 pub fn start(shared: Arc<Shared>, log: Log, at_once: usize) -> io::Result<()> {
-    let now = Instant::now();
     let (syncs, unsynced) = mpsc::channel::<Unsynced>();
-    let mut thread = Thread {
-        shared: Arc::clone(&shared),
-        log,
-        at_once,
-        taken_at: now,
-        syncs,
-        syncing: None,
-        synced_at: now,
-        failures: 0,
-        retry_at: None,
-        wipe_at: None,
-        unreadable: false,
-        over: false,
-    };
+    let mut thread = Thread::new(Arc::clone(&shared), log, at_once, syncs);
     // A disk may take seconds for a sync. Events written meanwhile outlive the process all the same.
     threads::spawn("billdogeng-sync", STACK, move || {
         while let Ok(unsynced) = unsynced.recv() {
@@ -135,6 +123,24 @@ pub fn start(shared: Arc<Shared>, log: Log, at_once: usize) -> io::Result<()> {
 }
 
 impl Thread {
+    fn new(shared: Arc<Shared>, log: Log, at_once: usize, syncs: Sender<Unsynced>) -> Self {
+        let now = Instant::now();
+        Self {
+            shared,
+            log,
+            at_once,
+            taken_at: now,
+            syncs,
+            syncing: None,
+            synced_at: now,
+            failures: 0,
+            retry_at: None,
+            wipe_at: None,
+            unreadable: false,
+            over: false,
+        }
+    }
+
     fn run(&mut self) {
         let any = !self.shared.lock().updates.problems.is_empty();
         self.tidy(any);
