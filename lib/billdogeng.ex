@@ -210,6 +210,76 @@ defmodule BilldogEng do
   @spec flush(Analytics.server(), timeout: timeout()) :: :ok | {:error, Error.t()}
   defdelegate flush(client, opts \\ []), to: Analytics
 
+  @typedoc """
+  The result of `send_file/2`. `read = delivered + rejected + kept`, unless it is a dry run.
+
+    * `:read` - lines that were read, without blank ones; in CSV records
+    * `:sent` - events that were in a request
+    * `:delivered` - events that the ingest accepted
+    * `:rejected` - lines that are no event, and events that the ingest refused
+    * `:kept` - lines that were read, and are neither delivered nor rejected
+    * `:kept_from` - the number of the first of these lines, or `nil`
+    * `:resumed` - of `:read`, the lines of earlier runs
+    * `:seconds` - how long it took
+    * `:rejected_file` - the file with the rejected lines, or `nil` if there are none
+    * `:examples` - in a dry run, the first 20 malformed lines with their reasons
+    * `:error` - why the run ended before the end of the file, or `nil`
+  """
+  @type file_summary :: %{
+          read: non_neg_integer(),
+          sent: non_neg_integer(),
+          delivered: non_neg_integer(),
+          rejected: non_neg_integer(),
+          kept: non_neg_integer(),
+          kept_from: pos_integer() | nil,
+          resumed: non_neg_integer(),
+          seconds: float(),
+          rejected_file: Path.t() | nil,
+          examples: [{pos_integer(), String.t()}],
+          error: Error.t() | nil
+        }
+
+  @doc group: "Delivery"
+  @doc """
+  Sends the events of a file, and returns once all of them are delivered or rejected. `mix billdogeng.send` does the same
+  in a shell.
+
+  The file has one JSON object per line with `event`, `distinct_id`, and optionally `timestamp` (ISO 8601 or integer
+  milliseconds), `properties` and `groups`. It can be compressed by gzip. `"-"` is standard input.
+
+  Options, beside those of `BilldogEng.Analytics.start_link/1`, of which `:api_key` is required:
+
+    * `:client` - a module with `use BilldogEng`, whose configuration is used
+    * `:map` - the names that fields have in the file, as `[event: "name", distinct_id: "user.id"]`; a dot leads into an
+      object
+    * `:csv` - whether the file is CSV with a header (RFC 4180). Other columns than those of the fields are properties: a
+      number, `true` or `false` where the cell is one in JSON, else a string; an empty cell is none
+    * `:dry_run` - check every line, and send nothing
+    * `:resume` - go on after the last line that an earlier run has settled
+    * `:rate` - events per second, at most
+    * `:retry_for` - ms to retry for without any success, before the run ends; 300,000 by default
+    * `:progress` - a function that is called with the counters while the run goes on, at least ten times a second
+
+  Lines that are no event, and events that the ingest refuses, go to the file `PATH.rejected`: a JSON object per line with
+  `line`, `reason` and `content`. While a run has not come to the end, `PATH.resume` contains its state. A process that is killed
+  at any time and resumed sends at most one batch twice. Each event gets an `$insert_id` that is derived from the file's
+  name, the line's number and its text, so that an ingest can find duplicates. Hooks such as `:before_send` are not
+  called.
+
+  Returns `{:ok, summary}` if the run began, see `t:file_summary/0`, and `{:error, error}` if it could not begin.
+
+      iex> path = Path.join(System.tmp_dir!(), "billdogeng_doc_\#{System.unique_integer([:positive])}.ndjson")
+      iex> File.write!(path, ~s({"event": "signed_up", "distinct_id": "user-1"}\n{"event": 7}\n))
+      iex> {:ok, collector} = BilldogEng.Collector.start_link()
+      iex> {:ok, summary} = BilldogEng.send_file(path, api_key: "any", host: BilldogEng.Collector.url(collector))
+      iex> {summary.delivered, summary.rejected}
+      {1, 1}
+      iex> File.read!(summary.rejected_file)
+      ~s({"content":"{\\"event\\": 7}","line":2,"reason":"event is not a string"}\n)
+  """
+  @spec send_file(Path.t(), keyword()) :: {:ok, file_summary()} | {:error, Error.t()}
+  defdelegate send_file(path, opts), to: BilldogEng.History.Run, as: :send
+
   @doc group: "State"
   @doc """
   See `BilldogEng.Analytics.queue_length/1`.

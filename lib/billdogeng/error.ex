@@ -16,6 +16,7 @@ defmodule BilldogEng.Error do
     * `"ENDED"` (0) - the client has ended before all events of the flush were sent
     * `"PURGED"` (0) - the client was purged during the flush
     * `"SPOOL_ERROR"` (0) - a file of the spool can't be read or deleted now; the message names it
+    * `"FILE_ERROR"` (0) - a file of `BilldogEng.send_file/2` can't be read, or what belongs beside it can't be written
     * `"INTERNAL_ERROR"` (0) - the flush thread panicked and goes on; its events are still queued
     * `"INVALID_REQUEST"` (0) - a path, a header, a body or an option of `BilldogEng.Transport.request/2` is invalid
     * `"INVALID_OPTION"` (0) - a key or an option of `BilldogEng.new/2` is invalid

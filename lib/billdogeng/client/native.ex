@@ -70,6 +70,11 @@ defmodule BilldogEng.Client.Native do
   def named_roots, do: no_library()
   def request(_http, _path, _headers, _body, _marker, _id), do: no_library()
 
+  # ── files ──
+  def send_file(_options, _order), do: no_library()
+  def send_file_feed(_run, _content), do: no_library()
+  def send_file_progress(_run), do: no_library()
+
   # ── JSON ──
   def json_decode(_json), do: no_library()
 

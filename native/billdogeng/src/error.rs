@@ -49,6 +49,11 @@ impl Error {
         Self::without_answer("SPOOL_ERROR", message)
     }
 
+    /// A file of events can't be read, or what belongs beside it can't be written.
+    pub fn file(message: impl Into<String>) -> Self {
+        Self::without_answer("FILE_ERROR", message)
+    }
+
     /// The project's quota is used up, and the ingest stores nothing.
     pub fn quota_limited() -> Self {
         Self {

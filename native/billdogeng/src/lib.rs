@@ -18,6 +18,7 @@ mod event;
 mod flush;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod history;
 mod http;
 mod protocol;
 mod queue;

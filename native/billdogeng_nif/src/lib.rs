@@ -18,11 +18,13 @@
 //! | `debug.rs` | the NIF that shows what a client waits for |
 //! | `owner.rs` | the NIFs of the owner: start, commands, modes; and its end |
 //! | `request.rs` | the NIF of `Transport.request/2` |
+//! | `history.rs` | the NIFs of `BilldogEng.send_file/2` |
 
 mod atoms;
 mod debug;
 mod encode;
 mod event;
+mod history;
 mod lanes;
 mod names;
 mod options;

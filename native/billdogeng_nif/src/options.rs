@@ -97,6 +97,15 @@ impl<'a> Options<'a> {
         })
     }
 
+    /// Returns the numbers of group types by their names.
+    pub fn group_numbers(self) -> Result<Vec<(String, u8)>, Unreadable> {
+        let entries: Vec<(String, String, Option<u8>)> = self.get("group_type_index")?;
+        let entries = entries.into_iter();
+        Ok(entries
+            .filter_map(|(_, name, number)| Some((name, number?)))
+            .collect())
+    }
+
     /// Splits the options by who uses them: the client, its core, the encoder of its events.
     pub fn split(self) -> Result<(Mode, Config, EventOptions), Unreadable> {
         let events = EventOptions {

@@ -7,7 +7,7 @@ mod failing;
 mod machine;
 mod opening;
 mod phase;
-mod requests;
+pub mod requests;
 pub mod split;
 mod spooling;
 mod timer;

@@ -67,6 +67,13 @@ impl Batch {
         }
     }
 
+    /// Returns a copy of the event at an index.
+    pub fn copy_of(&self, at: usize) -> Option<Self> {
+        let len = *self.lens.get(at)?;
+        let number = self.first + at as u64;
+        copy(number, len, start_of(&self.lens, at), self.chunks.iter())
+    }
+
     /// Drops the oldest event, and returns the bytes that it took.
     pub(super) fn drop_oldest(&mut self) -> Option<usize> {
         let len = self.lens.pop_front()? as usize;
