@@ -12,7 +12,7 @@ defmodule BilldogEng.MixProject do
       elixir: "~> 1.14",
       compilers: [:billdogeng_nif | Mix.compilers()],
       elixirc_paths: if(Mix.env() == :test, do: ["lib", "test/support"], else: ["lib"]),
-      test_ignore_filters: [~r{^test/(fixtures|support)/}],
+      test_ignore_filters: [~r{^test/(browser|fixtures|support)/}],
       start_permanent: Mix.env() == :prod,
       deps: deps(Mix.env()),
       name: "BilldogEng",

@@ -141,7 +141,7 @@ defmodule BilldogEng.Telemetry.Handler do
 
     case Enum.map(given, &elem(&1, 0)) -- kinds do
       [] -> Map.new(kinds, fn kind -> {kind, name(given[kind], kind)} end)
-      unknown -> check!(:events, false, "names for #{listed(kinds)}", unknown)
+      unknown -> refuse!(:events, "names for #{listed(kinds)}", unknown)
     end
   end
 
@@ -156,13 +156,14 @@ defmodule BilldogEng.Telemetry.Handler do
   defp listed(names), do: Enum.map_join(names, ", ", &inspect/1)
 
   # Raises if `valid` is false. Pass no value that may be personal data.
-  def check!(option, valid, expected) do
-    valid || raise ArgumentError, "invalid value for #{inspect(option)}: expected #{expected}"
-  end
+  def check!(option, valid, expected), do: valid || refuse!(option, expected)
+  def check!(option, valid, expected, value), do: valid || refuse!(option, expected, value)
 
-  def check!(option, valid, expected, value) do
-    check!(option, valid, "#{expected}, got: #{inspect(value, limit: 10, printable_limit: 200)}")
-  end
+  defp refuse!(option, expected, value),
+    do: refuse!(option, "#{expected}, got: #{inspect(value, limit: 10, printable_limit: 200)}")
+
+  defp refuse!(option, expected),
+    do: raise(ArgumentError, "invalid value for #{inspect(option)}: expected #{expected}")
 
   defp function?(value), do: is_function(value, 2) or is_function(value, 3)
   defp map?(value), do: is_map(value) and not is_struct(value)
