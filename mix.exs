@@ -87,7 +87,8 @@ defmodule BilldogEng.MixProject do
   defp pages do
     [
       Start:
-        ~w(guides/phoenix.md guides/collector.md guides/configuration.md guides/testing.md guides/migrating.md),
+        ~w(guides/phoenix.md guides/collector.md guides/configuration.md guides/testing.md guides/history.md) ++
+          ~w(guides/migrating.md),
       Delivery: ~w(guides/delivery.md guides/spool.md guides/outage.md guides/log-lines.md),
       Operation: ~w(guides/deploying.md guides/telemetry.md guides/privacy.md guides/performance.md),
       Project: ~w(ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md)

@@ -63,9 +63,10 @@ defmodule BilldogEng.DocsTest do
 
   test "every documented module is in one group" do
     grouped = for {_, modules} <- pages()[:groups_for_modules], module <- modules, do: module
-    tasks = [Mix.Tasks.Billdogeng.Collector, Mix.Tasks.Billdogeng.SendTestEvent]
-    documented = for {module, _} <- documented(), do: module
-    assert Enum.sort(grouped ++ tasks) == Enum.sort(documented)
+    # ExDoc lists the tasks by itself.
+    task? = &String.starts_with?(Atom.to_string(&1), "Elixir.Mix.Tasks.")
+    documented = for {module, _} <- documented(), not task?.(module), do: module
+    assert Enum.sort(grouped) == Enum.sort(documented)
   end
 
   test "every public function is in a group that mix.exs orders" do

@@ -378,7 +378,7 @@ defmodule BilldogEng.SendFileTest do
     assert_receive {:collector_request, handle, %{events: 10}}, 5_000
     Process.exit(runner, :kill)
     eventually(fn -> not Process.alive?(runner) end)
-    # The request in flight was given up, and none follows.
+    # The request in flight has ended, and none follows.
     Collector.release(handle)
     refute_receive {:collector_request, _, _}, 300
     Collector.respond(context.collector, :ok)

@@ -1,6 +1,6 @@
 defmodule BilldogEng.History.Report do
   @moduledoc false
-  # What `mix billdogeng.send` prints: a bar while it runs, and the summary.
+  # The output of `mix billdogeng.send`: a bar while it runs, and the summary.
 
   @bar 24
   @redraw_ms 200

@@ -10,7 +10,7 @@ defmodule Mix.Tasks.Billdogeng.Send do
       sent       1,000,000
       delivered  1,000,000
       rejected   0
-      seconds    4.1
+      seconds    3.3
 
   A file has one JSON object per line: `event`, `distinct_id`, and optionally `timestamp` (ISO 8601 or integer
   milliseconds), `properties` and `groups`. It can be compressed by gzip. `-` is standard input.

@@ -4,7 +4,7 @@
 //! object, and is there while a run has not come to the end of its file. It is replaced as a whole, so a process that is
 //! killed leaves one state or the next.
 
-use crate::history::source::{Line, Rejected};
+use crate::history::portion::{Line, Position, Rejected};
 use crate::history::Order;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -13,31 +13,6 @@ use std::path::{Path, PathBuf};
 
 /// Bytes at the start of a file by which it is known again.
 const HEAD: u64 = 64 * 1024;
-
-/// Where a run is in its file.
-#[derive(Clone, Debug)]
-pub struct Position {
-    /// The first line that is not settled.
-    pub line: Line,
-    /// Settled lines behind it.
-    pub ahead: Vec<u64>,
-    pub delivered: u64,
-    pub rejected: u64,
-}
-
-impl Default for Position {
-    fn default() -> Self {
-        Self {
-            line: Line {
-                number: 1,
-                offset: 0,
-            },
-            ahead: Vec::new(),
-            delivered: 0,
-            rejected: 0,
-        }
-    }
-}
 
 /// The state as it is in the file.
 #[derive(Deserialize, Serialize)]

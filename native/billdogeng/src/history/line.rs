@@ -1,4 +1,4 @@
-//! A line of JSON becomes an event as it goes on the wire. What is in the properties is checked, and copied as it is.
+//! A line of JSON becomes an event as it goes on the wire. The properties are checked, and copied as they are.
 
 use crate::event::json;
 use jiff::civil;
@@ -341,3 +341,6 @@ fn shown(text: &str) -> String {
     let more = if end < text.len() { "…" } else { "" };
     format!("{:?}{more}", &text[..end])
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,14 +12,18 @@
 //!
 //! | file | what it does |
 //! |---|---|
+//! | `portion.rs` | the events of consecutive lines, and where a run is |
 //! | `line.rs` | a line of JSON becomes an event |
 //! | `table.rs` | a record of CSV becomes an event |
 //! | `source.rs` | opens a file, also a compressed one, and divides it into portions |
 //! | `journal.rs` | the rejected lines, and the state that a later run resumes from |
+//! | `ahead.rs` | the portions that wait |
 //! | `sender.rs` | delivers portions: retries, splits, rejects |
 
+mod ahead;
 mod journal;
 mod line;
+mod portion;
 mod sender;
 mod source;
 mod table;
@@ -31,8 +35,9 @@ use crate::error::Error;
 use crate::threads;
 use crossbeam_channel::{bounded, TrySendError};
 use journal::Journal;
+use portion::Portion;
 use sender::Sender;
-use source::{Open, Portion};
+use source::Open;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,7 +50,7 @@ const AHEAD: usize = 3;
 /// Pieces of content that wait to be read, of an order without a path.
 const FED: usize = 4;
 
-/// What is to be sent, and how.
+/// A file to be sent, and how.
 pub struct Order {
     /// The file. Without one the content comes by [`Run::feed`].
     pub path: Option<PathBuf>,
@@ -99,7 +104,7 @@ pub struct Ended {
     pub kept_from: Option<u64>,
 }
 
-/// A run. Dropping it ends the run; the request in flight is given up.
+/// A run. Dropping it ends the run, and the request in flight.
 pub struct Run {
     shared: Arc<Shared>,
     /// Bytes of the file.
@@ -146,7 +151,7 @@ impl Run {
             from: from.clone(),
             fed,
         };
-        // What is fed comes after this returns, so its beginning is read on the thread.
+        // The content that is fed comes after this returns: its beginning is read on the thread.
         let (total, source) = match is_fed {
             true => (None, None),
             false => {

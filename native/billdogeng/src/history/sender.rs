@@ -3,15 +3,16 @@
 use crate::error::Error;
 use crate::flush::requests::Requests;
 use crate::flush::split::{Accepted, Parts, Seen, Standing};
-use crate::history::journal::{Journal, Position};
-use crate::history::source::{Portion, Rejected};
-use crate::history::{Order, Shared, AHEAD};
+use crate::history::ahead::Ahead;
+use crate::history::journal::Journal;
+use crate::history::portion::{Portion, Position, Rejected};
+use crate::history::{Order, Shared};
 use crate::http::payload::Payload;
 use crate::http::policy::{self, MOST_FAILED_FLUSHES};
 use crate::http::response::{Answer, Failure, Kind};
 use crate::queue::batch::Batch;
 use crossbeam_channel::Receiver;
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +27,7 @@ type Stop = Arc<Error>;
 pub struct Sender {
     order: Arc<Order>,
     shared: Arc<Shared>,
-    portions: Receiver<Portion>,
-    /// Portions that were looked into.
-    ahead: VecDeque<Portion>,
+    ahead: Ahead,
     /// None in a dry run.
     journal: Option<Journal>,
     position: Position,
@@ -59,8 +58,7 @@ impl Sender {
             position: journal.as_ref().map(Journal::position).unwrap_or_default(),
             order,
             shared,
-            portions,
-            ahead: VecDeque::new(),
+            ahead: Ahead::new(portions),
             journal,
             seen: Seen::default(),
             next_at: Instant::now(),
@@ -91,7 +89,7 @@ impl Sender {
     }
 
     async fn send_all(&mut self) -> Result<(), Stop> {
-        while let Some(mut portion) = self.ahead.pop_front().or_else(|| self.portions.recv().ok()) {
+        while let Some(mut portion) = self.ahead.next() {
             self.shared.progress().read += portion.read;
             let malformed = std::mem::take(&mut portion.malformed);
             if self.order.dry_run {
@@ -208,7 +206,7 @@ impl Sender {
                         self.delivered(events.len());
                         events.recycle();
                     }
-                    Some(Accepted::Other(event)) => self.take_ahead(event.numbers().start),
+                    Some(Accepted::Other(event)) => self.delivered_ahead(event.numbers().start),
                     None => {}
                 },
                 Judged::TooLarge(failure) => {
@@ -236,7 +234,7 @@ impl Sender {
             let other = match standing {
                 Standing::Done => return Ok(()),
                 Standing::Next => continue,
-                Standing::Elsewhere => self.copy_of_any(),
+                Standing::Elsewhere => self.ahead.copy_of_any(),
                 Standing::Keep => None,
             };
             match (other, refusal.as_ref()) {
@@ -265,7 +263,7 @@ impl Sender {
         }
     }
 
-    /// Says what follows from the result of an attempt. Waits where that is to try again.
+    /// Returns what follows from the result of an attempt. Waits before another one.
     async fn judge(&mut self, result: Result<Answer, Failure>, failing: &mut Failing) -> Judged {
         let failure = match result {
             Ok(answer) if answer.quota_limited => {
@@ -306,6 +304,14 @@ impl Sender {
         }
     }
 
+    fn delivered_ahead(&mut self, event: u64) {
+        if let Some(line) = self.ahead.take(event) {
+            self.position.ahead.push(line);
+            self.shared.progress().sent += 1;
+            self.delivered(1);
+        }
+    }
+
     fn delivered(&mut self, events: usize) {
         self.position.delivered += events as u64;
         self.shared.progress().delivered += events as u64;
@@ -334,56 +340,6 @@ impl Sender {
         sleep_until(self.next_at).await;
         let takes = Duration::from_secs_f64(events as f64 / rate.max(1) as f64);
         self.next_at = self.next_at.max(Instant::now()) + takes;
-    }
-
-    // ── events behind the portion ──
-
-    /// Returns a copy of any event of the portions behind, which may show whose fault a refusal is.
-    fn copy_of_any(&mut self) -> Option<Batch> {
-        while self.ahead.len() < AHEAD {
-            match self.portions.recv() {
-                Ok(portion) => self.ahead.push_back(portion),
-                Err(_) => break,
-            }
-        }
-        let pieces: Vec<&Batch> = self
-            .ahead
-            .iter()
-            .flat_map(|portion| &portion.pieces)
-            .collect();
-        let events: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let mut at = fastrand::usize(..events.max(1));
-        for piece in pieces {
-            if at < piece.len() {
-                return piece.copy_of(at);
-            }
-            at -= piece.len();
-        }
-        None
-    }
-
-    /// Takes an event that was delivered out of a portion behind.
-    fn take_ahead(&mut self, event: u64) {
-        for portion in &mut self.ahead {
-            let holds = |piece: &Batch| piece.numbers().contains(&event);
-            let Some(index) = portion.pieces.iter().position(holds) else {
-                continue;
-            };
-            let Some(piece) = portion.pieces.remove(index) else {
-                continue;
-            };
-            let at = (event - piece.numbers().start) as usize;
-            let (before, rest) = piece.split_at(at);
-            let (_, behind) = rest.split_at(1);
-            for part in [behind, before].into_iter().filter(|part| part.len() > 0) {
-                portion.pieces.insert(index, part);
-            }
-            let line = portion.line(event).number;
-            self.position.ahead.push(line);
-            self.shared.progress().sent += 1;
-            self.delivered(1);
-            return;
-        }
     }
 }
 

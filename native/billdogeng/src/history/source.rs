@@ -1,15 +1,15 @@
 //! Opens a file, also a compressed one, and divides its events into portions.
 
 use crate::history::line::Writer;
+use crate::history::portion::{Line, Next, Portion, Position, Rejected};
 use crate::history::table::Table;
-use crate::history::{journal, Order};
+use crate::history::Order;
 use crate::queue::batch::Batch;
 use crossbeam_channel::{Receiver, Sender};
 use flate2::bufread::MultiGzDecoder;
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -18,86 +18,6 @@ const BUFFER: usize = 256 * 1024;
 /// Bytes of a line; what is behind them is not kept in memory.
 const LONGEST_LINE: u64 = 16 * 1024 * 1024;
 const GZIP: [u8; 2] = [0x1F, 0x8B];
-
-/// A line of the file, or a record of CSV.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
-    /// Its number, from 1.
-    pub number: u64,
-    /// Where it begins, in bytes of the file when decompressed.
-    pub offset: u64,
-}
-
-/// A line that is rejected, and why.
-#[derive(Debug)]
-pub struct Rejected {
-    pub number: u64,
-    pub reason: String,
-    pub content: String,
-}
-
-/// Events of consecutive lines, as many as go into one request.
-#[derive(Debug)]
-pub struct Portion {
-    /// The events: one batch, or its pieces.
-    pub pieces: VecDeque<Batch>,
-    /// The number of the first event.
-    first: u64,
-    /// The line of each event, and where its text is in `texts`.
-    lines: Vec<(Line, Range<usize>)>,
-    texts: Vec<u8>,
-    /// Lines that are no events.
-    pub malformed: Vec<Rejected>,
-    /// The line behind the portion.
-    pub end: Line,
-    /// Lines in it, without blank ones and those that an earlier run has settled.
-    pub read: u64,
-    /// Reading ended here, for this reason.
-    pub failed: Option<String>,
-}
-
-impl Portion {
-    fn new(first: u64) -> Self {
-        Self {
-            pieces: VecDeque::new(),
-            first,
-            lines: Vec::new(),
-            texts: Vec::new(),
-            malformed: Vec::new(),
-            end: Line {
-                number: 0,
-                offset: 0,
-            },
-            read: 0,
-            failed: None,
-        }
-    }
-
-    /// A portion of a file that can't be read.
-    pub fn failed(reason: String) -> Self {
-        Self {
-            failed: Some(reason),
-            ..Self::new(0)
-        }
-    }
-
-    /// Returns the line of an event.
-    pub fn line(&self, event: u64) -> &Line {
-        &self.lines[(event - self.first) as usize].0
-    }
-
-    /// Returns its events with their lines.
-    pub fn events(&self) -> impl Iterator<Item = (u64, &Line)> {
-        let lines = self.lines.iter().map(|(line, _)| line);
-        (self.first..).zip(lines)
-    }
-
-    /// Returns the text of the line of an event.
-    pub fn text(&self, event: u64) -> String {
-        let range = self.lines[(event - self.first) as usize].1.clone();
-        String::from_utf8_lossy(&self.texts[range]).into_owned()
-    }
-}
 
 /// A file that is being read.
 pub struct Source {
@@ -115,13 +35,13 @@ enum Records {
     Table(Box<Table>),
 }
 
-/// What it takes to open a file.
+/// A file that is to be opened.
 pub struct Open {
     pub order: Arc<Order>,
     /// Counts the bytes that are read.
     pub bytes: Arc<AtomicU64>,
     /// Where an earlier run ended.
-    pub from: journal::Position,
+    pub from: Position,
     /// The content, where there is no file.
     pub fed: Receiver<Vec<u8>>,
 }
@@ -258,9 +178,6 @@ fn open(path: &Path) -> Result<(File, u64), String> {
     Ok((file, meta.len()))
 }
 
-/// What a line became: where it is, and whether its event was written. `None` at the end.
-pub type Next = Result<Option<(Line, Result<(), String>)>, String>;
-
 /// Lines of JSON.
 pub struct Lines {
     reader: Box<dyn BufRead + Send>,
@@ -268,7 +185,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    fn new(mut reader: Box<dyn BufRead + Send>, from: &journal::Position) -> io::Result<Self> {
+    fn new(mut reader: Box<dyn BufRead + Send>, from: &Position) -> io::Result<Self> {
         let line = from.line.clone();
         io::copy(&mut (&mut reader).take(line.offset), &mut io::sink())?;
         Ok(Self { reader, line })
@@ -366,7 +283,7 @@ impl Read for Counted {
 
 fn decompressed(counted: Counted) -> io::Result<Box<dyn BufRead + Send>> {
     let mut reader = BufReader::with_capacity(BUFFER, counted);
-    // The name need not tell: standard input has none.
+    // Not by the name: standard input has none.
     Ok(match reader.fill_buf()?.starts_with(&GZIP) {
         true => Box::new(BufReader::with_capacity(
             BUFFER,

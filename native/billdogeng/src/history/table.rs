@@ -1,9 +1,8 @@
 //! A record of CSV becomes an event. The header names the columns: those of the fields, and a property each.
 
 use crate::event::json;
-use crate::history::journal;
 use crate::history::line::{readable, timestamp, Fields, Parts, Writer};
-use crate::history::source::{Line, Next};
+use crate::history::portion::{Line, Next, Position as Place};
 use csv::{ByteRecord, Position, Reader, ReaderBuilder, Terminator};
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -16,7 +15,7 @@ pub struct Table {
     record: ByteRecord,
 }
 
-/// What a column has.
+/// The content of a column.
 enum Column {
     Event,
     DistinctId,
@@ -36,7 +35,7 @@ impl Table {
     pub fn new(
         reader: Box<dyn BufRead + Send>,
         fields: &Fields,
-        from: &journal::Position,
+        from: &Place,
     ) -> Result<Self, String> {
         // A line that ends in CR LF leaves the CR in its last cell, whose ends are trimmed. The other way round the LF would
         // count as a part of the next record.
