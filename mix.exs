@@ -23,12 +23,7 @@ defmodule BilldogEng.MixProject do
     ]
   end
 
-  def application do
-    [
-      mod: {BilldogEng.Client.Application, []},
-      extra_applications: [:logger]
-    ]
-  end
+  def application, do: [mod: {BilldogEng.Client.Application, []}, extra_applications: [:logger]]
 
   # `mix docs`, in the one environment that has ex_doc, takes Elixir 1.15 or later.
   def cli, do: [preferred_envs: [docs: :docs]]
@@ -52,7 +47,7 @@ defmodule BilldogEng.MixProject do
       files:
         ~w(lib native/billdogeng*/Cargo.toml native/billdogeng*/build.rs native/billdogeng*/src native/prebuilt) ++
           ~w(Cargo.toml Cargo.lock .cargo/config.toml mix mix.exs .formatter.exs) ++
-          ~w(README.md guides/*.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md LICENSE THIRD-PARTY-LICENSES)
+          ~w(README.md guides/*.*md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md LICENSE THIRD-PARTY-LICENSES)
     ]
   end
 
@@ -87,8 +82,8 @@ defmodule BilldogEng.MixProject do
   defp pages do
     [
       Start:
-        ~w(guides/phoenix.md guides/collector.md guides/configuration.md guides/testing.md guides/history.md) ++
-          ~w(guides/migrating.md),
+        ~w(guides/tour.livemd guides/cheatsheet.cheatmd guides/phoenix.md guides/collector.md) ++
+          ~w(guides/configuration.md guides/testing.md guides/history.md guides/migrating.md),
       Delivery: ~w(guides/delivery.md guides/spool.md guides/outage.md guides/log-lines.md),
       Operation: ~w(guides/deploying.md guides/telemetry.md guides/privacy.md guides/performance.md),
       Project: ~w(ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md SECURITY.md)

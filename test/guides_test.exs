@@ -1,7 +1,14 @@
 defmodule BilldogEng.GuidesTest do
   use ExUnit.Case, async: true
 
-  @pages Path.wildcard("*.md") ++ Path.wildcard("guides/*.md")
+  @pages Path.wildcard("*.md") ++ Path.wildcard("guides/*.{md,livemd,cheatmd}")
+
+  defmodule Client do
+    use BilldogEng, otp_app: :my_app
+  end
+
+  # Functions that the app's module has of its own in a snippet.
+  @own [:without_email, :{}]
 
   # Application environments that snippets configure, and what may be configured there.
   defp options, do: [:in_app | BilldogEng.Client.Options.Schema.names()]
@@ -24,6 +31,11 @@ defmodule BilldogEng.GuidesTest do
           {{:., _, [{:__aliases__, _, [:BilldogEng | _] = names}, function]}, _, arguments} = call
           when function != :{} ->
             assert_exported(Module.concat(names), function, length(arguments))
+            call
+
+          {{:., _, [{:__aliases__, _, [:MyApp, :Analytics]}, function]}, _, arguments} = call
+          when function not in @own ->
+            assert_exported(Client, function, length(arguments))
             call
 
           {:config, _, [_app, {:__aliases__, _, [:MyApp, :Analytics]}, given]} = call ->

@@ -1,7 +1,7 @@
 defmodule BilldogEng.ReadmeTest do
   use ExUnit.Case, async: true
 
-  import ExUnit.CaptureIO
+  alias BilldogEng.{ClientCase, Collector}
 
   @readme File.read!("README.md")
 
@@ -9,11 +9,18 @@ defmodule BilldogEng.ReadmeTest do
     for [_, block] <- Regex.scan(~r/^```#{language}\n(.*?)^```$/ms, @readme), do: block
   end
 
-  test "its first lines print the block below them" do
+  test "its first lines lead to a page that has their event" do
     [first | _] = blocks("elixir")
-    [printed | _] = blocks("text")
-    assert length(String.split(first, "\n", trim: true)) == 5
-    assert capture_io(fn -> Code.eval_string(first) end) == printed
+    assert length(String.split(first, "\n", trim: true)) == 4
+    {page, bindings} = Code.eval_string(first)
+    %URI{scheme: "http", host: "127.0.0.1", port: port} = URI.parse(page)
+    [{:collector, collector}, {:client, _}] = Enum.sort_by(bindings, &elem(&1, 0), :desc)
+    ClientCase.eventually(fn -> Collector.count(collector) == 1 end)
+    assert %{"event_name" => "signed_up", "user_id" => "user-1"} = hd(Collector.events(collector))
+
+    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, port, [:binary, active: false])
+    :ok = :gen_tcp.send(socket, "GET / HTTP/1.1\r\nhost: 127.0.0.1:#{port}\r\n\r\n")
+    assert {:ok, "HTTP/1.1 200" <> _} = :gen_tcp.recv(socket, 0, 5_000)
   end
 
   test "it names this version" do
@@ -29,7 +36,7 @@ defmodule BilldogEng.ReadmeTest do
   end
 
   test "it links every guide and every page of the project" do
-    for page <- Path.wildcard("guides/*.md") ++ (Path.wildcard("*.md") -- ["README.md"]),
+    for page <- Path.wildcard("guides/*.*md") ++ (Path.wildcard("*.md") -- ["README.md"]),
         do: assert(@readme =~ "](#{page})", "no link to #{page}")
   end
 
