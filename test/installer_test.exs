@@ -187,7 +187,7 @@ defmodule BilldogEng.InstallerTest do
     assert children("children = [Shop.Repo, Shop.Analytics]") == {:present, "lib/shop/application.ex"}
   end
 
-  test "where there is no place, the step says what to add, and changes nothing" do
+  test "where there is no place, the step names the lines to add, and changes nothing" do
     for children <- ["children = children()", "kids = []", "children = [A] ++ more()", "children = ["] do
       assert {:manual, "lib/shop/application.ex", why,
               ["children = [Shop.Analytics, …]    # before the endpoint"]} = children(children)

@@ -236,7 +236,7 @@ defmodule BilldogEng.Installer.Steps do
 
   # ── help ──
 
-  # The step of a file whose new text `insert` returns. What it returns must be Elixir.
+  # The step of a file whose new text `insert` returns. Its result must be Elixir.
   defp change(files, path, lines, place, insert) do
     case {files.read.(path), Path.extname(path)} do
       {nil, ".exs"} when path != ".formatter.exs" ->

@@ -141,7 +141,7 @@ defmodule BilldogEng.Telemetry.Handler do
 
     case Enum.map(given, &elem(&1, 0)) -- kinds do
       [] -> Map.new(kinds, fn kind -> {kind, name(given[kind], kind)} end)
-      unknown -> refuse!(:events, "names for #{listed(kinds)}", unknown)
+      unknown -> raise ArgumentError, refusal(:events, "names for #{listed(kinds)}", unknown)
     end
   end
 
@@ -156,14 +156,15 @@ defmodule BilldogEng.Telemetry.Handler do
   defp listed(names), do: Enum.map_join(names, ", ", &inspect/1)
 
   # Raises if `valid` is false. Pass no value that may be personal data.
-  def check!(option, valid, expected), do: valid || refuse!(option, expected)
-  def check!(option, valid, expected, value), do: valid || refuse!(option, expected, value)
+  def check!(option, valid, expected), do: valid || raise(ArgumentError, refusal(option, expected))
 
-  defp refuse!(option, expected, value),
-    do: refuse!(option, "#{expected}, got: #{inspect(value, limit: 10, printable_limit: 200)}")
+  def check!(option, valid, expected, value),
+    do: valid || raise(ArgumentError, refusal(option, expected, value))
 
-  defp refuse!(option, expected),
-    do: raise(ArgumentError, "invalid value for #{inspect(option)}: expected #{expected}")
+  defp refusal(option, expected, value),
+    do: refusal(option, "#{expected}, got: #{inspect(value, limit: 10, printable_limit: 200)}")
+
+  defp refusal(option, expected), do: "invalid value for #{inspect(option)}: expected #{expected}"
 
   defp function?(value), do: is_function(value, 2) or is_function(value, 3)
   defp map?(value), do: is_map(value) and not is_struct(value)

@@ -23,8 +23,8 @@ defmodule Mix.Tasks.Billdogeng.Install do
     * in an app with Phoenix: captures page views, LiveViews and failures, with `BilldogEng.Plug` and `BilldogEng.LiveView`.
       Where no plug assigns a user, `BilldogEng.Visitor` gives visitors an ID, which is kept in the session.
 
-  Where it does not find the place for a change, it prints the change. What is there already is not changed, so the task can
-  be run again. In an umbrella, run it in the folder of the app that has the endpoint.
+  Where it does not find the place for a change, it prints the change. It can be run again: a change that was made already is
+  not made twice. In an umbrella, run it in the folder of the app that has the endpoint.
 
     * `--dry-run` - show the changes, and write nothing
     * `--module MyApp.Events` - the name of the client's module; `MyApp.Analytics` by default

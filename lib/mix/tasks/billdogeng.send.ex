@@ -51,7 +51,7 @@ defmodule Mix.Tasks.Billdogeng.Send do
   @impl true
   def run(argv) do
     {given, paths, wrong} = OptionParser.parse(argv, strict: @switches)
-    if wrong != [] or paths == [], do: usage(wrong)
+    if wrong != [] or paths == [], do: Mix.raise(usage(wrong))
     Mix.Task.run("app.config")
     {:ok, _} = Application.ensure_all_started(:billdogeng)
     opts = options(given)
@@ -67,7 +67,7 @@ defmodule Mix.Tasks.Billdogeng.Send do
 
     wrong = Enum.map_join(wrong, ", ", &elem(&1, 0))
     wrong = if wrong == "", do: "expected the paths of files", else: "can't use #{wrong}"
-    Mix.raise("#{wrong}; the options are #{names}, see mix help billdogeng.send")
+    "#{wrong}; the options are #{names}, see mix help billdogeng.send"
   end
 
   defp options(given) do
