@@ -1,12 +1,11 @@
 defmodule BilldogEng.Installer.Source do
   @moduledoc false
-  # Elixir source with positions, and insertions into it. A file is parsed for positions only. Its text is never printed
-  # from the code, so each byte that is not inserted stays as it is.
+  # Finds places in Elixir source and inserts text there. The rest of a file stays as it is, byte by byte: its code is parsed
+  # for positions, and never printed again.
+  #
+  # A function returns `{:ok, source}`, or `:error` if there is no such place.
 
-  @type position :: {line :: pos_integer(), column :: pos_integer()}
-  @type edit :: {offset :: non_neg_integer(), text :: String.t()}
-
-  # Returns the code with positions. Lists, tuples and other literals have positions too: `{:__block__, meta, [literal]}`.
+  # Returns the code with positions. Lists, tuples and other literals have a position too.
   def parse(source) do
     Code.string_to_quoted(source,
       columns: true,
@@ -16,177 +15,264 @@ defmodule BilldogEng.Installer.Source do
     )
   end
 
-  # ── nodes ──
+  # ── children of a supervisor ──
 
-  # Returns all nodes in a code, outer ones first, for which `wanted` returns neither nil nor false.
-  def find(code, wanted) do
+  # Inserts a child before the first child that `before?` holds for, or as the first one.
+  def insert_child(source, child, before?) do
+    with {:ok, code} <- parse(source),
+         {:ok, {_, meta, [elements]}} <- find(code, &children/1) do
+      {:ok, insert_element(source, meta, elements, child, before?)}
+    else
+      _ -> :error
+    end
+  end
+
+  defp children({:=, _, [{:children, _, context}, {:__block__, meta, [list]} = literal]})
+       when is_atom(context) and is_list(list),
+       do: if(meta[:closing], do: literal)
+
+  defp children(_), do: nil
+
+  defp insert_element(source, meta, elements, child, before?) do
+    {previous, next} = Enum.split_while(elements, &(not before?.(&1)))
+    {previous, next} = if next == [], do: {[], elements}, else: {previous, next}
+    opening = meta[:line]
+    from = if previous == [], do: opening, else: last_line(List.last(previous))
+
+    cond do
+      # The list is on one line, or the next child is on the line of the one before it.
+      opening == meta[:closing][:line] and next == [] ->
+        insert_at(source, position(meta[:closing]), child)
+
+      next != [] and line_of(hd(next)) == from ->
+        insert_at(source, start(hd(next)), child <> ", ")
+
+      # Behind the one before it: comments above the next child stay with that one.
+      true ->
+        insert_line(
+          source,
+          from,
+          indent(source, opening) <> "  " <> child <> if(next == [], do: "", else: ",")
+        )
+    end
+  end
+
+  # ── functions and blocks ──
+
+  # Inserts lines at the start of the body of the function `name/arity`.
+  def insert_in_function(source, name, arity, lines) do
+    with {:ok, code} <- parse(source),
+         {:ok, meta} <- find(code, &definition(&1, name, arity)) do
+      text = indented(lines, indent(source, meta[:line]) <> "  ")
+      {:ok, insert_line(source, meta[:do][:line], text <> "\n")}
+    else
+      _ -> :error
+    end
+  end
+
+  defp definition({:def, meta, [{name, _, arguments}, _body]}, name, arity) when is_list(arguments),
+    do: if(length(arguments) == arity and meta[:do], do: meta)
+
+  defp definition({:def, meta, [{name, _, context}, _body]}, name, 0) when is_atom(context),
+    do: if(meta[:do], do: meta)
+
+  defp definition(_, _, _), do: nil
+
+  # Inserts lines before the `end` of a call such as `pipeline :browser do`. `wanted` is called with the call's name and
+  # its arguments.
+  def insert_in_block(source, lines, wanted) do
+    with {:ok, code} <- parse(source),
+         {:ok, meta} <- find(code, &block(&1, wanted)) do
+      text = indented(lines, indent(source, meta[:line]) <> "  ")
+      {:ok, insert_line(source, meta[:end][:line] - 1, text)}
+    else
+      _ -> :error
+    end
+  end
+
+  defp block({name, meta, arguments}, wanted) when is_atom(name) and is_list(arguments),
+    do: if(meta[:do] && wanted.(name, Enum.map(arguments, &plain/1)), do: meta)
+
+  defp block(_, _), do: nil
+
+  # Inserts lines behind `use module` within the function of this name.
+  def insert_after_use(source, function, module, lines) do
+    with {:ok, code} <- parse(source),
+         {:ok, _} <- find(code, &definition(&1, function, 0)),
+         {:ok, body} <- find(code, &function_of(&1, function)),
+         {:ok, use} <- find(body, &use_of(&1, module)) do
+      text = indented(lines, indent(source, line_of(use)))
+      {:ok, insert_line(source, last_line(use), "\n" <> text)}
+    else
+      _ -> :error
+    end
+  end
+
+  defp function_of({:def, _, [{name, _, _}, body]}, name), do: body
+  defp function_of(_, _), do: nil
+
+  defp use_of({:use, _, [{:__aliases__, _, names} | _]} = use, module),
+    do: if(Module.concat(names) == module, do: use)
+
+  defp use_of(_, _), do: nil
+
+  # ── lists of options ──
+
+  # Adds an atom to the list of a key in a keyword list such as .formatter.exs, or the key with it.
+  def add_to_option(source, key, atom) do
+    with {:ok, {:__block__, meta, [options]} = code} when is_list(options) <- parse(source) do
+      case find(code, &option(&1, key)) do
+        {:ok, {:__block__, list, [[]]}} ->
+          {:ok, insert_at(source, position(list[:closing]), inspect(atom))}
+
+        {:ok, {:__block__, _, [elements]}} when is_list(elements) ->
+          {:ok, insert_at(source, start(hd(elements)), inspect(atom) <> ", ")}
+
+        :error ->
+          {:ok, add_option(source, meta, "#{key}: [#{inspect(atom)}]", options)}
+
+        _ ->
+          :error
+      end
+    else
+      _ -> :error
+    end
+  end
+
+  defp add_option(source, meta, option, options) do
+    comma = if options == [], do: "", else: ","
+    {line, column} = position(meta)
+
+    if line == meta[:closing][:line],
+      do: insert_at(source, {line, column + 1}, option <> comma <> if(options == [], do: "", else: " ")),
+      else: insert_line(source, line, "  " <> option <> comma)
+  end
+
+  defp option({{:__block__, _, [key]}, list}, key), do: list
+  defp option(_, _), do: nil
+
+  # ── queries ──
+
+  # Returns whether the code of a source has this module's name, or a term that `wanted` holds for.
+  def mentions?(source, module) do
+    names = module |> Module.split() |> Enum.map(&String.to_atom/1)
+
+    with {:ok, code} <- parse(source),
+         {:ok, _} <- find(code, &match?({:__aliases__, _, ^names}, &1)) do
+      true
+    else
+      _ -> false
+    end
+  end
+
+  # Returns whether the code has `config app, module, …`.
+  def configures?(source, module) do
+    with {:ok, code} <- parse(source), do: configures_in?(code, module), else: (_ -> false)
+  end
+
+  defp configures_in?(code, module) do
+    names = module |> Module.split() |> Enum.map(&String.to_atom/1)
+    match?({:ok, _}, find(code, &match?({:config, _, [_, {:__aliases__, _, ^names} | _]}, &1)))
+  end
+
+  # Returns whether the code does so in `if config_env() == env`.
+  def configures?(source, module, env) do
+    with {:ok, code} <- parse(source),
+         {:ok, _} <- find(code, &(environment?(&1, env) and configures_in?(&1, module))) do
+      true
+    else
+      _ -> false
+    end
+  end
+
+  # Returns whether code is `if config_env() == env do`.
+  def environment?({:if, _, [condition | _]}, env), do: environment_is?(condition, env)
+  def environment?(_, _), do: false
+
+  def environment_is?({:==, _, [{:config_env, _, _}, {:__block__, _, [env]}]}, env), do: true
+  def environment_is?(_, _), do: false
+
+  # Returns whether a call of the app assigns the user: a plug such as `:fetch_current_user`.
+  def plugs_user?(source) do
+    with {:ok, code} <- parse(source),
+         {:ok, _} <- find(code, &user_plug/1) do
+      true
+    else
+      _ -> false
+    end
+  end
+
+  defp user_plug({:plug, _, [name | _]} = plug) do
+    name = plain(name)
+    if is_atom(name) and String.starts_with?(Atom.to_string(name), "fetch_current_"), do: plug
+  end
+
+  defp user_plug(_), do: nil
+
+  # ── positions and text ──
+
+  # Returns `{:ok, found}` for the first node that `wanted` returns something true for.
+  defp find(code, wanted) do
     {_, found} =
-      Macro.prewalk(code, [], fn node, found ->
-        if result = wanted.(node), do: {node, [result | found]}, else: {node, found}
+      Macro.prewalk(code, nil, fn
+        node, nil -> {node, wanted.(node) || nil}
+        node, found -> {node, found}
       end)
 
-    Enum.reverse(found)
+    if found in [nil, false], do: :error, else: {:ok, if(found == true, do: code, else: found)}
   end
 
-  def any?(code, wanted), do: find(code, wanted) != []
+  defp plain({:__block__, _, [literal]}), do: literal
+  defp plain(other), do: other
 
-  # Returns whether this module's name is in the code.
-  def mentions?(code, module), do: any?(code, &alias?(&1, module))
+  defp start({_, meta, _} = node) do
+    {_, first} =
+      Macro.prewalk(node, position(meta), fn node, least -> {node, min(least, at(node) || least)} end)
 
-  def alias?({:__aliases__, _, names}, module) when is_list(names),
-    do: Enum.all?(names, &is_atom/1) and Module.concat(names) == module
-
-  def alias?(_, _), do: false
-
-  # Returns the bodies of the modules in a code, as `{module, body}`. A nested module has the name that its source has.
-  def modules(code) do
-    find(code, fn
-      {:defmodule, _, [{:__aliases__, _, names}, [{_do, body}]]} ->
-        if Enum.all?(names, &is_atom/1), do: {Module.concat(names), body}
-
-      _ ->
-        nil
-    end)
+    first
   end
 
-  # Returns the `def name/arity` in a code that have a block, as `{meta, body}`.
-  def functions(code, name, arity) do
-    find(code, fn
-      {:def, meta, [head, [{_do, body} | _]]} ->
-        if meta[:do] && head(head) == {name, arity}, do: {meta, body}
+  defp at({_, meta, _}) when is_list(meta), do: if(meta[:line], do: position(meta))
+  defp at(_), do: nil
 
-      _ ->
-        nil
-    end)
-  end
+  defp position(meta), do: {meta[:line], meta[:column]}
+  defp line_of(node), do: node |> start() |> elem(0)
 
-  defp head({:when, _, [head | _]}), do: head(head)
-  defp head({name, _, arguments}) when is_list(arguments), do: {name, length(arguments)}
-  defp head({name, _, _context}), do: {name, 0}
-  defp head(_), do: nil
+  defp last_line(node) do
+    {_, last} =
+      Macro.prewalk(node, 0, fn
+        {_, meta, _} = node, last when is_list(meta) ->
+          lines = [meta[:line], meta[:closing][:line], meta[:end][:line], meta[:end_of_expression][:line]]
+          {node, lines |> Enum.reject(&is_nil/1) |> Enum.max(fn -> 0 end) |> max(last)}
 
-  def expressions({:__block__, _, expressions}), do: expressions
-  def expressions(expression), do: [expression]
-
-  def literal({:__block__, _, [literal]}), do: literal
-  def literal(other), do: other
-
-  # ── positions ──
-
-  # Returns the position where a node starts. An operator's own position is in its middle.
-  def start(node) do
-    {_, least} =
-      Macro.prewalk(node, nil, fn
-        {_, meta, _} = node, least when is_list(meta) -> {node, min(position(meta) || least, least)}
-        node, least -> {node, least}
+        node, last ->
+          {node, last}
       end)
 
-    least
+    last
   end
 
-  # nil is an atom, and so less than no tuple: `min/2` keeps a position.
-  def position(meta), do: if(meta[:line], do: {meta[:line], meta[:column]})
-
-  def offset(source, {line, column}) do
-    lines = :binary.split(source, "\n", [:global])
-    {before, [line | _]} = Enum.split(lines, line - 1)
-    whole = Enum.reduce(before, 0, &(&2 + byte_size(&1) + 1))
-    # The columns of the tokenizer are code points.
-    whole + (line |> String.to_charlist() |> Enum.take(column - 1) |> List.to_string() |> byte_size())
+  # Inserts text as lines of their own behind this line.
+  defp insert_line(source, line, text) do
+    {before, behind} = source |> String.split("\n") |> Enum.split(line)
+    Enum.join(before ++ [text | behind], "\n")
   end
 
-  # ── text ──
-
-  def apply_edits(source, edits) do
-    edits
-    |> Enum.sort_by(&elem(&1, 0), :desc)
-    |> Enum.reduce(source, fn {offset, text}, source ->
-      <<before::binary-size(offset), behind::binary>> = source
+  defp insert_at(source, {line, column}, text) do
+    source
+    |> String.split("\n")
+    |> List.update_at(line - 1, fn whole ->
+      {before, behind} = String.split_at(whole, column - 1)
       before <> text <> behind
     end)
+    |> Enum.join("\n")
   end
 
-  # Returns the edit that inserts lines behind a line. They end as the file's lines do.
-  def lines_edit(source, line, lines, indent) do
-    eol = eol(source)
-    text = for line <- lines, do: [if(line == "", do: "", else: [indent, line]), eol]
-    {offset(source, {line + 1, 1}), IO.iodata_to_binary(text)}
-  end
-
-  def eol(source), do: if(source =~ "\r\n", do: "\r\n", else: "\n")
-
-  def line(source, line), do: source |> :binary.split("\n", [:global]) |> Enum.at(line - 1, "")
-
-  def indent(source, line) do
-    [indent] = Regex.run(~r/^[ \t]*/, line(source, line))
+  defp indent(source, line) do
+    [indent] = Regex.run(~r/^\s*/, source |> String.split("\n") |> Enum.at(line - 1))
     indent
   end
 
-  def blank?(source, line), do: line(source, line) =~ ~r/^\s*$/
-
-  # Returns whether nothing but blanks is before the position, or nothing but blanks and a comment behind it.
-  def first_on_line?(source, {line, column}),
-    do: source |> line(line) |> String.slice(0, column - 1) |> String.trim() == ""
-
-  def last_on_line?(source, {line, column}, length),
-    do: source |> line(line) |> String.slice((column - 1 + length)..-1//1) =~ ~r/^\s*(#.*)?$/
-
-  # Returns the last line before `line`, and not before `floor`, that is neither blank nor a comment. Text behind it is above
-  # the comments that belong to `line`.
-  def above(source, line, floor) do
-    Enum.find((line - 1)..floor//-1, floor, &(line(source, &1) =~ ~r/^\s*[^\s#]/))
-  end
-
-  # ── insertions ──
-
-  # Returns the edits that insert an element before the one of this index of a list in brackets, or `:error`.
-  def element_edits(source, {:__block__, meta, [elements]}, index, text) do
-    {opening, closing} = {position(meta), position(meta[:closing])}
-    next = Enum.at(elements, index)
-    at = next && start(next)
-
-    cond do
-      elements != [] and next == nil ->
-        :error
-
-      next == nil and elem(opening, 0) == elem(closing, 0) ->
-        {:ok, [{offset(source, closing), text}]}
-
-      next == nil ->
-        own_line(source, opening, elem(opening, 0), text)
-
-      first_on_line?(source, at) ->
-        own_line(source, opening, above(source, elem(at, 0), elem(opening, 0)), text <> ",")
-
-      true ->
-        {:ok, [{offset(source, at), text <> ", "}]}
-    end
-  end
-
-  defp own_line(source, {line, _} = opening, behind, text) do
-    if behind > line or last_on_line?(source, opening, 1),
-      do: {:ok, [lines_edit(source, behind, [text], indent(source, line) <> "  ")]},
-      else: :error
-  end
-
-  # Returns the edits that insert lines at the start of a block, or `:error` if code is on the line of its `do`.
-  def body_edits(source, meta, lines) do
-    {line, _} = position(meta[:do])
-
-    if last_on_line?(source, position(meta[:do]), 2) and elem(position(meta[:end]), 0) > line do
-      gap = if blank?(source, line + 1), do: [], else: [""]
-      {:ok, [lines_edit(source, line, lines ++ gap, indent(source, elem(position(meta), 0)) <> "  ")]}
-    else
-      :error
-    end
-  end
-
-  # Returns the edits that insert lines before a block's `end`.
-  def end_edits(source, meta, lines) do
-    {line, _} = position(meta[:end])
-
-    if first_on_line?(source, position(meta[:end])) and line > elem(position(meta[:do]), 0),
-      do: {:ok, [lines_edit(source, line - 1, lines, indent(source, line) <> "  ")]},
-      else: :error
-  end
+  defp indented(lines, indent),
+    do: Enum.map_join(lines, "\n", &if(&1 == "", do: "", else: indent <> &1))
 end
