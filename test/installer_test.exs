@@ -162,7 +162,7 @@ defmodule BilldogEng.InstallerTest do
          do:
            now
            |> String.split("\n")
-           |> Enum.slice(4..-5)
+           |> Enum.slice(4..-5//1)
            |> Enum.map_join("\n", &String.replace_prefix(&1, "    ", ""))
   end
 
@@ -209,11 +209,40 @@ defmodule BilldogEng.InstallerTest do
       assert [{^path, ^lines}] = manual(steps(app(), Map.update!(tree, path, change)))
     end
 
+    one_line =
+      &String.replace(&1, ~r/  pipeline :browser do.*?\n  end\n/s, "  pipeline :browser do plug :a end\n")
+
+    assert [{"lib/shop_web/router.ex", _}] =
+             manual(steps(app(), Map.update!(tree, "lib/shop_web/router.ex", one_line)))
+
     mine = %{"lib/shop/analytics.ex" => "defmodule Shop.Analytics do\nend\n"}
-    assert {"lib/shop/analytics.ex", ["defmodule Shop.Analytics do" | _]} = hd(manual(steps(app(), mine)))
+
+    assert [{:manual, "lib/shop/analytics.ex", why, ["defmodule Shop.Analytics do" | _]}] =
+             steps(app(), Map.merge(tree, mine))
+
+    assert why == "is another module; choose another name by --module"
 
     assert [{"mix.exs", ["children = [Shop.Analytics]"]} | _] =
              manual(steps(%{app() | application: nil}, %{}))
+  end
+
+  test "a name of the client elsewhere is not its child, and a call in a comment is none" do
+    tree =
+      Map.update!(tree("test/fixtures/install/phoenix-1.8.txt"), "lib/shop/application.ex", fn application ->
+        more = "    # attach_phoenix comes later\n    config = %{client: Shop.Analytics}\n    children = ["
+        String.replace(application, "    children = [", more)
+      end)
+
+    now = apply_steps(tree, steps(app(), tree))["lib/shop/application.ex"]
+    assert now =~ "      Shop.Analytics,\n"
+    assert now =~ "    BilldogEng.Telemetry.attach_phoenix(Shop.Analytics)\n"
+  end
+
+  test "the client that the app has is found under any name" do
+    events = "defmodule Shop.Events do\n  # of the shop\n  use BilldogEng, otp_app: :shop\nend\n"
+    tree = %{"lib/a.ex" => "defmodule A do\nend\n", "lib/shop/e.ex" => events}
+    assert Steps.client(&tree[&1], fn _ -> Map.keys(tree) end) == Shop.Events
+    assert Steps.client(&tree[&1], fn _ -> ["lib/a.ex"] end) == nil
   end
 
   test "line ends stay what they are" do
@@ -233,6 +262,16 @@ defmodule BilldogEng.InstallerTest do
     now = apply_steps(tree, steps(app(), tree))["config/runtime.exs"]
     [_, block] = String.split(now, "end\n\nif config_env() == :prod do\n", parts: 2)
     assert block == "  config :shop, Shop.Analytics, api_key: System.fetch_env!(\"BILLDOG_API_KEY\")\nend\n"
+  end
+
+  test "the key goes to the part for production, also where there is an else" do
+    runtime =
+      "import Config\n\nif config_env() == :prod do\n  config :a, b: 1\nelse\n  config :a, b: 2\nend\n"
+
+    tree = %{"config/runtime.exs" => runtime}
+    now = apply_steps(tree, steps(app(), tree))["config/runtime.exs"]
+    [production, _] = String.split(now, "else\n")
+    assert production =~ "BILLDOG_API_KEY"
   end
 
   test "an option of .formatter.exs is added in each form" do

@@ -57,6 +57,22 @@ defmodule BilldogEng.Installer.Source do
     end
   end
 
+  # Returns whether this module is among the children.
+  def child?(source, module) do
+    names = module |> Module.split() |> Enum.map(&String.to_atom/1)
+    alias? = &match?({:__aliases__, _, ^names}, &1)
+
+    with {:ok, code} <- parse(source),
+         {:ok, {_, _, [elements]}} <- find(code, &children/1) do
+      Enum.any?(elements, fn
+        {:__block__, _, [{child, _options}]} -> alias?.(child)
+        child -> alias?.(child)
+      end)
+    else
+      _ -> false
+    end
+  end
+
   # ── functions and blocks ──
 
   # Inserts lines at the start of the body of the function `name/arity`.
@@ -82,18 +98,23 @@ defmodule BilldogEng.Installer.Source do
   # its arguments.
   def insert_in_block(source, lines, wanted) do
     with {:ok, code} <- parse(source),
-         {:ok, meta} <- find(code, &block(&1, wanted)) do
+         {:ok, {_, meta, arguments}} <- find(code, &block(&1, wanted)),
+         true <- meta[:do][:line] < meta[:end][:line] do
       text = indented(lines, indent(source, meta[:line]) <> "  ")
-      {:ok, insert_line(source, meta[:end][:line] - 1, text)}
+      # Before the `end` of one with an `else` would be in the else.
+      line = if plain_block?(arguments), do: meta[:end][:line] - 1, else: meta[:do][:line]
+      {:ok, insert_line(source, line, text)}
     else
       _ -> :error
     end
   end
 
-  defp block({name, meta, arguments}, wanted) when is_atom(name) and is_list(arguments),
-    do: if(meta[:do] && wanted.(name, Enum.map(arguments, &plain/1)), do: meta)
+  defp block({name, meta, arguments} = block, wanted) when is_atom(name) and is_list(arguments),
+    do: if(meta[:do] && wanted.(name, Enum.map(arguments, &plain/1)), do: block)
 
   defp block(_, _), do: nil
+
+  defp plain_block?(arguments), do: match?([{{:__block__, _, [:do]}, _}], List.last(arguments))
 
   # Inserts lines behind `use module` within the function of this name.
   def insert_after_use(source, function, module, lines) do
@@ -126,7 +147,9 @@ defmodule BilldogEng.Installer.Source do
           {:ok, insert_at(source, position(list[:closing]), inspect(atom))}
 
         {:ok, {:__block__, _, [elements]}} when is_list(elements) ->
-          {:ok, insert_at(source, start(hd(elements)), inspect(atom) <> ", ")}
+          if atom in Enum.map(elements, &plain/1),
+            do: {:ok, source},
+            else: {:ok, insert_at(source, start(hd(elements)), inspect(atom) <> ", ")}
 
         :error ->
           {:ok, add_option(source, meta, "#{key}: [#{inspect(atom)}]", options)}
@@ -153,7 +176,17 @@ defmodule BilldogEng.Installer.Source do
 
   # ── queries ──
 
-  # Returns whether the code of a source has this module's name, or a term that `wanted` holds for.
+  # Returns whether the code calls a function of this name.
+  def calls?(source, function) do
+    with {:ok, code} <- parse(source),
+         {:ok, _} <- find(code, &match?({{:., _, [_, ^function]}, _, _}, &1)) do
+      true
+    else
+      _ -> false
+    end
+  end
+
+  # Returns whether the code of a source has this module's name.
   def mentions?(source, module) do
     names = module |> Module.split() |> Enum.map(&String.to_atom/1)
 
@@ -192,7 +225,7 @@ defmodule BilldogEng.Installer.Source do
   def environment_is?({:==, _, [{:config_env, _, _}, {:__block__, _, [env]}]}, env), do: true
   def environment_is?(_, _), do: false
 
-  # Returns whether a call of the app assigns the user: a plug such as `:fetch_current_user`.
+  # Returns whether a plug of the app assigns the user, such as `:fetch_current_user`.
   def plugs_user?(source) do
     with {:ok, code} <- parse(source),
          {:ok, _} <- find(code, &user_plug/1) do
@@ -202,9 +235,16 @@ defmodule BilldogEng.Installer.Source do
     end
   end
 
-  defp user_plug({:plug, _, [name | _]} = plug) do
-    name = plain(name)
-    if is_atom(name) and String.starts_with?(Atom.to_string(name), "fetch_current_"), do: plug
+  # By its name, of a function or of a module.
+  defp user_plug({:plug, _, [name | _]}) do
+    name =
+      case plain(name) do
+        {:__aliases__, _, names} -> names |> List.last() |> Atom.to_string()
+        name when is_atom(name) -> Atom.to_string(name)
+        _ -> ""
+      end
+
+    name =~ ~r/user|account|auth|scope|session_token/i
   end
 
   defp user_plug(_), do: nil

@@ -14,9 +14,28 @@ defmodule BilldogEng.Installer.Steps do
   # are read by `read`, which returns nil if there is no such file, and listed by `list`.
   def all(app, read, list) do
     files = %{read: read, list: list}
+
+    case module(app, files) do
+      # Without a client there is nothing to start or configure.
+      {:manual, _, _, _} = step -> [step]
+      step -> [step | others(app, files)]
+    end
+  end
+
+  # Returns the module of the app's client, if it has one.
+  def client(read, list) do
+    Enum.find_value(list.("lib/**/*.ex"), fn path ->
+      case Regex.run(~r/^defmodule ([\w.]+) do\n(?:.*\n)*?\s*use BilldogEng\b/, read.(path) || "") do
+        [_, name] -> Module.concat([name])
+        nil -> nil
+      end
+    end)
+  end
+
+  defp others(app, files) do
     phoenix = phoenix(files)
 
-    [&module(app, &1), &application(app, &1, phoenix), &dev(app, &1), &test(app, &1), &runtime(app, &1)]
+    [&application(app, &1, phoenix), &dev(app, &1), &test(app, &1), &runtime(app, &1)]
     |> Enum.concat(web(phoenix))
     |> Enum.concat([&formatter/1])
     |> Enum.reduce([], fn step, steps -> join(steps, step.(over(files, steps))) end)
@@ -75,28 +94,21 @@ defmodule BilldogEng.Installer.Steps do
     path = file_of(files, app.application)
     by_hand = telemetry ++ ["children = [#{child}, …]    # before the endpoint"]
 
-    change(
-      files,
-      path || "lib/**/application.ex",
-      by_hand,
-      "start/2 of #{inspect(app.application)}",
-      fn source ->
-        with {:ok, source} <-
-               unless_mentioned(
-                 source,
-                 app.module,
-                 &Source.insert_child(&1, child, fn child -> endpoint?(child) end)
-               ) do
-          if telemetry == [] or source =~ "attach_phoenix",
-            do: {:ok, source},
-            else: Source.insert_in_function(source, :start, 2, telemetry)
-        end
+    place = "start/2 of #{inspect(app.application)}"
+
+    change(files, path || "lib/**/application.ex", by_hand, place, fn source ->
+      with {:ok, source} <- add_child(source, app.module) do
+        if telemetry == [] or Source.calls?(source, :attach_phoenix),
+          do: {:ok, source},
+          else: Source.insert_in_function(source, :start, 2, telemetry)
       end
-    )
+    end)
   end
 
-  defp unless_mentioned(source, module, insert) do
-    if Source.mentions?(source, module), do: {:ok, source}, else: insert.(source)
+  defp add_child(source, module) do
+    if Source.child?(source, module),
+      do: {:ok, source},
+      else: Source.insert_child(source, inspect(module), &endpoint?/1)
   end
 
   defp endpoint?({:__aliases__, _, names}), do: List.last(names) == :Endpoint
@@ -228,9 +240,7 @@ defmodule BilldogEng.Installer.Steps do
   # It knows then that assert_captured and refute_captured have no parentheses.
   defp formatter(files) do
     change(files, ".formatter.exs", ["import_deps: [:billdogeng]"], "its options", fn source ->
-      if source =~ ":billdogeng",
-        do: {:ok, source},
-        else: Source.add_to_option(source, :import_deps, :billdogeng)
+      Source.add_to_option(source, :import_deps, :billdogeng)
     end)
   end
 
@@ -246,9 +256,11 @@ defmodule BilldogEng.Installer.Steps do
         {:manual, path, "is missing; #{place} needs", lines}
 
       {source, _} ->
-        crlf? = source =~ "\r\n"
+        # Of a file that has both, no line end is changed.
+        crlf? = source =~ "\r\n" and not (source =~ ~r/(^|[^\r])\n/)
+        text = if crlf?, do: String.replace(source, "\r\n", "\n"), else: source
 
-        with {:ok, now} <- source |> String.replace("\r\n", "\n") |> insert.(),
+        with {:ok, now} <- insert.(text),
              {:ok, _} <- Source.parse(now) do
           now = if crlf?, do: String.replace(now, "\n", "\r\n"), else: now
           if now == source, do: {:present, path}, else: {:change, path, source, now}

@@ -27,7 +27,8 @@ defmodule Mix.Tasks.Billdogeng.Install do
   not made twice. In an umbrella, run it in the folder of the app that has the endpoint.
 
     * `--dry-run` - show the changes, and write nothing
-    * `--module MyApp.Events` - the name of the client's module; `MyApp.Analytics` by default
+    * `--module MyApp.Events` - the name of the client's module. By default that of the client that the app has, or
+      `MyApp.Analytics`
   """
 
   use Mix.Task
@@ -64,7 +65,7 @@ defmodule Mix.Tasks.Billdogeng.Install do
 
     %{
       name: config[:app],
-      module: module(opts[:module]) || default,
+      module: module(opts[:module]) || Steps.client(&read/1, &Path.wildcard/1) || default,
       application: with({module, _} <- application, do: module),
       config: Path.dirname(config[:config_path])
     }
