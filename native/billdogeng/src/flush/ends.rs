@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::flush::delivery::Delivery;
 use crate::flush::phase::Event;
 use crate::flush::split::Parts;
-use crate::flush::worker::Worker;
+use crate::flush::worker::{Worker, LINGER};
 use crate::protocol::{LastWords, Notice};
 use crate::queue::accounts::Reason;
 use crate::queue::batch::Batch;
@@ -37,9 +37,11 @@ impl Worker {
         self.handle(Event::Batch, now);
     }
 
-    pub(super) fn end_flush(&mut self) {
+    pub(super) fn end_flush(&mut self, now: Instant) {
         let delivery = std::mem::take(&mut self.delivery);
         self.none_is_failing();
+        // One that had nothing to send is no sign that more will come.
+        self.lingers_until = (delivery.delivered > 0).then(|| now + LINGER);
         self.conclude(delivery.delivered, false);
     }
 
@@ -99,7 +101,8 @@ impl Worker {
 
     /// Reports the end of a flush.
     fn conclude(&mut self, delivered: u64, failed: bool) {
-        self.client.state().end_flush(failed);
+        let lingers = self.lingers_until.is_some();
+        self.client.state().end_flush(failed, lingers);
         self.report.ended(failed, &*self.listener);
         self.report_drops();
         if delivered > 0 {

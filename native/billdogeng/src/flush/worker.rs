@@ -24,6 +24,10 @@ use tokio::time::{sleep_until, Instant};
 /// Bytes of the thread's stack.
 const STACK: usize = 1024 * 1024;
 
+/// How long after a flush the thread looks at the queue again by itself. Until then a capture that makes the next flush due
+/// need not wake it, which would cost that capture ten times its own work.
+pub(super) const LINGER: Duration = Duration::from_millis(1);
+
 /// Drops are reported at most this often: under overload every capture is one.
 const DROP_NOTICES: Duration = Duration::from_millis(100);
 
@@ -43,6 +47,8 @@ pub(crate) struct Worker {
     pub(super) refused_with: u16,
     /// Events that were dropped for the quota before the suspension, until a batch is accepted.
     pub(super) limited_from: Option<u64>,
+    /// When the thread looks at the queue again after a flush.
+    pub(super) lingers_until: Option<Instant>,
     /// When drops may be reported again.
     drops_reported: Option<Instant>,
     /// Replies that wait for the disk: the number of the sync, and they.
@@ -67,6 +73,7 @@ impl Worker {
             failing_read: false,
             refused_with: 0,
             limited_from: None,
+            lingers_until: None,
             drops_reported: None,
             unsynced: VecDeque::new(),
             wanted_until: None,
@@ -167,6 +174,7 @@ impl Worker {
             Action::Begin(trigger) => {
                 self.report.due(trigger);
                 self.delivery = Delivery::default();
+                self.lingers_until = None;
                 let target = self.client.state().begin_flush();
                 self.handle(Event::Begun(target), now);
             }
@@ -174,7 +182,7 @@ impl Worker {
             Action::Send => self.send(now),
             Action::Sleep(id, delay) => self.client.pending().sleep(id, delay),
             Action::CountRetry => self.client.state().count_retry(),
-            Action::EndFlush => self.end_flush(),
+            Action::EndFlush => self.end_flush(now),
             Action::FailFlush(error) => self.fail_flush(error),
             Action::PurgeFlush => self.purge_flush(),
             Action::Suspend => self.suspend(),
@@ -210,8 +218,13 @@ impl Worker {
         }
     }
 
-    fn facts(&self, held: bool, now: Instant) -> Facts {
+    fn facts(&mut self, held: bool, now: Instant) -> Facts {
+        let lingered = self.lingers_until.take_if(|until| *until <= now).is_some();
         let mut state = self.client.state();
+        if lingered {
+            // Under the lock of `is_due`: a capture after this wakes the thread.
+            state.stop_lingering();
+        }
         if self.machine.is_timer_due(now) {
             // Under the lock of `empty`: a capture into an empty queue arms the timer again.
             state.disarm();
@@ -240,6 +253,7 @@ impl Worker {
             self.machine.deadline(self.is_held()),
             self.opening.as_ref().and_then(Opening::deadline),
             self.handover(),
+            self.lingers_until,
             self.drops_reported,
         ]
         .into_iter()

@@ -38,6 +38,8 @@ pub(crate) struct State {
     due: bool,
     /// A flush is under way: attempts, and the waits between them.
     running: bool,
+    /// A flush has just ended, and the flush thread looks at the queue again by itself.
+    lingering: bool,
     /// The last flush failed.
     failed: bool,
     /// The flush thread looks at the clock by itself; otherwise a capture has to wake it.
@@ -63,6 +65,7 @@ impl State {
             accounts: Accounts::default(),
             due: false,
             running: false,
+            lingering: false,
             failed: false,
             armed: false,
             intake: Intake::Open,
@@ -125,7 +128,8 @@ impl State {
         self.enforce_bounds();
         let due = !self.due && self.store.len() >= self.flush_at;
         self.due |= due;
-        let wake = (due && !self.running && !self.failed)
+        let looks = self.running || self.lingering || self.failed;
+        let wake = (due && !looks)
             || !self.armed
             || (!reported && self.accounts.has_unreported());
         self.armed = true;
@@ -210,6 +214,7 @@ impl State {
     pub fn begin_flush(&mut self) -> u64 {
         self.due = false;
         self.running = true;
+        self.lingering = false;
         self.store.next()
     }
 
@@ -299,14 +304,21 @@ impl State {
         self.accounts.retries += 1;
     }
 
-    /// The flush under way has ended. After a failure the bound by count holds at once.
-    pub fn end_flush(&mut self, failed: bool) {
+    /// The flush under way has ended. After a failure the bound by count holds at once. With `lingers`, captures wake nobody
+    /// until [`State::stop_lingering`].
+    pub fn end_flush(&mut self, failed: bool, lingers: bool) {
         self.running = false;
+        self.lingering = lingers;
         self.failed = failed;
         self.due = self.store.len() >= self.flush_at;
         if failed {
             self.enforce_bounds();
         }
+    }
+
+    /// From now on the capture that makes a flush due wakes the flush thread.
+    pub fn stop_lingering(&mut self) {
+        self.lingering = false;
     }
 
     /// Whether a flush is due by count.

@@ -131,6 +131,12 @@ fn drive(mut worker: Worker, ingest: &Ingest) {
         if let Some((_, Some(Wait::Until(until)))) = phase.flush() {
             now = until;
             client.wake.try_take();
+        } else if let Some(until) = worker.lingers_until {
+            // Callers may come before it looks again.
+            thread::yield_now();
+            if !client.wake.try_take() {
+                now = until;
+            }
         } else if worker.attempt.is_none() {
             client.wake.wait();
         } else if thread_rng().gen_bool(0.5) {
@@ -238,6 +244,24 @@ fn what_is_captured_while_the_owner_ends_is_delivered_or_was_not_taken() {
         let taken = taken.sum();
         let (last, stored) = play.end(taken);
         assert_eq!((last.stopped, stored.len() as u64), (0, taken));
+    });
+}
+
+#[test]
+fn what_becomes_due_right_after_a_flush_is_sent_without_another_capture() {
+    check(|| {
+        let play = Play::begin(config(2, usize::MAX), Ingest::default());
+        let mut taken = 0;
+        for first in [100, 102, 104] {
+            // From a capture while the flush before is still under way to one after the thread sleeps again.
+            (0..thread_rng().gen_range(0..40)).for_each(|_| thread::yield_now());
+            taken += play.capture(first..first + 2).join().expect("no panic");
+            // Nothing else wakes the flush thread.
+            while play.client.stats().delivered < taken {
+                thread::yield_now();
+            }
+        }
+        play.end(taken);
     });
 }
 
