@@ -129,9 +129,7 @@ impl State {
         let due = !self.due && self.store.len() >= self.flush_at;
         self.due |= due;
         let looks = self.running || self.lingering || self.failed;
-        let wake = (due && !looks)
-            || !self.armed
-            || (!reported && self.accounts.has_unreported());
+        let wake = (due && !looks) || !self.armed || (!reported && self.accounts.has_unreported());
         self.armed = true;
         if wake {
             Accepted::Notify
