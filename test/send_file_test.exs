@@ -222,7 +222,8 @@ defmodule BilldogEng.SendFileTest do
   end
 
   test "events that the ingest refuses go to FILE.rejected, wherever they stand", context do
-    bad = Enum.concat([1..1_500, [1_800, 2_999], 3_500..3_700])
+    # Also a run at the start, before anything is accepted, and one at the end, behind which there is nothing to try.
+    bad = Enum.concat([1..1_500, [1_800, 2_999], 3_500..4_000])
     good = Enum.to_list(1..4_000) -- bad
     lines = for n <- 1..4_000, do: line(n, if(n in bad, do: %{"event" => "bad"}, else: %{}))
     File.write!(context.path, lines)
@@ -246,10 +247,26 @@ defmodule BilldogEng.SendFileTest do
     File.write!(context.path, lines(1..3_000))
     Collector.respond(context.collector, {:status, 400})
     assert %{delivered: 0, rejected: 0, kept_from: 1, error: %{status: 400}} = send!(context)
-    assert Collector.request_count(context.collector) < 200
+    assert Collector.request_count(context.collector) < 300
     Collector.respond(context.collector, :ok)
     assert %{delivered: 3_000, kept: 0} = send!(context, resume: true)
     assert numbers(context.collector) == Enum.to_list(1..3_000)
+  end
+
+  @tag :slow
+  test "an ingest that refuses everything from some event on ends the run after 10,000 events", context do
+    File.write!(context.path, lines(1..12_000))
+
+    Collector.respond(context.collector, fn request ->
+      if request.body =~ ~s("n":1,), do: :ok, else: {:status, 422}
+    end)
+
+    assert %{delivered: 1_000, rejected: rejected, error: %{status: 422}, kept_from: from} = send!(context)
+    assert rejected in 10_000..10_100
+    Collector.respond(context.collector, :ok)
+    assert %{delivered: delivered, kept: 0} = send!(context, resume: true)
+    assert delivered == 12_000 - rejected
+    assert from > 10_000
   end
 
   test "a request that is too large is split", context do

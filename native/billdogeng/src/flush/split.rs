@@ -250,6 +250,17 @@ impl Parts {
         self.other = Some(event);
     }
 
+    /// Returns the events that were refused alone since others were accepted.
+    pub fn refused_alone(&mut self) -> Vec<Batch> {
+        std::mem::take(&mut self.suspects)
+    }
+
+    /// Goes on with what was not tried alone, as after an event that was accepted.
+    pub fn again(&mut self) {
+        self.seen.refusals = 0;
+        self.others = 0;
+    }
+
     /// Returns what is left, newest first: to be put back one by one.
     pub fn into_rest(self) -> impl Iterator<Item = Batch> {
         let mut rest = self.rest;

@@ -26,15 +26,17 @@ impl Ahead {
         next.or_else(|| self.portions.recv().ok())
     }
 
-    /// Returns a copy of any event, which may show whose fault a refusal is.
-    pub fn copy_of_any(&mut self) -> Option<Batch> {
+    /// Returns a copy of any event, which may show whose fault a refusal is: of what is left of this portion, and of those
+    /// behind it.
+    pub fn copy_of_any(&mut self, current: &Portion) -> Option<Batch> {
         while self.received.len() < AHEAD {
             match self.portions.recv() {
                 Ok(portion) => self.received.push_back(portion),
                 Err(_) => break,
             }
         }
-        let pieces = || self.received.iter().flat_map(|portion| &portion.pieces);
+        let portions = || std::iter::once(current).chain(&self.received);
+        let pieces = || portions().flat_map(|portion| &portion.pieces);
         let events: usize = pieces().map(Batch::len).sum();
         let mut at = fastrand::usize(..events.max(1));
         for piece in pieces() {
@@ -47,9 +49,9 @@ impl Ahead {
     }
 
     /// Removes an event that was delivered. Returns the number of its line.
-    pub fn take(&mut self, event: u64) -> Option<u64> {
+    pub fn take(&mut self, current: &mut Portion, event: u64) -> Option<u64> {
         let holds = |piece: &Batch| piece.numbers().contains(&event);
-        for portion in &mut self.received {
+        for portion in std::iter::once(current).chain(&mut self.received) {
             let Some(index) = portion.pieces.iter().position(holds) else {
                 continue;
             };

@@ -18,6 +18,7 @@
 //! | `source.rs` | opens a file, also a compressed one, and divides it into portions |
 //! | `journal.rs` | the rejected lines, and the state that a later run resumes from |
 //! | `ahead.rs` | the portions that wait |
+//! | `stop.rs` | why a run ends early |
 //! | `sender.rs` | delivers portions: retries, splits, rejects |
 
 mod ahead;
@@ -26,6 +27,7 @@ mod line;
 mod portion;
 mod sender;
 mod source;
+mod stop;
 mod table;
 
 pub use line::Fields;

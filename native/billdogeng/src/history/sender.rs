@@ -1,11 +1,11 @@
 //! Delivers portions, one request at a time: retries, splits what is refused, rejects what is refused alone.
 
-use crate::error::Error;
 use crate::flush::requests::Requests;
 use crate::flush::split::{Accepted, Parts, Seen, Standing};
 use crate::history::ahead::Ahead;
 use crate::history::journal::Journal;
 use crate::history::portion::{Portion, Position, Rejected};
+use crate::history::stop::{cancelled, file_error, panicked, quota_limited, Stop};
 use crate::history::{Order, Shared};
 use crate::http::payload::Payload;
 use crate::http::policy::{self, MOST_FAILED_FLUSHES};
@@ -21,8 +21,10 @@ use tokio::time::{sleep_until, Instant};
 /// Rejected lines that a dry run keeps to show.
 const MOST_EXAMPLES: usize = 20;
 
-/// Why a run ends before the end of its file.
-type Stop = Arc<Error>;
+/// How often the tries of single events begin anew while the ingest has not accepted anything.
+const ROUNDS: u32 = 3;
+/// Events in a row that are rejected, once the ingest has accepted others. More of them are its own fault.
+const MOST_IN_A_ROW: u64 = 10_000;
 
 pub struct Sender {
     order: Arc<Order>,
@@ -33,6 +35,8 @@ pub struct Sender {
     position: Position,
     requests: Requests,
     seen: Seen,
+    /// Events that were rejected since one was accepted.
+    in_a_row: u64,
     /// When the rate allows the next events.
     next_at: Instant,
 }
@@ -61,6 +65,7 @@ impl Sender {
             ahead: Ahead::new(portions),
             journal,
             seen: Seen::default(),
+            in_a_row: 0,
             next_at: Instant::now(),
         }
     }
@@ -180,7 +185,11 @@ impl Sender {
         Ok(())
     }
 
-    async fn deliver(&mut self, portion: &Portion, piece: Batch) -> Result<(), (Stop, Vec<Batch>)> {
+    async fn deliver(
+        &mut self,
+        portion: &mut Portion,
+        piece: Batch,
+    ) -> Result<(), (Stop, Vec<Batch>)> {
         let events = piece.len();
         self.pace(events).await;
         self.shared.progress().sent += events as u64;
@@ -188,6 +197,7 @@ impl Sender {
         let mut failing = Failing::default();
         let mut refusal = None;
         let mut payload = None;
+        let mut rounds = 0;
         loop {
             let Some(part) = parts.next() else {
                 return Ok(());
@@ -206,7 +216,9 @@ impl Sender {
                         self.delivered(events.len());
                         events.recycle();
                     }
-                    Some(Accepted::Other(event)) => self.delivered_ahead(event.numbers().start),
+                    Some(Accepted::Other(event)) => {
+                        self.delivered_ahead(portion, event.numbers().start)
+                    }
                     None => {}
                 },
                 Judged::TooLarge(failure) => {
@@ -234,17 +246,31 @@ impl Sender {
             let other = match standing {
                 Standing::Done => return Ok(()),
                 Standing::Next => continue,
-                Standing::Elsewhere => self.ahead.copy_of_any(),
+                Standing::Elsewhere => self.ahead.copy_of_any(portion),
                 Standing::Keep => None,
             };
-            match (other, refusal.as_ref()) {
-                (Some(other), _) => parts.try_other(other),
-                (None, Some(refusal)) => {
-                    let stop = Arc::clone(&refusal.error);
-                    return Err((stop, parts.into_rest().collect()));
-                }
-                (None, None) => return Ok(()),
+            let Some(refusal) = &refusal else {
+                continue;
+            };
+            if let Some(other) = other {
+                parts.try_other(other);
+                continue;
             }
+            // A file may have bad events for as long as it likes, if the ingest accepts others.
+            let accepts = self.position.delivered > 0 && self.in_a_row < MOST_IN_A_ROW;
+            rounds += 1;
+            let rejected = match accepts {
+                true => parts.refused_alone(),
+                false => Vec::new(),
+            };
+            if let Err(stop) = self.reject_events(portion, &rejected, refusal) {
+                return Err((stop, parts.into_rest().collect()));
+            }
+            if !accepts && (rounds == ROUNDS || parts.next().is_none()) {
+                let stop = Arc::clone(&refusal.error);
+                return Err((stop, parts.into_rest().collect()));
+            }
+            parts.again();
         }
     }
 
@@ -304,8 +330,8 @@ impl Sender {
         }
     }
 
-    fn delivered_ahead(&mut self, event: u64) {
-        if let Some(line) = self.ahead.take(event) {
+    fn delivered_ahead(&mut self, portion: &mut Portion, event: u64) {
+        if let Some(line) = self.ahead.take(portion, event) {
             self.position.ahead.push(line);
             self.shared.progress().sent += 1;
             self.delivered(1);
@@ -313,6 +339,7 @@ impl Sender {
     }
 
     fn delivered(&mut self, events: usize) {
+        self.in_a_row = 0;
         self.position.delivered += events as u64;
         self.shared.progress().delivered += events as u64;
     }
@@ -331,7 +358,9 @@ impl Sender {
             reason: reason.clone(),
             content: portion.text(event),
         });
-        self.reject(&lines.collect::<Vec<_>>())
+        let lines: Vec<_> = lines.collect();
+        self.in_a_row += lines.len() as u64;
+        self.reject(&lines)
     }
 
     /// Waits until the rate allows so many events more.
@@ -349,26 +378,4 @@ enum Judged {
     TooLarge(Failure),
     Again,
     Stop(Stop),
-}
-
-fn quota_limited() -> Stop {
-    Arc::new(Error {
-        message: "the project's quota is used up: the ingest stored nothing of the request".into(),
-        ..Error::quota_limited()
-    })
-}
-
-fn panicked() -> Stop {
-    Arc::new(Error {
-        message: "the thread that sends the file panicked: report this".into(),
-        ..Error::panicked()
-    })
-}
-
-fn cancelled() -> Stop {
-    file_error("the run was cancelled".to_owned())
-}
-
-fn file_error(message: String) -> Stop {
-    Arc::new(Error::file(message))
 }
