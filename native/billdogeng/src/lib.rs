@@ -12,6 +12,8 @@
 mod client;
 mod clock;
 mod config;
+#[cfg(all(test, not(shuttle)))]
+mod counted;
 mod draining;
 mod error;
 mod event;

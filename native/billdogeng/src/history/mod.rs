@@ -221,3 +221,17 @@ impl Drop for Run {
         self.shared.cancelled.notify_one();
     }
 }
+
+/// Writes the event of a line so many times. Returns how often that worked.
+#[cfg(all(test, not(shuttle)))]
+pub(crate) fn write_lines(line: &[u8], times: u64, out: &mut Vec<u8>) -> u64 {
+    let writer = line::Writer {
+        fields: &Fields::default(),
+        group_numbers: &[],
+        max_event_bytes: usize::MAX,
+        name: "events.ndjson",
+    };
+    (0..times)
+        .filter(|number| writer.write(line, *number, out).is_ok())
+        .count() as u64
+}
