@@ -131,10 +131,11 @@ fn split() {
     measured(|| loop {
         let part = parts.next().expect("a part");
         let refused = part.numbers().contains(&bad);
-        let _ = match refused {
-            true => parts.refused(),
-            false => drop(parts.accepted()),
-        };
+        if refused {
+            parts.refused();
+        } else {
+            parts.accepted();
+        }
         let (standing, events) = parts.settle();
         rejected += events.len();
         if standing == Standing::Done {
