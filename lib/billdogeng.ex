@@ -249,7 +249,7 @@ defmodule BilldogEng do
 
   Options, beside those of `BilldogEng.Analytics.start_link/1`, of which `:api_key` is required:
 
-    * `:client` - a module with `use BilldogEng`, whose configuration is used
+    * `:client` - a module with `use BilldogEng`. Its configuration is used
     * `:map` - the names that fields have in the file, as `[event: "name", distinct_id: "user.id"]`; a dot leads into an
       object
     * `:csv` - whether the file is CSV with a header (RFC 4180). Other columns than those of the fields are properties: a

@@ -10,7 +10,7 @@ defmodule BilldogEng.SendTestEventTest do
   use BilldogEng.ClientCase, async: false
 
   alias BilldogEng.TlsIngest
-  alias BilldogEng.Client.TestEvent
+  alias BilldogEng.Client.Using
   alias Mix.Tasks.Billdogeng.SendTestEvent
 
   @key "s3cret-key"
@@ -257,7 +257,7 @@ defmodule BilldogEng.SendTestEventTest do
     app = :billdogeng_some_shop
     :ok = :application.load({:application, app, [vsn: ~c"1", modules: [Shop, Enum, Second, Missing]]})
     on_exit(fn -> :application.unload(app) end)
-    assert TestEvent.clients([app, :kernel, :no_such_app]) == [Shop, Second]
+    assert Using.clients([app, :kernel, :no_such_app]) == [Shop, Second]
   end
 
   @tag :slow

@@ -12,15 +12,6 @@ defmodule BilldogEng.Client.TestEvent do
   @name "billdogeng_test_event"
   @user "billdogeng-test"
 
-  # Returns the modules of these apps that `use BilldogEng`.
-  def clients(apps) do
-    for app <- apps,
-        Application.load(app) in [:ok, {:error, {:already_loaded, app}}],
-        module <- Application.spec(app, :modules) || [],
-        Code.ensure_loaded?(module) and function_exported?(module, :__billdogeng__, 0),
-        do: module
-  end
-
   # Returns the test of a client's options. Raises `ArgumentError` for a wrong value, as a start does.
   def new(opts) do
     # Only a live client logs warnings and looks for certificates.

@@ -112,6 +112,40 @@ defmodule BilldogEng.Client.Using do
 
   def start_link(app, module, opts), do: app |> options(module, opts) |> Analytics.start_link()
 
+  # Returns the modules of these apps that `use BilldogEng`.
+  def clients(apps) do
+    for app <- apps,
+        Application.load(app) in [:ok, {:error, {:already_loaded, app}}],
+        module <- Application.spec(app, :modules) || [],
+        client?(module),
+        do: module
+  end
+
+  # Returns the only one of them, or nil. Raises `ArgumentError` if there are several.
+  def only_client(apps) do
+    case clients(apps) do
+      [] ->
+        nil
+
+      [module] ->
+        module
+
+      modules ->
+        names = Enum.map_join(modules, " or ", &"--client #{inspect(&1)}")
+        raise ArgumentError, "there are several clients, name one: " <> names
+    end
+  end
+
+  defp client?(module),
+    do: is_atom(module) and Code.ensure_loaded?(module) and function_exported?(module, :__billdogeng__, 0)
+
+  # Returns the configured options of a client. Raises `ArgumentError` for a module that is none.
+  def options(module) do
+    if client?(module),
+      do: options(module.__billdogeng__(), module, []),
+      else: raise(ArgumentError, "#{inspect(module)} is no module with `use BilldogEng`")
+  end
+
   # Returns all options of the client. An error shows none of them: the key is among them.
   def options(app, module, opts) do
     configured = Application.get_env(app, module, [])

@@ -113,9 +113,9 @@ defmodule BilldogEng.History.Run do
     end
   end
 
-  # The options of the client whose events these are. A dry run needs none.
+  # Returns the options of the client that the events are of. A dry run needs no key.
   defp native(given, module, dry_run?) do
-    configured = if module, do: Using.options(otp_app(module), module, []), else: []
+    configured = if module, do: Using.options(module), else: []
     opts = configured |> Keyword.merge(given) |> Keyword.drop([:name, :spool_dir, :mode])
     {:ok, checked} = Options.parse(Keyword.put(opts, :mode, :disabled))
 
@@ -130,12 +130,6 @@ defmodule BilldogEng.History.Run do
         {:ok, options} = Options.parse(Keyword.put(opts, :mode, :live))
         {:ok, options.native}
     end
-  end
-
-  defp otp_app(module) do
-    if is_atom(module) and Code.ensure_loaded?(module) and function_exported?(module, :__billdogeng__, 0),
-      do: module.__billdogeng__(),
-      else: raise(ArgumentError, "#{inspect(module)} is no module with `use BilldogEng`")
   end
 
   defp invalid(message), do: {:error, Error.new(message, 0, "INVALID_OPTION")}

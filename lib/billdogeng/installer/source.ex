@@ -59,18 +59,16 @@ defmodule BilldogEng.Installer.Source do
 
   # Returns whether this module is among the children.
   def child?(source, module) do
-    names = module |> Module.split() |> Enum.map(&String.to_atom/1)
-    alias? = &match?({:__aliases__, _, ^names}, &1)
+    alias? = alias_of(module)
 
-    with {:ok, code} <- parse(source),
-         {:ok, {_, _, [elements]}} <- find(code, &children/1) do
-      Enum.any?(elements, fn
-        {:__block__, _, [{child, _options}]} -> alias?.(child)
-        child -> alias?.(child)
-      end)
-    else
-      _ -> false
-    end
+    has?(source, fn code ->
+      with {_, _, [elements]} <- children(code) do
+        Enum.any?(elements, fn
+          {:__block__, _, [{child, _options}]} -> alias?.(child)
+          child -> alias?.(child)
+        end)
+      end
+    end)
   end
 
   # ── functions and blocks ──
@@ -119,7 +117,6 @@ defmodule BilldogEng.Installer.Source do
   # Inserts lines behind `use module` within the function of this name.
   def insert_after_use(source, function, module, lines) do
     with {:ok, code} <- parse(source),
-         {:ok, _} <- find(code, &definition(&1, function, 0)),
          {:ok, body} <- find(code, &function_of(&1, function)),
          {:ok, use} <- find(body, &use_of(&1, module)) do
       text = indented(lines, indent(source, line_of(use)))
@@ -177,66 +174,40 @@ defmodule BilldogEng.Installer.Source do
   # ── queries ──
 
   # Returns whether the code calls a function of this name.
-  def calls?(source, function) do
-    with {:ok, code} <- parse(source),
-         {:ok, _} <- find(code, &match?({{:., _, [_, ^function]}, _, _}, &1)) do
-      true
-    else
-      _ -> false
-    end
-  end
+  def calls?(source, function), do: has?(source, &match?({{:., _, [_, ^function]}, _, _}, &1))
 
   # Returns whether the code of a source has this module's name.
-  def mentions?(source, module) do
-    names = module |> Module.split() |> Enum.map(&String.to_atom/1)
-
-    with {:ok, code} <- parse(source),
-         {:ok, _} <- find(code, &match?({:__aliases__, _, ^names}, &1)) do
-      true
-    else
-      _ -> false
-    end
-  end
+  def mentions?(source, module), do: has?(source, alias_of(module))
 
   # Returns whether the code has `config app, module, …`.
-  def configures?(source, module) do
-    with {:ok, code} <- parse(source), do: configures_in?(code, module), else: (_ -> false)
-  end
-
-  defp configures_in?(code, module) do
-    names = module |> Module.split() |> Enum.map(&String.to_atom/1)
-    match?({:ok, _}, find(code, &match?({:config, _, [_, {:__aliases__, _, ^names} | _]}, &1)))
-  end
+  def configures?(source, module), do: has?(source, configures(module))
 
   # Returns whether the code does so in `if config_env() == env`.
   def configures?(source, module, env) do
-    with {:ok, code} <- parse(source),
-         {:ok, _} <- find(code, &(environment?(&1, env) and configures_in?(&1, module))) do
-      true
-    else
+    has?(source, fn
+      {:if, _, [condition | _]} = block -> environment?(condition, env) and found?(block, configures(module))
+      _ -> false
+    end)
+  end
+
+  defp configures(module) do
+    alias? = alias_of(module)
+
+    fn
+      {:config, _, [_app, module | _]} -> alias?.(module)
       _ -> false
     end
   end
 
-  # Returns whether code is `if config_env() == env do`.
-  def environment?({:if, _, [condition | _]}, env), do: environment_is?(condition, env)
+  # Returns whether code is `config_env() == env`.
+  def environment?({:==, _, [{:config_env, _, _}, {:__block__, _, [env]}]}, env), do: true
   def environment?(_, _), do: false
 
-  def environment_is?({:==, _, [{:config_env, _, _}, {:__block__, _, [env]}]}, env), do: true
-  def environment_is?(_, _), do: false
-
   # Returns whether a plug of the app assigns the user, such as `:fetch_current_user`.
-  def plugs_user?(source) do
-    with {:ok, code} <- parse(source),
-         {:ok, _} <- find(code, &user_plug/1) do
-      true
-    else
-      _ -> false
-    end
-  end
+  def plugs_user?(source), do: has?(source, &user_plug?/1)
 
   # By its name, of a function or of a module.
-  defp user_plug({:plug, _, [name | _]}) do
+  defp user_plug?({:plug, _, [name | _]}) do
     name =
       case plain(name) do
         {:__aliases__, _, names} -> names |> List.last() |> Atom.to_string()
@@ -247,19 +218,29 @@ defmodule BilldogEng.Installer.Source do
     name =~ ~r/user|account|auth|scope|session_token/i
   end
 
-  defp user_plug(_), do: nil
+  defp user_plug?(_), do: false
 
   # ── positions and text ──
 
-  # Returns `{:ok, found}` for the first node that `wanted` returns something true for.
+  # Returns `{:ok, found}` for the first node that `wanted` returns something for.
   defp find(code, wanted) do
-    {_, found} =
-      Macro.prewalk(code, nil, fn
-        node, nil -> {node, wanted.(node) || nil}
-        node, found -> {node, found}
-      end)
+    {_, found} = Macro.prewalk(code, nil, fn node, found -> {node, found || wanted.(node)} end)
+    if found, do: {:ok, found}, else: :error
+  end
 
-    if found in [nil, false], do: :error, else: {:ok, if(found == true, do: code, else: found)}
+  defp found?(code, wanted), do: match?({:ok, _}, find(code, wanted))
+
+  defp has?(source, wanted) do
+    case parse(source) do
+      {:ok, code} -> found?(code, wanted)
+      _error -> false
+    end
+  end
+
+  # Returns a function that returns whether code is this module's name.
+  defp alias_of(module) do
+    names = module |> Module.split() |> Enum.map(&String.to_atom/1)
+    &match?({:__aliases__, _, ^names}, &1)
   end
 
   defp plain({:__block__, _, [literal]}), do: literal

@@ -160,18 +160,16 @@ defmodule BilldogEng.Installer.Steps do
     block = ["if config_env() == :prod do", "  " <> line, "end"]
 
     change(files, path, block, "the end of the file", fn source ->
-      cond do
-        Source.configures?(source, app.module) ->
-          {:ok, source}
-
-        true ->
-          with :error <- Source.insert_in_block(source, ["", line], &production?/2),
-               do: append_text(source, block)
+      if Source.configures?(source, app.module) do
+        {:ok, source}
+      else
+        with :error <- Source.insert_in_block(source, ["", line], &production?/2),
+             do: append_text(source, block)
       end
     end)
   end
 
-  defp production?(:if, [condition | _]), do: Source.environment_is?(condition, :prod)
+  defp production?(:if, [condition | _]), do: Source.environment?(condition, :prod)
   defp production?(_, _), do: false
 
   defp append(source, module, lines) do
@@ -246,7 +244,7 @@ defmodule BilldogEng.Installer.Steps do
 
   # ── help ──
 
-  # The step of a file whose new text `insert` returns. Its result must be Elixir.
+  # Returns the step of a file. `insert` returns the file's new text, which must be Elixir.
   defp change(files, path, lines, place, insert) do
     case {files.read.(path), Path.extname(path)} do
       {nil, ".exs"} when path != ".formatter.exs" ->

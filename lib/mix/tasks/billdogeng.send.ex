@@ -33,7 +33,7 @@ defmodule Mix.Tasks.Billdogeng.Send do
 
   use Mix.Task
 
-  alias BilldogEng.Client.TestEvent
+  alias BilldogEng.Client.Using
   alias BilldogEng.History.Report
 
   @switches [
@@ -82,19 +82,9 @@ defmodule Mix.Tasks.Billdogeng.Send do
 
   defp client(nil) do
     apps = Map.keys(Mix.Project.apps_paths() || %{Mix.Project.config()[:app] => "."})
-
-    case TestEvent.clients(apps) do
-      [] ->
-        []
-
-      [module] ->
-        [client: module]
-
-      several ->
-        Mix.raise(
-          "there are several clients, name one: #{Enum.map_join(several, " or ", &"--client #{inspect(&1)}")}"
-        )
-    end
+    if module = Using.only_client(apps), do: [client: module], else: []
+  rescue
+    error in ArgumentError -> Mix.raise(Exception.message(error))
   end
 
   defp client(name), do: [client: Module.concat([name])]

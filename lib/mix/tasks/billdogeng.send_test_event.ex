@@ -58,34 +58,13 @@ defmodule Mix.Tasks.Billdogeng.SendTestEvent do
     report(TestEvent.send(test))
   end
 
-  defp configured(nil) do
+  defp configured(name) do
     apps = Map.keys(Mix.Project.apps_paths() || %{Mix.Project.config()[:app] => "."})
 
-    case TestEvent.clients(apps) do
-      [] ->
-        {"none, so config :billdogeng", []}
-
-      [module] ->
-        of(module)
-
-      modules ->
-        Mix.raise(
-          "there are several clients, name one: " <>
-            Enum.map_join(modules, " or ", &"--client #{inspect(&1)}")
-        )
+    case if(name, do: Module.concat([name]), else: Using.only_client(apps)) do
+      nil -> {"none, so config :billdogeng", []}
+      module -> {inspect(module), Using.options(module)}
     end
-  end
-
-  defp configured(name) do
-    module = Module.concat([name])
-
-    if Code.ensure_loaded?(module) and function_exported?(module, :__billdogeng__, 0),
-      do: of(module),
-      else: Mix.raise("#{inspect(module)} is no module with `use BilldogEng`")
-  end
-
-  defp of(module) do
-    {inspect(module), Using.options(module.__billdogeng__(), module, [])}
   rescue
     error in ArgumentError -> Mix.raise(Exception.message(error))
   end

@@ -26,8 +26,8 @@ impl Ahead {
         next.or_else(|| self.portions.recv().ok())
     }
 
-    /// Returns a copy of any event, which may show whose fault a refusal is: of what is left of this portion, and of those
-    /// behind it.
+    /// Returns a copy of any event that is left of this portion, or of any in those behind it. If the ingest accepts it, a
+    /// refusal is the fault of the refused event.
     pub fn copy_of_any(&mut self, current: &Portion) -> Option<Batch> {
         while self.received.len() < AHEAD {
             match self.portions.recv() {

@@ -160,10 +160,10 @@ impl Sender {
             return Ok(());
         };
         let line = portion.line(*first).clone();
-        let (before, _): (Vec<_>, Vec<_>) = malformed
+        let before = malformed
             .into_iter()
-            .partition(|rejected| rejected.number < line.number);
-        self.reject(&before)?;
+            .filter(|rejected| rejected.number < line.number);
+        self.reject(&before.collect::<Vec<_>>())?;
         let settled = portion
             .events()
             .filter(|(event, other)| other.number > line.number && !left.contains(event));

@@ -87,7 +87,7 @@ impl Open {
 }
 
 impl Source {
-    /// Reads the file to its end, or until nobody wants the portions any more.
+    /// Reads the file to its end, or until the sender has ended.
     pub fn run(mut self, portions: &Sender<Portion>) {
         let mut first = 0;
         while let Some(portion) = self.portion(first) {

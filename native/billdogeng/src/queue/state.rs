@@ -302,8 +302,8 @@ impl State {
         self.accounts.retries += 1;
     }
 
-    /// The flush under way has ended. After a failure the bound by count holds at once. With `lingers`, captures wake nobody
-    /// until [`State::stop_lingering`].
+    /// The flush under way has ended. After a failure the bound by count holds at once. With `lingers`, no capture wakes the
+    /// flush thread for a flush that is due until [`State::stop_lingering`].
     pub fn end_flush(&mut self, failed: bool, lingers: bool) {
         self.running = false;
         self.lingering = lingers;
