@@ -313,6 +313,36 @@ defmodule BilldogEng.SendFileTest do
     end
   end
 
+  test "an event that was accepted ahead of older ones is not sent again by the run that is resumed",
+       context do
+    File.write!(
+      context.path,
+      for(n <- 1..1_000, do: line(n, if(n <= 300, do: %{"event" => "bad"}, else: %{})))
+    )
+
+    accepted = :counters.new(1, [])
+
+    # After so many refusals single events are tried at random; after the first that is accepted the key is revoked.
+    Collector.respond(context.collector, fn request ->
+      cond do
+        :counters.get(accepted, 1) == 1 -> {:status, 401}
+        request.body =~ ~s("event_name":"bad") -> {:status, 400}
+        true -> with(:ok <- :counters.add(accepted, 1, 1), do: :ok)
+      end
+    end)
+
+    assert %{delivered: 1, error: %{status: 401}} = send!(context)
+
+    Collector.respond(
+      context.collector,
+      &if(&1.body =~ ~s("event_name":"bad"), do: {:status, 400}, else: :ok)
+    )
+
+    assert %{delivered: 700, rejected: 300, kept: 0} = send!(context, resume: true)
+    assert Enum.sort(numbers(context.collector)) == Enum.to_list(301..1_000)
+    assert Enum.sort(for {line, _, _} <- rejected(context), do: line) == Enum.to_list(1..300)
+  end
+
   test "failures are retried for as long as :retry_for, which starts anew with each success", context do
     File.write!(context.path, lines(1..10))
     Collector.respond(context.collector, {:status, 503})
