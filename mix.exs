@@ -63,7 +63,7 @@ defmodule BilldogEng.MixProject do
       extras: [{"README.md", title: "Overview"} | Enum.flat_map(pages(), &elem(&1, 1))],
       groups_for_extras: pages(),
       groups_for_modules: [
-        Client: [BilldogEng, BilldogEng.Analytics, BilldogEng.Transport, BilldogEng.Error],
+        Client: [BilldogEng, BilldogEng.Analytics, BilldogEng.Stats, BilldogEng.Transport, BilldogEng.Error],
         Phoenix: [
           BilldogEng.Plug,
           BilldogEng.LiveView,

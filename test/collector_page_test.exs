@@ -56,7 +56,7 @@ defmodule BilldogEng.CollectorPageTest do
 
   describe "security" do
     test "every response has a policy without inline script and style", %{page: page} do
-      for path <- ["/", "/page.css", "/page.js", "/api/events", "/nothing"] do
+      for path <- ["/", "/page.css", "/page.js", "/details.js", "/api/events", "/nothing"] do
         {_, headers, _} = get(page, path)
 
         assert policy =

@@ -33,7 +33,7 @@ defmodule BilldogEng.PackageTest do
 
     for path <- files -- kept do
       assert path =~
-               ~r{^(lib/.+\.ex|lib/billdogeng/collector/page/(index\.html|page\.css|page\.js)|mix/.+\.exs|guides/[\w-]+\.(md|livemd|cheatmd)|native/billdogeng(_nif)?/(Cargo\.toml|src/.+\.rs|src/flush/machine/cells\.txt)|THIRD-PARTY-LICENSES)$},
+               ~r{^(lib/.+\.ex|lib/billdogeng/collector/page/(index\.html|page\.css|(page|dom|details|charts)\.js)|mix/.+\.exs|guides/[\w-]+\.(md|livemd|cheatmd)|native/billdogeng(_nif)?/(Cargo\.toml|src/.+\.rs|src/flush/machine/cells\.txt)|THIRD-PARTY-LICENSES)$},
              path
     end
   end

@@ -45,56 +45,8 @@ defmodule BilldogEng.Analytics do
   @typedoc "A client: its pid, its name, or the struct of `BilldogEng.new/2`."
   @type server :: GenServer.server() | BilldogEng.t()
 
-  @typedoc """
-  The counters of a client: `captured = delivered + dropped + queued`.
-
-    * `:mode` - `:live`, or `:test` or `:disabled`, in which nothing is sent. It follows `set_mode/2`
-    * `:captured`, `:delivered` - events that were captured, and that the ingest accepted. Events that a spool had at
-      the start count as captured
-    * `:queued`, `:queued_bytes` - events not yet delivered, including those in flight, and their bytes of JSON in
-      memory
-    * `:in_flight` - events of the batch that is being sent
-    * `:retries` - attempts after the first one of a batch
-    * `:replaced` - values written in another form than their own
-    * `:dropped` - dropped events, by reason: `:queue_full`, `:too_large`, `:rejected`, `:quota`,
-      `:before_send`, `:in_hook`, `:failed`, `:stopped`, `:purged`; with a spool also `:spool_full`, `:expired`,
-      `:spool_lost`; in a client that sends nothing also `:disabled`, and `:unowned` (see `BilldogEng.Test`)
-    * `:state` - `:idle`, `:in_flight` (a request is being made), `:waiting` (between two attempts of a flush),
-      `:backing_off` (the last flush failed, so automatic ones are delayed), `:suspended` (the project's quota is
-      used up) or `:draining` (the client's process has ended)
-    * `:next_attempt_in` - ms until the next attempt, or nil if none is planned
-    * `:last_error` - the last attempt that failed, or nil: `:message`, `:status` and `:code` as in
-      `BilldogEng.Error`, and `:time`, a `DateTime`
-    * `:last_success` - when the ingest last accepted a request, a `DateTime` or nil
-    * `:person_updates` - the same counters, except `:mode`, for `set_person_properties/3`
-  """
-  @type stats :: %{
-          optional(:mode) => :live | :test | :disabled,
-          optional(:person_updates) => stats(),
-          captured: non_neg_integer(),
-          delivered: non_neg_integer(),
-          queued: non_neg_integer(),
-          queued_bytes: non_neg_integer(),
-          in_flight: non_neg_integer(),
-          retries: non_neg_integer(),
-          replaced: non_neg_integer(),
-          dropped: %{optional(atom()) => pos_integer()},
-          state: state(),
-          next_attempt_in: non_neg_integer() | nil,
-          last_error: last_error() | nil,
-          last_success: DateTime.t() | nil
-        }
-
-  @typedoc "The state of a client, see `t:stats/0`."
-  @type state :: :idle | :in_flight | :waiting | :backing_off | :suspended | :draining
-
-  @typedoc "Why an attempt failed, and when."
-  @type last_error :: %{
-          message: String.t(),
-          status: non_neg_integer(),
-          code: String.t() | nil,
-          time: DateTime.t()
-        }
+  @typedoc "The counters and the state of a client, see `BilldogEng.Stats`."
+  @type stats :: BilldogEng.Stats.t()
 
   # ── start ──
 
@@ -348,9 +300,9 @@ defmodule BilldogEng.Analytics do
   Drops all queued events, in memory and on disk (`purged` in `stats/1`), and the batch in flight, which may have
   arrived. Returns `:ok` once none of it is left on disk.
 
-  Returns an error with the code `"SPOOL_ERROR"` that names the file if one could not be deleted. That file is emptied,
-  or its events are marked as removed, so that no later start sends them; the message names a file for which neither was possible. If
-  `:spool_dir` is not open for now, its events are deleted as soon as it is.
+  Returns an error with the code `"SPOOL_ERROR"` that names a file which could not be deleted. It is emptied, or its
+  events are marked as removed, so that no later start sends them; the message names it where neither is possible.
+  The events of a `:spool_dir` that is not open for now are deleted as soon as it is.
 
       iex> {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: "http://127.0.0.1:9", shutdown_timeout: 0)
       iex> BilldogEng.Analytics.capture(client, "user-1", "signed_up")
@@ -409,7 +361,7 @@ defmodule BilldogEng.Analytics do
   def stats(server), do: Remote.run(unwrap(server), {__MODULE__, :stats, []}, &Stats.of/1)
 
   @doc false
-  # Shows why a call hangs: see `BilldogEng.Client.Debug.of/1` and `guides/outage.md`.
+  # Shows why a call hangs: see `guides/outage.md`.
   def debug(server), do: Remote.run(unwrap(server), {__MODULE__, :debug, []}, &Debug.of/1)
 
   @doc group: "State"
@@ -428,25 +380,21 @@ defmodule BilldogEng.Analytics do
   @spec missing() :: %{optional(term()) => pos_integer()}
   def missing, do: Missing.counts()
 
-  # Every capture calls it.
+  # Every capture calls it, some with the struct of `BilldogEng.new/2`.
   @compile {:inline, unwrap: 1}
-  # The struct of `BilldogEng.new/2`.
   defp unwrap(%_{analytics: server}), do: server
   defp unwrap(server), do: server
 
   defp call(server, request, timeout), do: server |> unwrap() |> GenServer.call(request, timeout)
 
   defp timeout!(opts) do
-    case Keyword.get(opts, :timeout, :infinity) do
-      :infinity ->
-        :infinity
+    timeout = Keyword.get(opts, :timeout, :infinity)
 
-      ms when is_integer(ms) and ms >= 0 ->
-        ms
-
-      other ->
-        raise ArgumentError,
-              "invalid value for :timeout: expected milliseconds as an integer from 0, or :infinity, got: #{Budget.inspect(other)}"
+    if timeout == :infinity or (is_integer(timeout) and timeout >= 0) do
+      timeout
+    else
+      raise ArgumentError,
+            "invalid value for :timeout: expected milliseconds as an integer from 0, or :infinity, got: #{Budget.inspect(timeout)}"
     end
   end
 end

@@ -2,32 +2,13 @@
 //
 //     EventSource ──hello, update, traffic──► state ──► rows, overview, banner
 //     fetch ──► details of the chosen row, faults, sample, clear
-//
-// Nothing is shown as HTML: all text goes through text nodes.
+
+import { $, el, button, count, plural, foreign, fill, announce, copy, quoted, statusClass } from "./dom.js";
+import { showDetails } from "./details.js";
+import { chart, traffic } from "./charts.js";
 
 const MOST_ROWS = 2000;
 const ROW_HEIGHT = 28;
-const LONG_TEXT = 400;
-const SVG = "http://www.w3.org/2000/svg";
-const $ = (id) => document.getElementById(id);
-const count = (n) => n.toLocaleString("en");
-const plural = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
-
-function el(tag, props = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [key, value] of Object.entries(props)) {
-    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
-    else if (key in node && key !== "list") node[key] = value;
-    else node.setAttribute(key, value);
-  }
-  node.append(...children.flat().filter((child) => child != null && child !== false));
-  return node;
-}
-
-const button = (text, onclick, className = "") => el("button", { type: "button", onclick, className }, text);
-
-// Text from a sender: its direction and its marks stay within it.
-const foreign = (text, className = "") => el("bdi", { className, dir: "auto" }, text);
 
 // ── State ──
 
@@ -120,7 +101,6 @@ function showState() {
 
 // ── Rows ──
 
-const statusClass = (outcome) => (/^[245]\d\d$/.test(outcome) ? `s${outcome[0]}` : "sx");
 const clock = (ms) => new Date(ms).toTimeString().slice(0, 8) + "." + String(ms % 1000).padStart(3, "0");
 
 function rowNode(row) {
@@ -166,7 +146,7 @@ async function choose(n, focus) {
   $("rows").setAttribute("aria-activedescendant", `row-${n}`);
   setFollow(false);
   if (node) scrollTo(node);
-  await showDetails(n);
+  await showDetails(n, { chosen: () => state.chosen, close: () => choose(null), filter: setFilter });
   if (focus) $("details").focus();
 }
 
@@ -190,96 +170,7 @@ function setFollow(on) {
   showNewer();
 }
 
-// ── Details ──
-
-// A number as it was sent: JSON.parse rounds integers above 2^53.
-class Exact { constructor(source) { this.source = source; } }
-const parse = (text) => JSON.parse(text, (_key, value, context) =>
-  typeof value === "number" && context?.source ? new Exact(context.source) : value);
-
-async function showDetails(n) {
-  const pane = $("details");
-  const response = await fetch(`api/rows/${n}`);
-  if (n !== state.chosen) return;
-  const body = await response.json();
-  const close = el("button", { type: "button", onclick: () => choose(null), "aria-label": "Close the details" }, "✕");
-  if (!response.ok) return fill(pane, [el("div", { className: "head" }, el("h2", {}, `Row ${n}`), close), el("p", {}, body.error.message)]);
-  const { request } = body;
-  let value = null;
-  try { value = parse(body.text); } catch { /* Raw JSON shows it. */ }
-  const event = body.kind === "event" && value ? value : null;
-  const groups = event?.properties?.$groups;
-  const properties = event && (groups ? Object.fromEntries(Object.entries(event.properties).filter(([key]) => key !== "$groups")) : event.properties);
-  const facts = [
-    ["Status", el("span", { className: statusClass(request.outcome) }, request.outcome), body.marks.length > 0 && ` (${body.marks.join(", ")})`],
-    body.reason && ["Reason", foreign(body.reason)],
-    body.id && ["Distinct ID", foreign(body.id), " ", button("timeline", () => setFilter(`id:${quoted(body.id)}`), "link")],
-    ["Arrived", `${new Date(request.at).toISOString()}`],
-    event && ["Captured", when(event.event_timestamp)],
-    ["Batch", `request ${request.number}, ` + (request.events ? `event ${request.index} of ${request.events}` : `${request.method} ${request.path}`)],
-    ["Attempt", `${request.attempt}` + (request.delay ? `, answered after ${count(request.delay)} ms` : "")],
-    ["Size", `${count(request.bytes)} bytes` + (request.wire_bytes < request.bytes ? `, ${count(request.wire_bytes)} gzipped` : "")],
-  ].filter(Boolean);
-  pane.replaceChildren(
-    el("div", { className: "head" }, el("h2", {}, foreign(body.name || "(no name)")), close),
-    el("dl", { className: "facts" }, facts.flatMap(([name, ...values]) => [el("dt", {}, name), el("dd", {}, values)])),
-    body.problems.length > 0 && el("ul", { className: "problems" }, body.problems.map((problem) =>
-      el("li", {}, el("strong", {}, foreign(problem.text)), problem.remedy && el("p", {}, problem.remedy)))) || "",
-    el("div", { className: "tools" },
-      button("Copy JSON", () => copy(body.text, "JSON")), request.method && button("Copy as curl", () => copyCurl(n))),
-    section("Properties", properties), section("Groups", groups), event ? "" : section("Body", value),
-    section("Headers", Object.fromEntries(request.headers)),
-    el("details", {}, el("summary", {}, "Raw JSON"), el("pre", { className: "raw", tabIndex: 0 }, foreign(body.text))));
-}
-
-function when(ms) {
-  const date = new Date(Number(ms?.source));
-  return Number.isNaN(date.getTime()) ? String(ms?.source ?? ms) : date.toISOString();
-}
-
-function section(title, value) {
-  if (value == null || (typeof value === "object" && Object.keys(value).length === 0)) return "";
-  return el("section", {}, el("h2", {}, title), tree(value));
-}
-
-function tree(value) {
-  const keys = Array.isArray(value) ? value.keys() : Object.keys(value);
-  return el("div", { className: "tree" }, [...keys].slice(0, 1000).map((key) => branch(key, value[key])),
-    Object.keys(value).length > 1000 && el("p", { className: "other" }, `+${count(Object.keys(value).length - 1000)} not shown: see the raw JSON`));
-}
-
-function branch(key, value) {
-  const name = [foreign(String(key), "key"), ": "];
-  if (value === null || typeof value !== "object" || value instanceof Exact) return leaf(name, value);
-  const size = Object.keys(value).length;
-  const brackets = Array.isArray(value) ? `[${size}]` : `{${size}}`;
-  if (size === 0) return el("div", { className: "leaf" }, name, el("span", { className: "other" }, brackets));
-  // A level is built when it is opened: values can be deep.
-  const node = el("details", {}, el("summary", {}, name, el("span", { className: "other" }, brackets)));
-  node.addEventListener("toggle", () => { if (node.open && !node.querySelector(".tree")) node.append(tree(value)); });
-  return node;
-}
-
-function leaf(name, value) {
-  const text = value instanceof Exact ? value.source : String(value);
-  const kind = typeof value === "string" ? "string" : value instanceof Exact ? "number" : "other";
-  const shown = foreign(text.slice(0, LONG_TEXT), kind);
-  const showAll = (event) => { shown.textContent = text; event.target.remove(); };
-  const more = text.length > LONG_TEXT && button(` … show all ${count(text.length)} characters`, showAll, "link");
-  return el("div", { className: "leaf" }, name, shown, more, button("copy", () => copy(text, "the value"), "copy"));
-}
-
-async function copy(text, what) {
-  await navigator.clipboard.writeText(text);
-  announce(`copied ${what}`);
-}
-
-const copyCurl = async (n) => copy(await (await fetch(`api/rows/${n}/curl`)).text(), "the curl command");
-const announce = (text) => { $("announce").textContent = text; };
-
 // ── Filter ──
-
-const quoted = (text) => (/\s/.test(text) ? `"${text}"` : text);
 
 function setFilter(filter) {
   state.filter = filter.trim();
@@ -357,13 +248,6 @@ function showOverview() {
   fill($("problems"), found.length ? found.map(problem) : [el("li", { className: "none" }, "none found")], JSON.stringify(counters.problems));
 }
 
-// Replaces the content only if it changed, so that a click or a focus in it is not lost.
-function fill(node, children, key) {
-  if (key && node.dataset.key === key) return;
-  node.dataset.key = key;
-  node.replaceChildren(...children);
-}
-
 function showClient(client) {
   $("client").hidden = !client;
   if (!client) return;
@@ -383,43 +267,6 @@ setInterval(() => {
   $("client-peak").textContent = `peak ${count(peak)}`;
   chart($("client-chart"), [["", state.queue]], 40, `Queue of the client: ${state.queued} events now, ${peak} at most`);
 }, 250);
-
-function traffic({ seconds }) {
-  const all = seconds.length ? seconds : Array(300).fill(0);
-  // Buckets of three seconds: a column of one pixel cannot be read.
-  const buckets = Array.from({ length: 100 }, (_, i) => all.slice(3 * i, 3 * i + 3)
-    .reduce((sum, second) => sum.map((n, j) => n + (second ? second[j] : 0)), [0, 0, 0, 0, 0]));
-  const events = buckets.map((bucket) => bucket[0] / 3);
-  const peak = Math.max(...all.map((second) => (second ? second[0] : 0)));
-  const last = all[299] ? all[299][0] : 0;
-  $("events-peak").textContent = `${count(last)}/s now, peak ${count(peak)}/s`;
-  chart($("events-chart"), [["", events]], 56, `Events per second: ${last} now, ${peak} at most`);
-  const classes = [["c2", 1, "2xx"], ["c4", 2, "4xx"], ["c5", 3, "5xx"], ["cx", 4, "none"]];
-  const sums = classes.map(([, index, name]) => [name, buckets.reduce((sum, bucket) => sum + bucket[index], 0)]);
-  const text = sums.map(([name, n]) => `${name} ${count(n)}`).join("   ");
-  $("statuses").replaceChildren(el("span", {}, "responses"), ...sums.map(([name, n], i) => el("span", { className: ["s2", "s4", "s5", "sx"][i] }, `${name} ${count(n)}`)));
-  chart($("status-chart"), classes.map(([name, index]) => [name, buckets.map((bucket) => bucket[index])]), 32, `Responses of the last five minutes: ${text}`);
-}
-
-// Stacked columns, scaled to the highest one.
-function chart(svg, series, height, label) {
-  const columns = series[0][1].length;
-  const sums = Array.from({ length: columns }, (_, i) => series.reduce((sum, [, values]) => sum + values[i], 0));
-  const most = Math.max(1, ...sums);
-  const width = 300 / columns;
-  const base = Array(columns).fill(0);
-  svg.setAttribute("aria-label", label);
-  svg.replaceChildren(...series.map(([name, values]) => {
-    const path = document.createElementNS(SVG, "path");
-    path.setAttribute("class", name);
-    path.setAttribute("d", values.map((value, i) => {
-      if (!value) return "";
-      const top = height - ((base[i] += value) / most) * (height - 4);
-      return `M${i * width} ${top}h${width * 0.85}v${(value / most) * (height - 4)}h${-width * 0.85}z`;
-    }).join(""));
-    return path;
-  }));
-}
 
 // ── Faults ──
 

@@ -6,6 +6,7 @@ defmodule BilldogEng.Collector.Page.Router do
   alias BilldogEng.Collector.Page.{API, Assets, Guard, Headers, Stream}
 
   @security Headers.security()
+  @linked ["page.css", "page.js", "dom.js", "details.js", "charts.js"]
 
   @doc "Returns the answer to a request, or `{:stream, options}` for one that stays open."
   @spec answer(map, BilldogEng.Collector.Page.t()) :: Ingest.answer() | {:stream, map}
@@ -37,8 +38,7 @@ defmodule BilldogEng.Collector.Page.Router do
 
   defp route("GET", "/", _query, _request, _page), do: asset("index.html")
 
-  defp route("GET", "/" <> name, _query, _request, _page) when name in ["page.css", "page.js"],
-    do: asset(name)
+  defp route("GET", "/" <> name, _query, _request, _page) when name in @linked, do: asset(name)
 
   defp route("GET", "/api/stream", query, request, _page) do
     resumed = Enum.find_value(request.headers, fn {name, value} -> if name == "last-event-id", do: value end)
