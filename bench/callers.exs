@@ -9,10 +9,8 @@ Code.require_file("support.ex", __DIR__)
 
 defmodule Bench.Callers do
   alias BilldogEng.Analytics
-  alias Bench.{Collector, Numbers}
+  alias Bench.{Collector, Faulty, Numbers, Paced}
 
-  # Captures at a time, between which the caller sleeps: 20,000 a second or so, as a busy app has.
-  @burst 40
   @faults [
     hang: "hangs",
     slow: "sends one byte a second",
@@ -32,7 +30,7 @@ defmodule Bench.Callers do
     {:ok, _} = Application.ensure_all_started(:inets)
     Logger.configure(level: :error)
     healthy = Collector.start()
-    urls = Map.merge(faults(), %{refuse: nobody(), unknown: "http://#{String.duplicate("a", 64)}.invalid"})
+    urls = Faulty.start()
     measure(healthy, ms)
 
     rows =
@@ -67,78 +65,15 @@ defmodule Bench.Callers do
   defp measure(url, ms) do
     Task.async(fn ->
       {:ok, client} = Analytics.start_link(api_key: "key", host: url, shutdown_timeout: 0)
+      capture = &Analytics.capture(client, &1, &2, &3)
       # The fault is in force: an attempt is under way, or has failed.
-      for event <- Enum.take(events(), 20), do: capture(client, event)
+      for {id, name, properties} <- Bench.Events.eight(20), do: capture.(id, name, properties)
       Process.sleep(50)
-      samples = :atomics.new(ms * @burst, signed: false)
-      count = load(client, events(), samples, 0, now() + ms * 1_000_000)
+      sorted = Paced.samples(ms, capture)
       GenServer.stop(client)
-      sorted = Enum.sort(for n <- 1..count, do: :atomics.get(samples, n))
-      of = &Enum.at(sorted, trunc(count * &1))
-      %{p50: of.(0.5), p99: of.(0.99), p999: of.(0.999), count: count}
+      Paced.percentiles(sorted)
     end)
     |> Task.await(:infinity)
-  end
-
-  # Kept where no garbage collection of the caller's sees them.
-  defp load(client, events, samples, count, until) do
-    if now() >= until or count + @burst > :atomics.info(samples).size do
-      count
-    else
-      for {event, n} <- Enum.with_index(events, 1) do
-        start = now()
-        capture(client, event)
-        :atomics.put(samples, count + n, now() - start)
-      end
-
-      Process.sleep(1)
-      load(client, events, samples, count + @burst, until)
-    end
-  end
-
-  defp capture(client, {id, name, properties}), do: Analytics.capture(client, id, name, properties)
-
-  defp events do
-    for n <- 1..@burst do
-      {"user-#{n * 7919}", "product_viewed",
-       %{
-         path: "/products/#{n}/reviews",
-         referrer: "https://www.example.com/search?q=item+#{n}",
-         plan: "pro",
-         title: "Reviews of product #{n}: by our customers",
-         price: n * 1.37,
-         quantity: rem(n, 9) + 1,
-         duration_ms: n * 317,
-         returning: true
-       }}
-    end
-  end
-
-  defp now, do: System.monotonic_time(:nanosecond)
-
-  # The faulty ingests, in a VM of their own, which ends with this one.
-  defp faults do
-    script = Path.join(__DIR__, "faults.exs")
-
-    port =
-      Port.open({:spawn_executable, System.find_executable("elixir")}, [:binary, line: 200, args: [script]])
-
-    for {fault, _} <- @faults, fault not in [:refuse, :unknown], into: %{} do
-      receive do
-        {^port, {:data, {:eol, line}}} ->
-          [name, url] = String.split(line)
-          {String.to_existing_atom(name), url}
-      after
-        30_000 -> raise "the faulty ingests did not start"
-      end
-    end
-  end
-
-  defp nobody do
-    {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
-    {:ok, port} = :inet.port(socket)
-    :gen_tcp.close(socket)
-    "http://127.0.0.1:#{port}"
   end
 end
 

@@ -1,5 +1,5 @@
-# Ingests that are out of order, for bench/callers.exs: in a VM of their own, each on a port of its own.
-# Prints a line for each, and ends when its standard input does.
+# Ingests that are out of order, for bench/callers.exs and bench/latency.exs: in a VM of their own, each on a port of its own.
+# Prints a line for each and one more, and ends when its standard input does.
 
 defmodule Faults do
   @faults ~w(hang slow reset flood nonsense close deaf full)a
@@ -14,6 +14,7 @@ defmodule Faults do
       IO.puts("#{fault} http://127.0.0.1:#{port}")
     end
 
+    IO.puts("all of them")
     IO.read(:stdio, :all)
   end
 

@@ -92,3 +92,164 @@ defmodule Bench.Numbers do
     Enum.map_join(lines, "\n", &"| #{Enum.join(&1, " | ")} |")
   end
 end
+
+defmodule Bench.Events do
+  @moduledoc false
+
+  # So many events of 8 properties that differ, made before: a capture's cost is not that of making its terms.
+  def eight(count) do
+    for n <- 1..count do
+      properties = %{
+        path: "/products/#{n}/reviews",
+        referrer: "https://www.example.com/search?q=item+#{n}",
+        plan: Enum.at(["free", "pro", "enterprise"], rem(n, 3)),
+        title: "Reviews of product #{n}: by our customers",
+        price: n * 1.37,
+        quantity: rem(n, 9) + 1,
+        duration_ms: n * 317,
+        returning: rem(n, 2) == 0
+      }
+
+      {"user-#{n * 7919}", Enum.at(["$pageview", "product_viewed", "order_completed"], rem(n, 3)), properties}
+    end
+  end
+end
+
+defmodule Bench.Paced do
+  @moduledoc false
+  # As a busy app captures: 40 at a time, and a sleep of 1 ms.
+
+  @burst 40
+
+  # Returns the ns of each of these captures, sorted.
+  def samples(ms, capture) do
+    samples = :atomics.new(ms * @burst + @burst, signed: false)
+    count = load(capture, Bench.Events.eight(@burst), samples, 0, now() + ms * 1_000_000)
+    Enum.sort(for n <- 1..count, do: :atomics.get(samples, n))
+  end
+
+  def percentiles(sorted) do
+    count = length(sorted)
+    of = &Enum.at(sorted, trunc(count * &1))
+
+    %{
+      p50: of.(0.5),
+      p99: of.(0.99),
+      p999: of.(0.999),
+      p9999: of.(0.9999),
+      max: List.last(sorted),
+      count: count
+    }
+  end
+
+  # Kept where no garbage collection of the caller's sees them.
+  defp load(capture, events, samples, count, until) do
+    if now() >= until or count + @burst > :atomics.info(samples).size do
+      count
+    else
+      for {{id, name, properties}, n} <- Enum.with_index(events, 1) do
+        start = now()
+        capture.(id, name, properties)
+        :atomics.put(samples, count + n, now() - start)
+      end
+
+      Process.sleep(1)
+      load(capture, events, samples, count + @burst, until)
+    end
+  end
+
+  defp now, do: System.monotonic_time(:nanosecond)
+end
+
+defmodule Bench.Report do
+  @moduledoc false
+  # The input of bench_plots: a file for each part of bin/bench in _build/bench/results.
+
+  @folder "_build/bench/results"
+
+  # `tables`: lists of rows, the first one the header. `charts`: maps as bench/plots/src/chart.rs reads them.
+  def write(part, title, command, notes, tables, charts) do
+    File.mkdir_p!(@folder)
+
+    part_of_report = %{
+      title: title,
+      command: command,
+      machine: machine(),
+      notes: notes,
+      tables: tables,
+      charts: charts
+    }
+
+    File.write!(Path.join(@folder, part <> ".json"), Bench.JSON.encoder().(part_of_report))
+    for table <- tables, do: IO.puts("\n" <> Bench.Numbers.table(table))
+    IO.puts("\n#{notes} #{machine()}\n")
+  end
+
+  def line(file, title, x, y, series), do: plot(file, title, "line", x, y, series)
+  def steps(file, title, x, y, series), do: plot(file, title, "steps", x, y, series)
+  def bars(file, title, panels), do: %{file: file, title: title, kind: "bars", panels: panels}
+
+  # `bars`: `[[name, number]]`.
+  def panel(title, bars), do: %{title: title, bars: bars}
+
+  defp plot(file, title, kind, x, y, series) do
+    %{file: file, title: title, kind: kind, plot: %{x: axis(x), y: axis(y), series: series}}
+  end
+
+  # `points`: `[{x, y}]`.
+  def series(name, points), do: %{name: name, points: for({x, y} <- points, do: [x, y])}
+
+  defp axis({label, :log}), do: %{label: label, log: true}
+  defp axis(label), do: %{label: label, log: false}
+
+  defp machine do
+    "#{processor()}, #{System.schedulers_online()} schedulers, OTP #{System.otp_release()}, Elixir #{System.version()}."
+  end
+
+  defp processor do
+    with {:ok, text} <- File.read("/proc/cpuinfo"),
+         [_, name] <- Regex.run(~r/^model name\s*: (.+)$/m, text) do
+      name
+    else
+      _ -> to_string(:erlang.system_info(:system_architecture))
+    end
+  end
+end
+
+defmodule Bench.Faulty do
+  @moduledoc false
+  # The ingests of bench/faults.exs, in a VM of their own, which ends with this one.
+
+  # %{hang: url, …}
+  def start do
+    script = Path.join(__DIR__, "faults.exs")
+
+    port =
+      Port.open({:spawn_executable, System.find_executable("elixir")}, [:binary, line: 200, args: [script]])
+
+    Map.merge(listening(port, %{}), %{
+      refuse: "http://127.0.0.1:#{nobody()}",
+      unknown: "http://#{String.duplicate("a", 64)}.invalid"
+    })
+  end
+
+  defp listening(port, urls) do
+    receive do
+      {^port, {:data, {:eol, "all of them"}}} ->
+        urls
+
+      {^port, {:data, {:eol, line}}} ->
+        [name, url] = String.split(line)
+        listening(port, Map.put(urls, String.to_atom(name), url))
+    after
+      30_000 -> raise "the faulty ingests did not start"
+    end
+  end
+
+  defp nobody do
+    {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
+    {:ok, port} = :inet.port(socket)
+    :gen_tcp.close(socket)
+    port
+  end
+end

@@ -4,6 +4,7 @@
 //! POST anything        the events of its body are counted; `{"success":true,"data":{"accepted":N}}`
 //! GET  /count          `{"events":N,"requests":N,"bytes":N,"json_bytes":N,"refused":N}`
 //! POST /reset          all of them are 0 again
+//! POST /delay/MS       from now on, batches are answered MS later
 //! ```
 //!
 //! It listens on a free port of loopback, which its first line names, and ends with its standard input:
@@ -17,6 +18,7 @@ use libdeflater::Decompressor;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 struct Counts {
     events: AtomicU64,
@@ -28,6 +30,9 @@ struct Counts {
     /// Requests whose body was no batch of events.
     refused: AtomicU64,
 }
+
+/// ms that pass before the answer to a batch, as on the way to an ingest that is far away.
+static DELAY: AtomicU64 = AtomicU64::new(0);
 
 static COUNTS: Counts = Counts {
     events: AtomicU64::new(0),
@@ -78,7 +83,17 @@ fn answer(request: &Request, unpacker: &mut Unpacker) -> (&'static str, String) 
             }
             ("200 OK", "{}".into())
         }
-        ("POST", _) => take(request, unpacker),
+        ("POST", path) => match path.strip_prefix("/delay/").map(str::parse) {
+            Some(Ok(ms)) => {
+                DELAY.store(ms, Relaxed);
+                ("200 OK", "{}".into())
+            }
+            Some(Err(_)) => ("400 Bad Request", "{}".into()),
+            None => {
+                std::thread::sleep(Duration::from_millis(DELAY.load(Relaxed)));
+                take(request, unpacker)
+            }
+        },
         _ => ("404 Not Found", "{}".into()),
     }
 }

@@ -10,6 +10,7 @@ use crate::report::status::Status;
 use crate::report::updates::Pending;
 use crate::spool::{Recovered, Spool, Usage};
 use crate::sync::{self, Mutex, MutexGuard, Notify, Receiver, Sender};
+use crossbeam_utils::CachePadded;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
@@ -31,7 +32,8 @@ pub struct Client {
     /// Once it is open.
     pub(crate) spool: OnceLock<Arc<Spool>>,
     sender: Sender<Command>,
-    state: Mutex<State>,
+    /// On cache lines of its own: every capture writes to them, and reads the fields around it.
+    state: CachePadded<Mutex<State>>,
     pending: Mutex<Pending>,
     /// No lock of the scheduled kind: nothing is waited for while it is held.
     status: std::sync::Mutex<Status>,
@@ -45,7 +47,7 @@ impl Client {
         let (sender, commands) = sync::unbounded();
         Arc::new(Self {
             spool: OnceLock::new(),
-            state: Mutex::new(State::new(&config)),
+            state: CachePadded::new(Mutex::new(State::new(&config))),
             open: AtomicBool::new(config.spool.is_none()),
             config,
             wake: Arc::new(Notify::new()),

@@ -91,6 +91,8 @@ pub(crate) struct Accounts {
     pub delivered: u64,
     pub retries: u64,
     pub replaced: u64,
+    /// The sum of `unreported`: every capture looks at it.
+    all_unreported: u64,
     dropped: [u64; Reason::ALL.len()],
     unreported: [u64; Reason::ALL.len()],
 }
@@ -100,6 +102,7 @@ impl Accounts {
     pub fn drop(&mut self, reason: Reason, count: u64) {
         self.dropped[reason as usize] += count;
         self.unreported[reason as usize] += count;
+        self.all_unreported += count;
     }
 
     /// Returns how many events were dropped for this reason.
@@ -109,11 +112,12 @@ impl Accounts {
 
     /// Returns whether there are drops that no notice has reported.
     pub fn has_unreported(&self) -> bool {
-        self.unreported.iter().any(|count| *count > 0)
+        self.all_unreported > 0
     }
 
     /// Returns those drops once.
     pub fn take_unreported(&mut self) -> impl Iterator<Item = (Reason, u64)> {
+        self.all_unreported = 0;
         let unreported = std::mem::take(&mut self.unreported);
         Reason::ALL
             .into_iter()
