@@ -441,7 +441,7 @@ defmodule BilldogEng.AnalyticsTest do
       log =
         capture_log(fn ->
           assert {:ok, _} =
-                   Analytics.start_link(api_key: "key", flush_att: 1, hots: 2, local_evaluation: true)
+                   Analytics.start_link(api_key: "key", hots: 2, flush_att: 1, local_evaluation: true)
         end)
 
       assert [_] = Regex.scan(~r/unknown options/, log)

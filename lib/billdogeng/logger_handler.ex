@@ -312,7 +312,7 @@ defmodule BilldogEng.LoggerHandler do
 
       unknown ->
         {:error,
-         "unknown option(s) #{Enum.map_join(unknown, ", ", &inspect/1)}; there are #{Enum.map_join(@options, ", ", &inspect/1)}"}
+         "unknown option(s) #{unknown |> Enum.sort() |> Enum.map_join(", ", &inspect/1)}; there are #{Enum.map_join(@options, ", ", &inspect/1)}"}
     end
   end
 

@@ -39,9 +39,12 @@ defmodule BilldogEng.Client.Suggestion do
     if distance >= @near, do: nearest
   end
 
-  # Returns the names for a message: `:hots (did you mean :host?), :other`.
+  # Returns the names for a message, sorted: `:hots (did you mean :host?), :other`. The order of a map's keys differs from
+  # one VM to the next.
   def listed(names, known) do
-    Enum.map_join(names, ", ", fn name ->
+    names
+    |> Enum.sort()
+    |> Enum.map_join(", ", fn name ->
       case near(name, known) do
         nil -> inspect(name)
         near -> "#{inspect(name)} (did you mean #{inspect(near)}?)"

@@ -27,7 +27,7 @@ defmodule BilldogEng.Collector.Options do
       unless known?(option) do
         raise ArgumentError,
               "unknown option #{inspect(option)}, BilldogEng.Collector.start_link/1 expects one of: " <>
-                Enum.map_join([:name | Map.keys(@expected)], ", ", &inspect/1)
+                Enum.map_join([:name | Enum.sort(Map.keys(@expected))], ", ", &inspect/1)
       end
 
       unless valid?(option, value) do
