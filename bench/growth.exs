@@ -9,6 +9,7 @@ Code.require_file("baseline.ex", __DIR__)
 defmodule Bench.Growth do
   alias BilldogEng.Analytics
   alias Bench.{Baseline, Collector, Events, Numbers, Report}
+  import Bench.Clock
 
   @queue [100, 1_000, 10_000, 100_000, 1_000_000]
   # The original's kind copies its whole queue for each event.
@@ -22,8 +23,7 @@ defmodule Bench.Growth do
     flush_interval: 3_600_000,
     max_queue_size: :infinity,
     max_queue_bytes: 4_000_000_000,
-    max_event_bytes: 1_000_000,
-    shutdown_timeout: 0
+    max_event_bytes: 1_000_000
   ]
 
   def main(argv) do
@@ -36,7 +36,7 @@ defmodule Bench.Growth do
     {queue, queue_of_theirs} = {queue(settings), queue_of_theirs(settings)}
     properties = turns(settings, "properties", @properties, &properties(&1, settings))
     bytes = turns(settings, "bytes", @bytes, &bytes(&1, settings))
-    delays = turns(settings, "round trip", for(ms <- @delays, do: {ms, 20}), &delivered(&1, settings))
+    delays = turns(settings, "round trip", @delays, &delivered(&1, settings))
     clients = turns(settings, "clients", @clients, &clients(&1, settings))
 
     Report.write(
@@ -52,7 +52,7 @@ defmodule Bench.Growth do
         [
           ["round trip, ms", "events/s at flush_at 20", "events a request"]
           | for(
-              {{ms, _}, result} <- delays,
+              {ms, result} <- delays,
               do: ["#{ms}", Numbers.show(result.per_second), Numbers.show(result.batch)]
             )
         ],
@@ -200,12 +200,12 @@ defmodule Bench.Growth do
   # ── the way to the ingest ──
 
   # The most that a client delivers, of a queue that never runs empty.
-  defp delivered({ms, flush_at}, settings) do
+  defp delivered(ms, settings) do
     post(settings.url, "/delay/#{ms}")
 
     result =
       alone(fn ->
-        {:ok, client} = start(settings.url, flush_at: flush_at, max_queue_size: :infinity)
+        {:ok, client} = start(settings.url, flush_at: 20, max_queue_size: :infinity)
         events = Events.eight(1_000)
         before = Collector.count(settings.url)
         until = now() + 2_000_000_000
@@ -267,14 +267,6 @@ defmodule Bench.Growth do
 
   # In a process of its own: its heap is small.
   defp alone(measure), do: measure |> Task.async() |> Task.await(:infinity)
-
-  defp time(fun) do
-    start = now()
-    fun.()
-    now() - start
-  end
-
-  defp now, do: System.monotonic_time(:nanosecond)
 end
 
 Bench.Growth.main(System.argv())

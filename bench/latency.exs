@@ -131,7 +131,7 @@ defmodule Bench.Latency do
     |> Task.await(:infinity)
   end
 
-  # Ends with this VM, whose end closes its standard input.
+  # Ends with this VM: its standard input is closed then.
   defp hog do
     script = "(while :; do :; done) & hog=$!; cat >/dev/null; kill $hog"
     Port.open({:spawn_executable, System.find_executable("sh")}, [:binary, args: ["-c", script]])

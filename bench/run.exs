@@ -65,6 +65,7 @@ end
 
 defmodule Bench.Run do
   alias Bench.{Collector, Numbers, Paced, Report}
+  import Bench.Clock
 
   @burst 20_000
   @clients [Bench.Theirs, Bench.Ours]
@@ -312,14 +313,6 @@ defmodule Bench.Run do
     end)
     |> Task.await(:infinity)
   end
-
-  defp time(fun) do
-    start = now()
-    fun.()
-    now() - start
-  end
-
-  defp now, do: System.monotonic_time(:nanosecond)
 
   # Of the process, all threads, its own and the kernel's part (getrusage).
   defp cpu_us, do: elem(:erlang.statistics(:runtime), 0) * 1_000

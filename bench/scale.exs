@@ -8,6 +8,7 @@ Code.require_file("support.ex", __DIR__)
 defmodule Bench.Scale do
   alias BilldogEng.Analytics
   alias Bench.{Collector, Numbers, Report}
+  import Bench.Clock
 
   @callers [1, 2, 4, 8, 16, 32, 64]
 
@@ -82,8 +83,6 @@ defmodule Bench.Scale do
       capture_until(client, events, until, count + length(events))
     end
   end
-
-  defp now, do: System.monotonic_time(:nanosecond)
 
   defp model(capture_ns, measured) do
     points = for {callers, per_second} <- measured, do: "#{callers}:#{per_second}"

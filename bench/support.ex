@@ -62,6 +62,19 @@ defmodule Bench.Collector do
   def since(url, before), do: Map.new(count(url), fn {name, count} -> {name, count - before[name]} end)
 end
 
+defmodule Bench.Clock do
+  @moduledoc false
+
+  # In ns.
+  def now, do: System.monotonic_time(:nanosecond)
+
+  def time(fun) do
+    start = now()
+    fun.()
+    now() - start
+  end
+end
+
 defmodule Bench.Numbers do
   @moduledoc false
 
@@ -119,6 +132,8 @@ defmodule Bench.Paced do
   @moduledoc false
   # As a busy app captures: 40 at a time, and a sleep of 1 ms.
 
+  import Bench.Clock
+
   @burst 40
 
   # Returns the ns of each of these captures, sorted.
@@ -157,8 +172,6 @@ defmodule Bench.Paced do
       load(capture, events, samples, count + @burst, until)
     end
   end
-
-  defp now, do: System.monotonic_time(:nanosecond)
 end
 
 defmodule Bench.Report do
@@ -228,7 +241,7 @@ defmodule Bench.Faulty do
       Port.open({:spawn_executable, System.find_executable("elixir")}, [:binary, line: 200, args: [script]])
 
     Map.merge(listening(port, %{}), %{
-      refuse: "http://127.0.0.1:#{nobody()}",
+      refuse: "http://127.0.0.1:#{unused_port()}",
       unknown: "http://#{String.duplicate("a", 64)}.invalid"
     })
   end
@@ -246,7 +259,7 @@ defmodule Bench.Faulty do
     end
   end
 
-  defp nobody do
+  defp unused_port do
     {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
     {:ok, port} = :inet.port(socket)
     :gen_tcp.close(socket)

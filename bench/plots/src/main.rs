@@ -38,10 +38,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     for file in files {
         let part: Part = serde_json::from_slice(&std::fs::read(&file)?)
             .map_err(|error| format!("{}: {error}", file.display()))?;
+        let mut pictures = Vec::new();
         for chart in &part.charts {
-            std::fs::write(folder.join(format!("{}.svg", chart.file)), chart.svg()?)?;
+            let svg = chart.svg()?;
+            std::fs::write(folder.join(format!("{}.svg", chart.file)), &svg)?;
+            pictures.push(svg);
         }
-        parts.push(part);
+        parts.push((part, pictures));
     }
     let report = folder.join("report.html");
     std::fs::write(&report, report::html(&parts)?)?;

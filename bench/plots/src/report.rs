@@ -9,18 +9,18 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:860px;mar
     td,th{border-bottom:1px solid #ddd;padding:.3em .8em;text-align:right}\
     td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}code{background:#f3f3f3;padding:.1em .3em}";
 
-/// Returns the page.
-pub fn html(parts: &[Part]) -> Result<String, Box<dyn Error>> {
+/// Returns the page of these parts, each with its charts as SVG.
+pub fn html(parts: &[(Part, Vec<String>)]) -> Result<String, Box<dyn Error>> {
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\"><title>Measurements</title>\
          <style>{STYLE}</style><h1>Measurements</h1>\n"
     );
-    for part in parts {
+    for (part, pictures) in parts {
         let (title, command) = (escaped(&part.title), escaped(&part.command));
         writeln!(page, "<h2>{title}</h2>\n<p><code>{command}</code></p>")?;
-        for chart in &part.charts {
-            writeln!(page, "{}", chart.svg()?)?;
+        for svg in pictures {
+            writeln!(page, "{svg}")?;
         }
         for table in &part.tables {
             write_table(&mut page, table)?;
@@ -58,14 +58,15 @@ mod tests {
 
     #[test]
     fn a_page_has_the_charts_the_tables_and_the_command() {
-        let part = serde_json::from_str(
+        let part: Part = serde_json::from_str(
             r#"{"title":"A & B","command":"bin/bench --only x","machine":"2 cores.","notes":"In turns.",
                 "tables":[[["what","ns"],["a < b","3"]]],
                 "charts":[{"file":"x","title":"T","kind":"line","plot":{"x":{"label":"n","log":true},
                            "y":{"label":"ns","log":false},"series":[{"name":"s","points":[[1,2],[10,3]]}]}}]}"#,
         )
         .unwrap();
-        let page = html(&[part]).unwrap();
+        let pictures = vec![part.charts[0].svg().unwrap()];
+        let page = html(&[(part, pictures)]).unwrap();
         for expected in [
             "A &amp; B",
             "<svg",

@@ -1,8 +1,8 @@
 //! How long a capture holds the client's lock, measured.
 
-use billdogeng::{Client, Config, Endpoint, HttpConfig, Proxy};
+use billdogeng::{Client, Config};
 use std::sync::{Arc, Barrier};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const CAPTURES: u32 = 200_000;
 const ROUNDS: usize = 15;
@@ -31,7 +31,10 @@ pub fn measure() -> Lock {
 
 /// ns per capture, of all threads together.
 fn capture_from(threads: u32) -> f64 {
-    let client = Client::idle(config());
+    let client = Client::idle(Config {
+        max_queue_size: 1_000,
+        ..Config::unlimited("http://127.0.0.1:9")
+    });
     for _ in 0..2_000 {
         client.capture(EVENT.as_bytes(), 0);
     }
@@ -53,35 +56,6 @@ fn capture_from(threads: u32) -> f64 {
         handle.join().expect("a capture does not panic");
     }
     start.elapsed().as_nanos() as f64 / f64::from(CAPTURES * threads)
-}
-
-fn config() -> Config {
-    const HOUR: Duration = Duration::from_secs(3600);
-    Config {
-        api_key: "key".into(),
-        http: HttpConfig {
-            host: "http://127.0.0.1:9".into(),
-            request_timeout: HOUR,
-            gzip: false,
-            max_retries: 0,
-            proxy: Proxy::None,
-            cacertfile: None,
-        },
-        endpoint: Endpoint::Events,
-        geoip_resolution_level: None,
-        flush_at: usize::MAX,
-        flush_interval: HOUR,
-        max_queue_size: 1_000,
-        max_queue_bytes: usize::MAX,
-        max_batch_size: 1_000,
-        max_batch_bytes: usize::MAX,
-        max_event_bytes: usize::MAX,
-        shutdown_timeout: HOUR,
-        suspension: HOUR,
-        spool: None,
-        spool_sync: false,
-        external_sleep: false,
-    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -1,7 +1,7 @@
 //! A client's lock on a machine of any number of cores, event by event.
 //!
 //! Each scheduler works for a while, takes the lock, and goes on once it has given it back. Those who wait are served in
-//! the order of their arrival. A holder whose predecessor ran on another core holds it for longer.
+//! the order of their arrival. A holder keeps it for longer if the one before ran on another core.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;

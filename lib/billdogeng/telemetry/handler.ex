@@ -141,7 +141,7 @@ defmodule BilldogEng.Telemetry.Handler do
 
     case Enum.map(given, &elem(&1, 0)) -- kinds do
       [] -> Map.new(kinds, fn kind -> {kind, name(given[kind], kind)} end)
-      unknown -> raise ArgumentError, refusal(:events, "names for #{listed(kinds)}", unknown)
+      unknown -> raise ArgumentError, refusal(:events, "names for #{listed(kinds)}", Enum.sort(unknown))
     end
   end
 
@@ -153,7 +153,7 @@ defmodule BilldogEng.Telemetry.Handler do
     name
   end
 
-  defp listed(names), do: names |> Enum.sort() |> Enum.map_join(", ", &inspect/1)
+  defp listed(names), do: Enum.map_join(names, ", ", &inspect/1)
 
   # Raises if `valid` is false. Pass no value that may be personal data.
   def check!(option, valid, expected), do: valid || raise(ArgumentError, refusal(option, expected))

@@ -94,9 +94,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// Returns options for tests: no limits, no retries, and nothing that is due by itself. A test states what differs.
-    #[cfg(test)]
-    pub(crate) fn unlimited(host: &str) -> Self {
+    /// Returns options for tests and benchmarks, which state the others: no limits, no retries, nothing due by itself.
+    #[must_use]
+    pub fn unlimited(host: &str) -> Self {
         const HOUR: Duration = Duration::from_secs(3600);
         Self {
             api_key: "key".into(),

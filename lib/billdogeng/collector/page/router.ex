@@ -6,7 +6,7 @@ defmodule BilldogEng.Collector.Page.Router do
   alias BilldogEng.Collector.Page.{API, Assets, Guard, Headers, Stream}
 
   @security Headers.security()
-  @linked ["page.css", "page.js", "dom.js", "details.js", "charts.js"]
+  @linked Assets.linked()
 
   @doc "Returns the answer to a request, or `{:stream, options}` for one that stays open."
   @spec answer(map, BilldogEng.Collector.Page.t()) :: Ingest.answer() | {:stream, map}

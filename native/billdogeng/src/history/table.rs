@@ -37,7 +37,7 @@ impl Table {
         fields: &Fields,
         from: &Place,
     ) -> Result<Self, String> {
-        // A line that ends in CR LF leaves the CR in its last cell, whose ends are trimmed. If the CR ended the record, the LF
+        // A line that ends in CR LF leaves the CR in its last cell, which is trimmed. If the CR ended the record, the LF
         // would count as a part of the next one.
         let mut reader = ReaderBuilder::new()
             .flexible(true)
