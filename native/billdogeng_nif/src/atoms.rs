@@ -6,6 +6,8 @@ rustler::atoms! {
     // Messages.
     billdogeng_updates, billdogeng_open, billdogeng_ended, billdogeng_reports, billdogeng_response,
 
+    event, nif_panicked,
+
     // Commands.
     flush, settle, shutdown, slept, tick, purge,
 

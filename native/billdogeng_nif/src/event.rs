@@ -7,9 +7,9 @@ use crate::options::{EventOptions, Mode};
 use crate::registry::{self, Entry};
 use crate::{atoms, terms, vm};
 use billdogeng::{Client, Noted, Place, Reason, PROCESS_PERSON_PROFILE};
-use rustler::{Atom, Encoder as _, Term};
-use std::borrow::Cow;
+use rustler::{Atom, Encoder as _, Env, Term};
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,11 +18,12 @@ const KEPT_BUFFER: usize = 64 * 1024;
 /// The capacity that a large event gets at once.
 const LARGE_BUFFER: usize = 1024 * 1024;
 
-/// The terms of an event or a person update.
-struct Item<'a>([Term<'a>; 5]);
+/// The arguments of a capture: the owner, the lane, the distinct ID, the name, the properties, the groups, the timestamp,
+/// the marker. Behind a reference, since a copy takes as long as to write a property.
+type Arguments<'a> = [Term<'a>; 8];
 
 thread_local! {
-    static SCRATCH: Cell<Option<Scratch>> = const { Cell::new(None) };
+    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
 }
 
 /// Captures an item. The properties of a person update are its operations; it has no name, groups or timestamp. A
@@ -31,42 +32,40 @@ thread_local! {
 ///
 /// Returns `:ok`, `{:item, item}`, `:no_client`, `:no_thread`, or the step that must come first: `:dirty`, `:normalise`,
 /// `:hooks`.
-#[rustler::nif]
-#[allow(clippy::too_many_arguments)]
-fn capture<'a>(
-    owner: Term<'a>,
-    lane: Lane,
-    distinct_id: Term<'a>,
-    name: Term<'a>,
-    properties: Term<'a>,
-    groups: Term<'a>,
-    timestamp: Term<'a>,
-    marker: Term<'a>,
-) -> Term<'a> {
-    let item = Item([distinct_id, name, properties, groups, timestamp]);
-    take(owner, lane, item, marker, true)
+fn capture<'a>(arguments: &Arguments<'a>) -> Term<'a> {
+    take(arguments, true)
+}
+vm::nif!("capture", 8, Normal, capture, panicked);
+
+fn capture_dirty<'a>(arguments: &Arguments<'a>) -> Term<'a> {
+    take(arguments, false)
+}
+vm::nif!("capture_dirty", 8, DirtyCpu, capture_dirty, panicked);
+
+/// Counts the item of a capture that has panicked, so that the caller goes on.
+fn panicked<'a>(arguments: &Arguments<'a>) -> Term<'a> {
+    let [owner, lane, ..] = arguments;
+    count_drop(*owner, to_lane(*lane), Reason::Failed).encode(owner.get_env())
 }
 
-#[rustler::nif(schedule = "DirtyCpu")]
-#[allow(clippy::too_many_arguments)]
-fn capture_dirty<'a>(
-    owner: Term<'a>,
-    lane: Lane,
-    distinct_id: Term<'a>,
-    name: Term<'a>,
-    properties: Term<'a>,
-    groups: Term<'a>,
-    timestamp: Term<'a>,
-    marker: Term<'a>,
-) -> Term<'a> {
-    let item = Item([distinct_id, name, properties, groups, timestamp]);
-    take(owner, lane, item, marker, false)
+fn to_lane(lane: Term) -> Lane {
+    match atoms::event() == lane {
+        true => Lane::Event,
+        false => Lane::PersonUpdate,
+    }
 }
 
 /// Counts an item that is dropped before it is encoded.
 #[rustler::nif(name = "drop")]
 fn drop_item(owner: Term, lane: Lane, reason: Atom) -> Atom {
-    let reason = terms::to_reason(reason).unwrap_or(Reason::Failed);
+    count_drop(
+        owner,
+        lane,
+        terms::to_reason(reason).unwrap_or(Reason::Failed),
+    )
+}
+
+fn count_drop(owner: Term, lane: Lane, reason: Reason) -> Atom {
     registry::with(owner, |entry| match entry.lanes.open(lane) {
         Ok(client) => {
             client.count_drop(reason);
@@ -100,29 +99,27 @@ fn disown(owner: Term, lane: Lane) -> Atom {
         .map_or_else(atoms::no_client, |_| atoms::ok())
 }
 
-fn take<'a>(
-    owner: Term<'a>,
-    lane: Lane,
-    item: Item<'a>,
-    marker: Term<'a>,
-    normal: bool,
-) -> Term<'a> {
+#[inline]
+fn take<'a>(arguments: &Arguments<'a>, normal: bool) -> Term<'a> {
+    let [owner, lane, ..] = arguments;
     let env = owner.get_env();
-    registry::with(owner, |entry| match entry.lanes.open(lane) {
-        Ok(client) => take_by(client, entry, lane, item, marker, normal),
+    let lane = to_lane(*lane);
+    registry::with(*owner, |entry| match entry.lanes.open(lane) {
+        Ok(client) => take_by(client, entry, lane, arguments, normal),
         Err(_) => atoms::no_thread().encode(env),
     })
     .unwrap_or_else(|| atoms::no_client().encode(env))
 }
 
+#[inline]
 fn take_by<'a>(
     client: &Client,
     entry: &Entry,
     lane: Lane,
-    item: Item<'a>,
-    marker: Term<'a>,
+    arguments: &Arguments<'a>,
     normal: bool,
 ) -> Term<'a> {
+    let marker = arguments[7];
     let env = marker.get_env();
     if entry.mode() == Mode::Disabled {
         client.count_drop(Reason::Disabled);
@@ -139,39 +136,28 @@ fn take_by<'a>(
     let marker = marker.is_ref().then_some(marker);
     let mut encoder = Encoder::new(scratch, max_bytes, normal, marker);
     let mut written = match lane {
-        Lane::Event => write_event(&mut encoder, item, &entry.options),
-        Lane::PersonUpdate => write_update(&mut encoder, item),
+        Lane::Event => write_event(&mut encoder, arguments, &entry.options),
+        Lane::PersonUpdate => write_update(&mut encoder, arguments),
     };
     let (replaced, first_replaced) = (encoder.replaced, encoder.first_replaced);
     let mut scratch = encoder.into_scratch();
     if written.is_ok() && scratch.out.len() > max_bytes {
         written = Err(Stop::TooLarge);
     }
-    let bytes = if scratch.out.len() > KEPT_BUFFER {
-        Cow::Owned(std::mem::take(&mut scratch.out))
-    } else {
-        Cow::Borrowed(scratch.out.as_slice())
-    };
+    if let Some(at) = first_replaced.filter(|_| written.is_ok()) {
+        report_replaced(client, &scratch.out, at);
+    }
     let result = match written {
-        Ok(()) => {
-            if let Some(at) = first_replaced {
-                client.report_replaced(|| Place::in_event(&bytes, at));
-            }
-            if entry.started == Mode::Test {
-                client.count_kept(replaced);
-                (atoms::item(), terms::decode(env, &bytes)).encode(env)
-            } else {
-                client.capture(bytes, replaced);
-                atoms::ok().encode(env)
-            }
-        }
-        Err(Stop::TooLarge) => {
-            client.report_too_large(|| Place::in_event(&bytes, bytes.len()));
-            client.count_drop(Reason::TooLarge);
+        Ok(()) if entry.started == Mode::Test => keep(env, client, &scratch.out, replaced),
+        Ok(()) if scratch.out.len() > KEPT_BUFFER => {
+            client.capture(std::mem::take(&mut scratch.out), replaced);
             atoms::ok().encode(env)
         }
-        Err(Stop::Dirty) => atoms::dirty().encode(env),
-        Err(Stop::Normalise) => atoms::normalise().encode(env),
+        Ok(()) => {
+            client.capture(scratch.out.as_slice(), replaced);
+            atoms::ok().encode(env)
+        }
+        Err(stop) => stopped(client, &scratch.out, stop).encode(env),
     };
     scratch.out.clear();
     scratch.out.shrink_to(KEPT_BUFFER);
@@ -179,21 +165,47 @@ fn take_by<'a>(
     result
 }
 
+// Functions that few captures need lie elsewhere: each cache line of code is a wait after an idle time.
+
+#[cold]
+fn report_replaced(client: &Client, event: &[u8], at: usize) {
+    client.report_replaced(|| Place::in_event(event, at));
+}
+
+#[cold]
+fn keep<'a>(env: Env<'a>, client: &Client, event: &[u8], replaced: u64) -> Term<'a> {
+    client.count_kept(replaced);
+    (atoms::item(), terms::decode(env, event)).encode(env)
+}
+
+#[cold]
+fn stopped(client: &Client, written: &[u8], stop: Stop) -> Atom {
+    match stop {
+        Stop::TooLarge => {
+            client.report_too_large(|| Place::in_event(written, written.len()));
+            client.count_drop(Reason::TooLarge);
+            atoms::ok()
+        }
+        Stop::Dirty => atoms::dirty(),
+        Stop::Normalise => atoms::normalise(),
+    }
+}
+
 /// Writes the wire's four keys, in alphabetical order.
 fn write_event<'a>(
     encoder: &mut Encoder<'a>,
-    Item([distinct_id, name, properties, groups, timestamp]): Item<'a>,
+    [_, _, distinct_id, name, properties, groups, timestamp, _]: &Arguments<'a>,
     options: &EventOptions,
 ) -> Result<(), Stop> {
     encoder.literal("{\"event_name\":");
     let name_at = encoder.written().len();
-    encoder.value(name)?;
+    encoder.value(*name)?;
     let name_at = name_at..encoder.written().len();
     encoder.literal(",\"event_timestamp\":");
-    let given = if atoms::nil() == timestamp {
+    let given = if atoms::nil() == *timestamp {
         None
     } else {
-        vm::integer(timestamp)
+        vm::integer(*timestamp)
     };
     encoder.integer(given.unwrap_or_else(vm::system_time_ms));
     encoder.literal(",\"properties\":");
@@ -201,31 +213,48 @@ fn write_event<'a>(
     if options.insert_ids || options.person_profiles.is_some() {
         encoder.noted = Some(Noted::default());
     }
-    encoder.properties(properties, groups, &options.groups)?;
-    let noted = encoder.noted.take();
-    if let Some(noted) = noted.filter(|_| encoder.written().ends_with(b"}")) {
-        if options.insert_ids && !noted.insert_id {
-            encoder.append_member(start, "$insert_id", &insert_id());
-        }
-        if let Some(profiles) = options.person_profiles.filter(|_| !noted.profile) {
-            let process = profiles.process(&encoder.written()[name_at], noted);
-            let process = if process { "true" } else { "false" };
-            encoder.append_member(start, PROCESS_PERSON_PROFILE, process);
-        }
+    encoder.properties(*properties, *groups, &options.groups)?;
+    if let Some(noted) = encoder.noted.take() {
+        append_members(encoder, start, name_at, noted, options);
     }
     encoder.literal(",\"user_id\":");
-    encoder.value(distinct_id)?;
+    encoder.value(*distinct_id)?;
     encoder.literal("}");
     Ok(())
 }
 
+/// Appends the members that the client's options ask for to the properties, which were written from `start` on.
+#[cold]
+fn append_members(
+    encoder: &mut Encoder,
+    start: usize,
+    name_at: Range<usize>,
+    noted: Noted,
+    options: &EventOptions,
+) {
+    if !encoder.written().ends_with(b"}") {
+        return;
+    }
+    if options.insert_ids && !noted.insert_id {
+        encoder.append_member(start, "$insert_id", &insert_id());
+    }
+    if let Some(profiles) = options.person_profiles.filter(|_| !noted.profile) {
+        let process = profiles.process(&encoder.written()[name_at], noted);
+        let process = if process { "true" } else { "false" };
+        encoder.append_member(start, PROCESS_PERSON_PROFILE, process);
+    }
+}
+
 /// Writes the request of a person update.
-fn write_update<'a>(encoder: &mut Encoder<'a>, item: Item<'a>) -> Result<(), Stop> {
-    let Item([distinct_id, _, operations, ..]) = item;
+#[cold]
+fn write_update<'a>(
+    encoder: &mut Encoder<'a>,
+    [_, _, distinct_id, _, operations, ..]: &Arguments<'a>,
+) -> Result<(), Stop> {
     encoder.literal("{\"distinct_id\":");
-    encoder.value(distinct_id)?;
+    encoder.value(*distinct_id)?;
     encoder.literal(",\"operations\":");
-    encoder.value(operations)?;
+    encoder.value(*operations)?;
     encoder.literal("}");
     Ok(())
 }

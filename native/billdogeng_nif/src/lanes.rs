@@ -62,10 +62,16 @@ impl Lanes {
     ///
     /// # Errors
     /// The system has no thread left.
+    #[inline]
     pub fn open(&self, lane: Lane) -> io::Result<&Client> {
-        if let Some(client) = self.get(lane) {
-            return Ok(client);
+        match self.get(lane) {
+            Some(client) => Ok(client),
+            None => self.first(lane),
         }
+    }
+
+    #[cold]
+    fn first(&self, lane: Lane) -> io::Result<&Client> {
         let closed = self.closed();
         if self.person_updates.get().is_none() {
             let config = self.events.config_for_person_updates();

@@ -1,7 +1,7 @@
 //! A cache of atoms as JSON strings: nearly all are keys that come with every event, and the VM's own table of atoms has
 //! a lock that all schedulers share.
 
-use crate::word;
+use crate::{atoms, word};
 use billdogeng::json;
 use rustler::sys::ErlNifTerm;
 use rustler::Term;
@@ -12,59 +12,61 @@ const PLACES: usize = 256;
 /// Names up to this length are copied without looking at their length.
 const SHORT: usize = 32;
 
-/// An atom as the start of a member: `,"name":`.
+/// An atom as the start of a member: `,"name":`. A place is one cache line, and a capture needs no other for a key.
 #[derive(Clone, Default)]
+#[repr(align(64))]
 struct Name {
-    /// The atom as a value, if that is not its name.
-    literal: Option<&'static str>,
-    len: usize,
+    atom: ErlNifTerm,
+    /// The length of `short`; 0 for a name that is in `long`.
+    len: u8,
+    /// Whether the atom as a value is its name, and not `true`, `false` or `null`.
+    is_string: bool,
     short: [u8; SHORT],
-    /// Empty for a short name.
     long: Box<[u8]>,
 }
 
 impl Name {
-    fn new(text: &[u8]) -> Self {
+    fn new(atom: ErlNifTerm, text: &[u8]) -> Self {
         let mut short = [0; SHORT];
-        let long = match short.get_mut(..text.len()) {
+        let (len, long) = match short.get_mut(..text.len()) {
             Some(place) => {
                 place.copy_from_slice(text);
-                Box::default()
+                (text.len() as u8, Box::default())
             }
-            None => text.into(),
+            None => (0, text.into()),
         };
+        let is_string = ![&b",\"true\":"[..], b",\"false\":", b",\"nil\":"].contains(&text);
         Self {
-            literal: match text {
-                b",\"true\":" => Some("true"),
-                b",\"false\":" => Some("false"),
-                b",\"nil\":" => Some("null"),
-                _ => None,
-            },
-            len: text.len(),
+            atom,
+            len,
+            is_string,
             short,
             long,
         }
     }
 
     fn text(&self) -> &[u8] {
-        self.short.get(..self.len).unwrap_or(&self.long)
+        match self.len {
+            0 => &self.long,
+            len => &self.short[..usize::from(len)],
+        }
     }
 
     fn write_value(&self, out: &mut Vec<u8>) {
-        match self.literal {
-            Some(literal) => out.extend_from_slice(literal.as_bytes()),
-            None => out.extend_from_slice(&self.text()[1..self.len - 1]),
-        }
+        let text = self.text();
+        let value = match text {
+            b",\"nil\":" => &b"null"[..],
+            _ if self.is_string => &text[1..text.len() - 1],
+            // Without its quotes.
+            _ => &text[2..text.len() - 2],
+        };
+        out.extend_from_slice(value);
     }
 }
 
 /// The cache of one thread. An atom keeps its word for as long as the VM runs.
 #[derive(Default)]
-pub struct Names {
-    /// Apart from the names, and so close to each other: every term is looked up here.
-    atoms: Vec<ErlNifTerm>,
-    names: Vec<Name>,
-}
+pub struct Names(Vec<Name>);
 
 impl Names {
     /// Writes `,"name":` if `term` is a cached atom; returns whether it is.
@@ -72,9 +74,9 @@ impl Names {
         let Some(name) = self.known(term) else {
             return false;
         };
-        if name.len <= SHORT {
+        if name.len > 0 {
             // Copies the whole array, which takes a few instructions, and then cuts it to the name.
-            let end = out.len() + name.len;
+            let end = out.len() + usize::from(name.len);
             out.extend_from_slice(&name.short);
             out.truncate(end);
         } else {
@@ -86,6 +88,10 @@ impl Names {
     /// Writes `term` as a value if it is a cached atom; returns whether it is.
     #[inline(always)]
     pub fn write_known_value(&self, out: &mut Vec<u8>, term: Term) -> bool {
+        // Most values are no atoms, and a place that is looked at is a cache line.
+        if word::tag(term.as_c_arg()) != word::tag(atoms::nil().as_c_arg()) {
+            return false;
+        }
         let known = self.known(term);
         if let Some(name) = known {
             name.write_value(out);
@@ -110,11 +116,7 @@ impl Names {
     #[inline(always)]
     fn known(&self, term: Term) -> Option<&Name> {
         let atom = term.as_c_arg();
-        let place = place(atom);
-        if *self.atoms.get(place)? != atom {
-            return None;
-        }
-        self.names.get(place)
+        self.0.get(place(atom)).filter(|name| name.atom == atom)
     }
 
     #[cold]
@@ -124,14 +126,12 @@ impl Names {
         text.push(b':');
         let atom = term.as_c_arg();
         let place = place(atom);
-        if self.atoms.is_empty() {
-            // In a place that is not its own, an atom is never found.
-            self.atoms.resize(PLACES, atom);
-            self.names.resize_with(PLACES, Name::default);
+        if self.0.is_empty() {
+            // No atom is the word 0.
+            self.0.resize_with(PLACES, Name::default);
         }
-        self.atoms[place] = atom;
-        self.names[place] = Name::new(&text);
-        &self.names[place]
+        self.0[place] = Name::new(atom, &text);
+        &self.0[place]
     }
 }
 

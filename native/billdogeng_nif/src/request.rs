@@ -1,6 +1,6 @@
 //! The NIF of `Transport.request/2`: one attempt, whose result is a message.
 
-use crate::encode::{Encoder, Scratch, Stop};
+use crate::encode::{Encoder, Stop};
 use crate::options::Options;
 use crate::{atoms, terms};
 use billdogeng::request::{self, Request};
@@ -79,7 +79,7 @@ fn encode<'a>(body: Term<'a>, marker: Term<'a>) -> Result<Option<Vec<u8>>, Stop>
         return Ok(None);
     }
     let marker = (atoms::nil() != marker).then_some(marker);
-    let mut encoder = Encoder::new(Scratch::default(), LARGEST_BODY, false, marker);
+    let mut encoder = Encoder::new(Box::default(), LARGEST_BODY, false, marker);
     encoder.value(body)?;
     let body = encoder.into_scratch().out;
     if body.len() > LARGEST_BODY {

@@ -1,17 +1,88 @@
 //! Functions of the VM that rustler lacks, or that cost a capture too much through rustler.
 #![allow(unsafe_code)]
 
+use crate::atoms;
 use billdogeng::nearest;
 use rustler::sys::{
-    enif_get_double, enif_get_int64, enif_get_list_cell, enif_get_tuple, enif_inspect_binary,
-    enif_map_iterator_create, enif_map_iterator_destroy, enif_map_iterator_get_pair,
-    enif_map_iterator_next, enif_monotonic_time, enif_time_offset, ErlNifBinary, ErlNifMapIterator,
-    ErlNifMapIteratorEntry, ErlNifTerm, ErlNifTimeUnit,
+    enif_get_double, enif_get_int64, enif_get_list_cell, enif_get_map_size, enif_get_tuple,
+    enif_inspect_binary, enif_map_iterator_create, enif_map_iterator_destroy,
+    enif_map_iterator_get_pair, enif_map_iterator_next, enif_monotonic_time, enif_raise_exception,
+    enif_time_offset, ErlNifBinary, ErlNifEnv, ErlNifMapIterator, ErlNifMapIteratorEntry,
+    ErlNifTerm, ErlNifTimeUnit,
 };
 use rustler::{Env, Term};
 use std::cell::Cell;
 use std::mem::MaybeUninit;
+use std::panic::catch_unwind;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Makes a function of the form `fn(&[Term; N]) -> Term` a NIF. If it panics, the other function is called in its place.
+///
+/// `#[rustler::nif]` allocates a vector for the arguments of each call, which takes longer than to encode two properties.
+macro_rules! nif {
+    ($name:literal, $arity:literal, $flags:ident, $function:ident, $panicked:ident) => {
+        rustler::codegen_runtime::inventory::submit!(rustler::Nif {
+            name: concat!($name, "\0").as_ptr().cast(),
+            arity: $arity,
+            flags: rustler::SchedulerFlags::$flags as _,
+            raw_func: {
+                #[allow(unsafe_code)]
+                unsafe extern "C" fn raw(
+                    env: *mut rustler::sys::ErlNifEnv,
+                    _: rustler::sys::c_int,
+                    arguments: *const rustler::sys::ErlNifTerm,
+                ) -> rustler::sys::ErlNifTerm {
+                    // SAFETY: the VM passes its environment, and as many arguments as the arity.
+                    unsafe { $crate::vm::call::<$arity>(env, arguments, $function, $panicked) }
+                }
+                raw
+            },
+        });
+    };
+}
+pub(crate) use nif;
+
+/// The function of a NIF with `N` arguments.
+type Function<const N: usize> = for<'a> fn(&[Term<'a>; N]) -> Term<'a>;
+
+/// Calls `function` with the arguments of a NIF; if it panics, `panicked`. A panic of that one is raised.
+///
+/// # Safety
+/// `env` and the `N` terms behind `arguments` are those that the VM has passed to a NIF.
+#[inline(always)]
+pub unsafe fn call<const N: usize>(
+    env: *mut ErlNifEnv,
+    arguments: *const ErlNifTerm,
+    function: Function<N>,
+    panicked: Function<N>,
+) -> ErlNifTerm {
+    let lifetime = ();
+    // SAFETY: as for this function.
+    let (env, words) = unsafe {
+        (
+            Env::new(&lifetime, env),
+            *arguments.cast::<[ErlNifTerm; N]>(),
+        )
+    };
+    // SAFETY: each is a term of that environment.
+    let arguments = words.map(|word| unsafe { Term::new(env, word) });
+    match catch_unwind(|| function(&arguments).as_c_arg()) {
+        Ok(term) => term,
+        Err(_) => after_panic(env, &arguments, panicked),
+    }
+}
+
+#[cold]
+fn after_panic<const N: usize>(
+    env: Env,
+    arguments: &[Term; N],
+    panicked: Function<N>,
+) -> ErlNifTerm {
+    catch_unwind(|| panicked(arguments).as_c_arg()).unwrap_or_else(|_| {
+        // SAFETY: an atom is a term of every environment.
+        unsafe { enif_raise_exception(env.as_c_arg(), atoms::nif_panicked().as_c_arg()) }
+    })
+}
 
 thread_local! {
     /// When a thread last asked the VM, and what it returned (ns since 1970).
@@ -22,15 +93,18 @@ thread_local! {
 /// operating system's if the two differ by more than a second. After a suspend or a step of the system's clock, Erlang's
 /// time corrects itself by 1 %, which can take hours.
 ///
-/// The VM's clock takes a lock that all schedulers share, so a thread asks it about once in a millisecond. It may run 1 %
-/// faster than the monotonic clock here, so near the end of a millisecond the thread asks again.
+/// The VM's clock takes a lock that all schedulers share, so a thread asks it only if the time that has gone since it last
+/// asked leaves open which millisecond it is: the VM's clock runs at most 1 % faster or slower than the monotonic clock here.
 pub fn system_time_ms() -> i64 {
     const MS: i64 = 1_000_000;
+    /// Steps of the system's clock are seen after that.
+    const LONGEST: i64 = 10 * MS;
     let now = Instant::now();
     if let Some((then, ns)) = ASKED.get() {
-        let gone = now.duration_since(then).as_nanos().min(MS as u128) as i64;
-        if ns.rem_euclid(MS) + gone + gone / 50 < MS {
-            return ns.div_euclid(MS);
+        let gone = now.duration_since(then).as_nanos().min(LONGEST as u128) as i64;
+        let least = (ns + gone - gone / 50).div_euclid(MS);
+        if gone < LONGEST && least == (ns + gone + gone / 50).div_euclid(MS) {
+            return least;
         }
     }
     let ns = nearest(system_time_ns(), os_time_ns());
@@ -96,6 +170,15 @@ pub fn float(term: Term) -> Option<f64> {
     // SAFETY: as for an integer.
     let found = unsafe { enif_get_double(term.get_env().as_c_arg(), term.as_c_arg(), &mut value) };
     (found != 0).then_some(value)
+}
+
+/// Returns whether a term is a map without members.
+#[inline(always)]
+pub fn is_empty_map(term: Term) -> bool {
+    let mut size = 0;
+    // SAFETY: the term is of this environment, and the VM writes the size of a map.
+    let found = unsafe { enif_get_map_size(term.get_env().as_c_arg(), term.as_c_arg(), &mut size) };
+    found != 0 && size == 0
 }
 
 /// Returns the elements of a tuple; `None` for any other term. rustler copies all of them first, and the walk may stop

@@ -32,7 +32,16 @@ impl Hasher for WordHasher {
 
 /// Returns the hash of one word.
 pub fn hash(word: ErlNifTerm) -> u64 {
+    hasher(word).finish()
+}
+
+/// Returns the low bits of a term, which contain its type. They are the same for all atoms.
+pub fn tag(word: ErlNifTerm) -> u64 {
+    hasher(word).0 & 0x3F
+}
+
+fn hasher(word: ErlNifTerm) -> WordHasher {
     let mut hasher = WordHasher::default();
     word.hash(&mut hasher);
-    hasher.finish()
+    hasher
 }

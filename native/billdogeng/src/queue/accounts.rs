@@ -86,13 +86,14 @@ pub struct Stats {
 
 /// Counts events and drops.
 #[derive(Default)]
+#[repr(C)]
 pub(crate) struct Accounts {
     pub captured: u64,
-    pub delivered: u64,
-    pub retries: u64,
     pub replaced: u64,
     /// The sum of `unreported`: every capture looks at it.
     all_unreported: u64,
+    pub delivered: u64,
+    pub retries: u64,
     dropped: [u64; Reason::ALL.len()],
     unreported: [u64; Reason::ALL.len()],
 }

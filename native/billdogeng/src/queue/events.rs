@@ -20,6 +20,7 @@ const MOST_LOOKED_AT: usize = 64 * 1024;
 
 /// Count and bytes are exact at any moment.
 #[derive(Default, Debug)]
+#[repr(C)]
 pub struct Queue {
     /// Batches that were put back with a gap behind them, newest first: later events were dropped or are elsewhere.
     returned: Vec<Batch>,

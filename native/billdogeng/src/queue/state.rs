@@ -31,9 +31,16 @@ enum Intake {
     Closed,
 }
 
+// The fields that a capture touches lie together, here and in the three structs within: each cache line that another core
+// has written takes as long as all of a capture's work under the lock.
+#[repr(C)]
 pub(crate) struct State {
+    max_batch_size: usize,
+    max_batch_bytes: usize,
     store: Store,
-    accounts: Accounts,
+    max_queue_size: usize,
+    max_queue_bytes: usize,
+    flush_at: u64,
     /// The threshold has been crossed since the last flush began.
     due: bool,
     /// A flush is under way: attempts, and the waits between them.
@@ -47,12 +54,8 @@ pub(crate) struct State {
     intake: Intake,
     /// The spool is being opened: events wait for it in memory.
     opening: bool,
-    flush_at: u64,
-    max_queue_size: usize,
     full_by: Option<Limit>,
-    max_queue_bytes: usize,
-    max_batch_size: usize,
-    max_batch_bytes: usize,
+    accounts: Accounts,
 }
 
 impl State {
@@ -171,6 +174,13 @@ impl State {
         } else {
             usize::MAX
         };
+        if self.store.bytes() > self.max_queue_bytes || self.store.in_memory() > most {
+            self.enforce(most);
+        }
+    }
+
+    #[cold]
+    fn enforce(&mut self, most: usize) {
         let mut dropped = 0;
         loop {
             let too_large = self.store.bytes() > self.max_queue_bytes;

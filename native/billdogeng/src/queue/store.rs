@@ -22,14 +22,15 @@ pub const FIRST: u64 = 1 << 62;
 const AT_ONCE: usize = 512 * 1024;
 
 #[derive(Default)]
+#[repr(C)]
 pub struct Store {
+    in_flight: InFlight,
     queue: Queue,
     spool: Option<Arc<Spool>>,
     /// The first of the events that came before the spool was open, and are still to go to it.
     behind: Option<u64>,
     /// Events that are on disk, and neither in memory nor in flight.
     on_disk: u64,
-    in_flight: InFlight,
 }
 
 /// The batch that was taken, as far as it has not landed.

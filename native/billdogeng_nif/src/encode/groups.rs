@@ -3,7 +3,7 @@
 use super::keys::{Entry, Kind};
 use super::{Encoder, Stop};
 use crate::atoms;
-use crate::vm::Pairs;
+use crate::vm::{self, Pairs};
 use rustler::Term;
 use std::collections::HashMap;
 
@@ -42,8 +42,7 @@ impl<'a> Encoder<'a> {
         groups: Term<'a>,
         index: &GroupIndex,
     ) -> Result<(), Stop> {
-        let none = groups.map_size().is_ok_and(|size| size == 0);
-        if none || groups.is_empty_list() || atoms::nil() == groups {
+        if vm::is_empty_map(groups) || groups.is_empty_list() || atoms::nil() == groups {
             // Nearly always a map: look for one first.
             return match Pairs::of(properties) {
                 Some(pairs) => self.map(properties, pairs, 0),

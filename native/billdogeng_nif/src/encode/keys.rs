@@ -46,25 +46,29 @@ fn last_of<'e>(entries: &'e [Entry]) -> HashMap<&'e [u8], usize> {
 impl<'a> Encoder<'a> {
     /// Writes a comma, a key and a colon. Replaces the object's first comma with its brace.
     pub(super) fn member_key(&mut self, term: Term<'a>, start: usize) -> Result<Kind, Stop> {
-        if self.names.write_known_member(&mut self.out, term) {
-            self.out[start] = b'{';
+        if self
+            .scratch
+            .names
+            .write_known_member(&mut self.scratch.out, term)
+        {
+            self.scratch.out[start] = b'{';
             return Ok(Kind::Atom);
         }
-        self.out.push(b',');
-        self.out[start] = b'{';
+        self.scratch.out.push(b',');
+        self.scratch.out[start] = b'{';
         let kind = self.key(term)?;
-        self.out.push(b':');
+        self.scratch.out.push(b':');
         Ok(kind)
     }
 
     /// Forgets the members of a map that is complete.
     pub(super) fn end_members(&mut self, first: usize, depth: usize) {
         if let (0, Some(noted)) = (depth, &mut self.noted) {
-            for member in &self.members[first..] {
-                noted.key(self.out.get(member.at + 1..).unwrap_or_default());
+            for member in &self.scratch.members[first..] {
+                noted.key(self.scratch.out.get(member.at + 1..).unwrap_or_default());
             }
         }
-        self.members.truncate(first);
+        self.scratch.members.truncate(first);
     }
 
     fn key(&mut self, term: Term<'a>) -> Result<Kind, Stop> {
@@ -76,16 +80,16 @@ impl<'a> Encoder<'a> {
         }
         match term.get_type() {
             TermType::Atom => {
-                self.names.write(&mut self.out, term);
+                self.scratch.names.write(&mut self.scratch.out, term);
                 Ok(Kind::Atom)
             }
             TermType::Integer => {
-                self.out.push(b'"');
+                self.scratch.out.push(b'"');
                 match vm::integer(term) {
                     Some(value) => self.integer(value),
                     None => self.big_integer(term)?,
                 }
-                self.out.push(b'"');
+                self.scratch.out.push(b'"');
                 Ok(Kind::Integer)
             }
             _ => {
@@ -97,13 +101,13 @@ impl<'a> Encoder<'a> {
 
     /// Writes an object.
     pub(super) fn object(&mut self, entries: &[Entry<'a>], depth: usize) -> Result<(), Stop> {
-        let start = self.out.len();
+        let start = self.scratch.out.len();
         self.append_from(0, entries, &last_of(entries), depth)?;
         match entries {
-            [] => self.out.push(b'{'),
-            _ => self.out[start] = b'{',
+            [] => self.scratch.out.push(b'{'),
+            _ => self.scratch.out[start] = b'{',
         }
-        self.out.push(b'}');
+        self.scratch.out.push(b'}');
         Ok(())
     }
 
@@ -117,13 +121,13 @@ impl<'a> Encoder<'a> {
         first: usize,
         depth: usize,
     ) -> Result<(), Stop> {
-        let written = self.members.len() - first - 1;
-        let Member { at, replaced } = self.members[first + written];
-        self.out.truncate(at);
+        let written = self.scratch.members.len() - first - 1;
+        let Member { at, replaced } = self.scratch.members[first + written];
+        self.scratch.out.truncate(at);
         self.replaced = replaced;
         self.first_replaced.take_if(|first| *first >= at);
         let Some(entries) = self.entries(term)? else {
-            self.out.truncate(start);
+            self.scratch.out.truncate(start);
             return self.by_elixir();
         };
         let last = last_of(&entries);
@@ -134,8 +138,8 @@ impl<'a> Encoder<'a> {
         }
         self.append_from(written, &entries, &last, depth)?;
         // The first comma: that of the first member may have been cut with it.
-        self.out[start] = b'{';
-        self.out.push(b'}');
+        self.scratch.out[start] = b'{';
+        self.scratch.out.push(b'}');
         Ok(())
     }
 
@@ -149,12 +153,12 @@ impl<'a> Encoder<'a> {
     ) -> Result<(), Stop> {
         for (index, entry) in entries.iter().enumerate().skip(index) {
             if last[entry.key.as_slice()] == index {
-                self.out.push(b',');
-                let at = self.out.len();
-                self.out.extend_from_slice(&entry.key);
-                self.out.push(b':');
+                self.scratch.out.push(b',');
+                let at = self.scratch.out.len();
+                self.scratch.out.extend_from_slice(&entry.key);
+                self.scratch.out.push(b':');
                 if let (0, Some(noted)) = (depth, &mut self.noted) {
-                    noted.key(&self.out[at..]);
+                    noted.key(&self.scratch.out[at..]);
                 }
                 self.value_at(entry.value, depth + 1)?;
             }
@@ -164,11 +168,15 @@ impl<'a> Encoder<'a> {
 
     /// Removes a member of the map that is being written, up to where the next one begins.
     fn cut(&mut self, index: usize) {
-        let (start, end) = (self.members[index].at, self.members[index + 1].at);
-        let replaced = self.members[index + 1].replaced - self.members[index].replaced;
-        self.out.drain(start..end);
+        let (start, end) = (
+            self.scratch.members[index].at,
+            self.scratch.members[index + 1].at,
+        );
+        let replaced =
+            self.scratch.members[index + 1].replaced - self.scratch.members[index].replaced;
+        self.scratch.out.drain(start..end);
         self.replaced -= replaced;
-        for member in &mut self.members[index + 1..] {
+        for member in &mut self.scratch.members[index + 1..] {
             member.at -= end - start;
             member.replaced -= replaced;
         }
@@ -227,9 +235,9 @@ impl<'a> Encoder<'a> {
     }
 
     pub(super) fn entry(&mut self, key: Term<'a>, value: Term<'a>) -> Result<Entry<'a>, Stop> {
-        let start = self.out.len();
+        let start = self.scratch.out.len();
         let kind = self.key(key)?;
-        let key = self.out.split_off(start);
+        let key = self.scratch.out.split_off(start);
         Ok(Entry { kind, key, value })
     }
 }

@@ -49,15 +49,14 @@ pub struct Scratch {
     /// The JSON that was written.
     pub out: Vec<u8>,
     names: Names,
+    /// The members of the map that is being written, and of those around it.
     members: Vec<Member>,
 }
 
 /// Writes one event.
 pub struct Encoder<'a> {
-    out: Vec<u8>,
-    names: Names,
-    /// The members of the map that is being written, and of those around it.
-    members: Vec<Member>,
+    /// Memory that is left to the next encoder.
+    scratch: Box<Scratch>,
     /// Values written in another form than their own.
     pub replaced: u64,
     /// Where the first of them begins.
@@ -75,14 +74,17 @@ pub struct Encoder<'a> {
 
 impl<'a> Encoder<'a> {
     /// `marker` is the reference that marks the terms of a normalised event.
-    pub fn new(scratch: Scratch, max_bytes: usize, normal: bool, marker: Option<Term<'a>>) -> Self {
-        let mut members = scratch.members;
-        members.clear();
-        members.shrink_to(KEPT_MEMBERS);
+    #[inline]
+    pub fn new(
+        mut scratch: Box<Scratch>,
+        max_bytes: usize,
+        normal: bool,
+        marker: Option<Term<'a>>,
+    ) -> Self {
+        scratch.members.clear();
+        scratch.members.shrink_to(KEPT_MEMBERS);
         Self {
-            out: scratch.out,
-            names: scratch.names,
-            members,
+            scratch,
             replaced: 0,
             first_replaced: None,
             noted: None,
@@ -96,33 +98,29 @@ impl<'a> Encoder<'a> {
     }
 
     /// Returns the JSON, with memory for the next encoder.
-    pub fn into_scratch(self) -> Scratch {
-        Scratch {
-            out: self.out,
-            names: self.names,
-            members: self.members,
-        }
+    pub fn into_scratch(self) -> Box<Scratch> {
+        self.scratch
     }
 
     /// Returns the JSON written so far.
     pub fn written(&self) -> &[u8] {
-        &self.out
+        &self.scratch.out
     }
 
     /// Writes text that needs no escaping.
     pub fn literal(&mut self, text: &str) {
-        self.out.extend_from_slice(text.as_bytes());
+        self.scratch.out.extend_from_slice(text.as_bytes());
     }
 
     /// Writes an integer.
     pub fn integer(&mut self, value: i64) {
-        json::write_i64(&mut self.out, value);
+        json::write_i64(&mut self.scratch.out, value);
     }
 
     /// Appends a member to the object that was written from `start` on.
     pub fn append_member(&mut self, start: usize, name: &str, value: &str) {
-        let empty = self.out.len() - start == 2;
-        self.out.pop();
+        let empty = self.scratch.out.len() - start == 2;
+        self.scratch.out.pop();
         self.literal(if empty { "\"" } else { ",\"" });
         for part in [name, "\":", value, "}"] {
             self.literal(part);
@@ -138,23 +136,27 @@ impl<'a> Encoder<'a> {
         self.visit()?;
         // Most values are known atoms, strings or numbers. Each of these takes one call to the VM; to ask for the type
         // first would take a second one.
-        if self.names.write_known_value(&mut self.out, term) {
+        if self
+            .scratch
+            .names
+            .write_known_value(&mut self.scratch.out, term)
+        {
             return Ok(());
         }
         if let Some(bytes) = vm::bytes(term) {
             return self.string(bytes);
         }
         if let Some(value) = vm::integer(term) {
-            json::write_i64(&mut self.out, value);
+            json::write_i64(&mut self.scratch.out, value);
             return Ok(());
         }
         if let Some(value) = vm::float(term) {
-            json::write_f64(&mut self.out, value);
+            json::write_f64(&mut self.scratch.out, value);
             return Ok(());
         }
         match term.get_type() {
             TermType::Atom => {
-                self.names.write_value(&mut self.out, term);
+                self.scratch.names.write_value(&mut self.scratch.out, term);
                 Ok(())
             }
             TermType::Integer => self.big_integer(term),
@@ -173,8 +175,8 @@ impl<'a> Encoder<'a> {
     /// Counts a term, and stops the walk at a limit.
     fn visit(&mut self) -> Result<(), Stop> {
         self.terms += 1;
-        if self.out.len() > self.most_bytes || self.terms > self.most_terms {
-            return Err(self.stop(self.out.len().max(self.terms)));
+        if self.scratch.out.len() > self.most_bytes || self.terms > self.most_terms {
+            return Err(self.stop(self.scratch.out.len().max(self.terms)));
         }
         Ok(())
     }
@@ -198,8 +200,8 @@ impl<'a> Encoder<'a> {
 
     fn string(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         self.check_room(bytes.len())?;
-        let at = self.out.len();
-        if json::write_str(&mut self.out, bytes) {
+        let at = self.scratch.out.len();
+        if json::write_str(&mut self.scratch.out, bytes) {
             self.count_replaced(at);
         }
         Ok(())
@@ -211,7 +213,7 @@ impl<'a> Encoder<'a> {
     }
 
     fn too_deep(&mut self) -> Result<(), Stop> {
-        self.count_replaced(self.out.len());
+        self.count_replaced(self.scratch.out.len());
         self.literal("\"…\"");
         Ok(())
     }
@@ -221,7 +223,7 @@ impl<'a> Encoder<'a> {
         if self.marker.is_none() {
             return Err(Stop::Normalise);
         }
-        self.count_replaced(self.out.len());
+        self.count_replaced(self.scratch.out.len());
         self.literal("\"#Error<>\"");
         Ok(())
     }
@@ -258,7 +260,7 @@ impl<'a> Encoder<'a> {
         let Some(elements) = vm::elements(term) else {
             return self.by_elixir();
         };
-        self.count_replaced(self.out.len());
+        self.count_replaced(self.scratch.out.len());
         self.array(elements, depth)
     }
 
@@ -267,14 +269,14 @@ impl<'a> Encoder<'a> {
         elements: impl Iterator<Item = Term<'a>>,
         depth: usize,
     ) -> Result<(), Stop> {
-        self.out.push(b'[');
+        self.scratch.out.push(b'[');
         for (at, element) in elements.enumerate() {
             if at > 0 {
-                self.out.push(b',');
+                self.scratch.out.push(b',');
             }
             self.value_at(element, depth + 1)?;
         }
-        self.out.push(b']');
+        self.scratch.out.push(b']');
         Ok(())
     }
 
@@ -283,11 +285,11 @@ impl<'a> Encoder<'a> {
         if let Some(entries) = self.keyword(term)? {
             return self.object(&entries, depth);
         }
-        let start = self.out.len();
+        let start = self.scratch.out.len();
         let mut elements = Elements::of(term);
         self.array(elements.by_ref(), depth)?;
         if !elements.rest().is_empty_list() {
-            self.out.truncate(start);
+            self.scratch.out.truncate(start);
             return self.by_elixir();
         }
         Ok(())
@@ -295,16 +297,16 @@ impl<'a> Encoder<'a> {
 
     #[inline(never)]
     fn map(&mut self, term: Term<'a>, pairs: Pairs<'a>, depth: usize) -> Result<(), Stop> {
-        let (start, first) = (self.out.len(), self.members.len());
+        let (start, first) = (self.scratch.out.len(), self.scratch.members.len());
         let mut kinds = None;
         for (key, value) in pairs {
             if atoms::__struct__() == key && value.is_atom() {
-                self.out.truncate(start);
-                self.members.truncate(first);
+                self.scratch.out.truncate(start);
+                self.scratch.members.truncate(first);
                 return self.by_elixir();
             }
-            self.members.push(Member {
-                at: self.out.len(),
+            self.scratch.members.push(Member {
+                at: self.scratch.out.len(),
                 replaced: self.replaced,
             });
             let kind = self.member_key(key, start)?;

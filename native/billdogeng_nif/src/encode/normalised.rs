@@ -45,7 +45,7 @@ impl<'a> Encoder<'a> {
             return self.too_deep();
         }
         if array {
-            self.count_replaced(self.out.len());
+            self.count_replaced(self.scratch.out.len());
             return self.array(Elements::of(content), depth);
         }
         if pairs {
@@ -59,7 +59,7 @@ impl<'a> Encoder<'a> {
             return self.raw(text, depth);
         }
         if atoms::replaced() == form || atoms::improper() == form {
-            self.count_replaced(self.out.len());
+            self.count_replaced(self.scratch.out.len());
         }
         self.string(text)
     }
@@ -78,7 +78,7 @@ impl<'a> Encoder<'a> {
                 noted.name(name.as_bytes());
             }
         }
-        self.out.extend_from_slice(text);
+        self.scratch.out.extend_from_slice(text);
         Ok(())
     }
 }
