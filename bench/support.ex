@@ -137,11 +137,17 @@ defmodule Bench.Paced do
   @burst 40
 
   # Returns the ns of each of these captures, sorted.
-  def samples(ms, capture) do
+  def samples(ms, capture), do: ms |> in_order(capture) |> Enum.sort()
+
+  # Returns the ns of each of these captures.
+  def in_order(ms, capture) do
     samples = :atomics.new(ms * @burst + @burst, signed: false)
     count = load(capture, Bench.Events.eight(@burst), samples, 0, now() + ms * 1_000_000)
-    Enum.sort(for n <- 1..count, do: :atomics.get(samples, n))
+    for n <- 1..count, do: :atomics.get(samples, n)
   end
+
+  # Returns the ns of those that came after a sleep.
+  def after_sleep(in_order), do: Enum.take_every(in_order, @burst)
 
   def percentiles(sorted) do
     count = length(sorted)
