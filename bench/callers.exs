@@ -27,7 +27,6 @@ defmodule Bench.Callers do
   def main(argv) do
     {opts, []} = OptionParser.parse!(argv, strict: [rounds: :integer, ms: :integer])
     {rounds, ms} = {opts[:rounds] || 5, opts[:ms] || 1_000}
-    {:ok, _} = Application.ensure_all_started(:inets)
     Logger.configure(level: :error)
     healthy = Collector.start()
     urls = Faulty.start()

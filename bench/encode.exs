@@ -15,7 +15,6 @@ defmodule Bench.Encode do
   def main(argv) do
     {opts, []} = OptionParser.parse!(argv, strict: [rounds: :integer, tweet: :string, document: :string])
 
-    {:ok, _} = Application.ensure_all_started(:inets)
     url = Collector.start()
     {:ok, client} = Analytics.start_link([api_key: "key", host: url] ++ endless())
     rounds = opts[:rounds] || 7

@@ -29,7 +29,6 @@ defmodule Bench.Growth do
   def main(argv) do
     {opts, []} = OptionParser.parse!(argv, strict: [rounds: :integer])
     rounds = opts[:rounds] || 5
-    {:ok, _} = Application.ensure_all_started(:inets)
     Logger.configure(level: :error)
     settings = %{url: Collector.start(), rounds: rounds}
 

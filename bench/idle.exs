@@ -17,7 +17,6 @@ defmodule Bench.Idle do
   def main(argv) do
     {opts, []} = OptionParser.parse!(argv, strict: [clients: :integer, seconds: :integer])
     {clients, seconds} = {opts[:clients] || 200, opts[:seconds] || 60}
-    {:ok, _} = Application.ensure_all_started(:inets)
     url = Collector.start()
 
     # The first client of a VM loads what later ones share: it is not counted.

@@ -19,7 +19,6 @@ defmodule Bench.Latency do
   def main(argv) do
     {opts, []} = OptionParser.parse!(argv, strict: [rounds: :integer, ms: :integer, hogs: :integer])
     {rounds, ms, hogs} = {opts[:rounds] || 7, opts[:ms] || 2_000, opts[:hogs] || 0}
-    {:ok, _} = Application.ensure_all_started(:inets)
     Logger.configure(level: :error)
     {healthy, faulty} = {Collector.start(), Faulty.start()}
     spool = Path.join(System.tmp_dir!(), "billdogeng_bench_#{System.pid()}")

@@ -11,6 +11,7 @@
 # captured.
 Code.require_file("support.ex", __DIR__)
 Code.require_file("baseline.ex", __DIR__)
+Code.require_file("posthog.ex", __DIR__)
 
 defmodule Bench.Ours do
   alias BilldogEng.Analytics
@@ -69,10 +70,10 @@ defmodule Bench.Run do
 
   @burst 20_000
   @clients [Bench.Theirs, Bench.Ours]
+  @columns ["this client", "ratio", "of each round"]
 
   def main(argv) do
     {opts, []} = OptionParser.parse!(argv, strict: [only: :keep, rounds: :integer, ms: :integer])
-    {:ok, _} = Application.ensure_all_started(:inets)
 
     settings = %{
       url: Collector.start(),
@@ -81,6 +82,8 @@ defmodule Bench.Run do
       events: Bench.Events.eight(1_000)
     }
 
+    settings = Map.put(settings, :peer, Bench.PostHog.find())
+
     parts =
       case Keyword.get_values(opts, :only) do
         [] -> ["capture", "paced", "20", "1000"]
@@ -88,7 +91,11 @@ defmodule Bench.Run do
       end
 
     rows = Enum.flat_map(parts, &part(&1, settings))
-    header = ["8 properties an event, gzip", "the original's kind", "this client", "ratio", "of each round"]
+    {peers, rows} = Enum.split_with(rows, &Map.has_key?(&1, :peer))
+
+    table = fn base, rows ->
+      [["8 properties an event, gzip", base | @columns] | Enum.map(rows, & &1.cells)]
+    end
 
     Report.write(
       "delivery",
@@ -98,8 +105,8 @@ defmodule Bench.Run do
       ),
       "Medians of #{settings.rounds} rounds in turns. The original's kind: one GenServer, httpc, #{Bench.JSON.name()}. " <>
         "CPU is that of the VM's process, callers and all. Nothing was dropped.",
-      [[header | Enum.map(rows, & &1.cells)]],
-      charts(rows, settings)
+      [table.("the original's kind", rows) | if(peers != [], do: [table.(settings.peer, peers)], else: [])],
+      charts(rows ++ peers, settings)
     )
   end
 
@@ -109,6 +116,8 @@ defmodule Bench.Run do
       for %{what: what} = row <- rows, String.ends_with?(what, text), {name, number} <- row.numbers do
         ["#{name}, #{what |> String.split(":") |> hd()}", number]
       end
+      |> Enum.uniq_by(&hd/1)
+      |> Enum.sort_by(fn [name, _] -> name |> String.split(", ") |> List.last() end)
     end
 
     case bars.("delivered events/s") do
@@ -184,43 +193,45 @@ defmodule Bench.Run do
   end
 
   defp part(flush_at, settings) do
-    rounds = rounds("flush_at #{flush_at}", settings, &deliver(&1, String.to_integer(flush_at), settings))
+    peers = if settings.peer, do: [Bench.PostHog], else: []
+    clients = @clients ++ peers
+    measure = &deliver(&1, String.to_integer(flush_at), settings)
+    rounds = rounds("flush_at #{flush_at}", settings, measure, clients)
 
-    [
-      row("flush_at #{flush_at}: caller, ns a capture", rounds, :ns),
-      row("flush_at #{flush_at}: delivered events/s", rounds, :per_second),
-      row("flush_at #{flush_at}: CPU, µs an event", rounds, :cpu),
-      row("flush_at #{flush_at}: events a request", rounds, :batch)
+    rows = [
+      {"flush_at #{flush_at}: caller, ns a capture", :ns},
+      {"flush_at #{flush_at}: delivered events/s", :per_second},
+      {"flush_at #{flush_at}: CPU, µs an event", :cpu},
+      {"flush_at #{flush_at}: events a request", :batch}
     ]
+
+    for({what, key} <- rows, do: row(what, rounds, key)) ++
+      for peer <- peers, {what, key} <- rows, do: Map.put(row(what, rounds, key, peer), :peer, peer)
   end
 
-  # `[{theirs, ours}]`. They take turns at going first.
-  defp rounds(what, settings, measure) do
-    Enum.each(@clients, measure)
+  # A map from client to result for each round. They take turns at going first.
+  defp rounds(what, settings, measure, clients \\ @clients) do
+    Enum.each(clients, measure)
 
     for round <- 1..settings.rounds do
-      order = if rem(round, 2) == 1, do: @clients, else: Enum.reverse(@clients)
+      order = if rem(round, 2) == 1, do: clients, else: Enum.reverse(clients)
       results = Map.new(order, &{&1, measure.(&1)})
-
-      IO.puts(
-        :stderr,
-        "#{what}, round #{round}: #{inspect(results[Bench.Theirs])} #{inspect(results[Bench.Ours])}"
-      )
-
-      {results[Bench.Theirs], results[Bench.Ours]}
+      IO.puts(:stderr, "#{what}, round #{round}: #{inspect(results)}")
+      results
     end
   end
 
-  defp row(what, rounds, key) do
-    ratios = for {theirs, ours} <- rounds, do: ours[key] / theirs[key]
+  defp row(what, rounds, key, base \\ Bench.Theirs) do
+    ratios = for round <- rounds, do: round[Bench.Ours][key] / round[base][key]
     {least, most} = Enum.min_max(ratios)
-    theirs = Numbers.median(for {theirs, _} <- rounds, do: theirs[key])
-    ours = Numbers.median(for {_, ours} <- rounds, do: ours[key])
+    theirs = Numbers.median(for round <- rounds, do: round[base][key])
+    ours = Numbers.median(for round <- rounds, do: round[Bench.Ours][key])
     range = "#{ratio(least)} – #{ratio(most)}"
+    name = if base == Bench.Theirs, do: "GenServer", else: "posthog-elixir"
 
     %{
       what: what,
-      numbers: [{"GenServer", theirs}, {"BilldogEng", ours}],
+      numbers: [{name, theirs}, {"BilldogEng", ours}],
       cells: [what, Numbers.show(theirs), Numbers.show(ours), ratio(Numbers.median(ratios)), range]
     }
   end

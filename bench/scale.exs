@@ -15,7 +15,6 @@ defmodule Bench.Scale do
   def main(argv) do
     {opts, []} = OptionParser.parse!(argv, strict: [rounds: :integer, ms: :integer])
     {rounds, ms} = {opts[:rounds] || 7, opts[:ms] || 500}
-    {:ok, _} = Application.ensure_all_started(:inets)
     url = Collector.start()
     Logger.configure(level: :error)
     # Two callers with a client each, too: what two of them cost that share nothing.

@@ -22,7 +22,6 @@ defmodule Bench.Send do
   def main(argv) do
     {opts, []} = OptionParser.parse!(argv, strict: [lines: :integer, rounds: :integer, ms: :integer])
     {lines, rounds} = {opts[:lines] || 1_000_000, opts[:rounds] || 5}
-    {:ok, _} = Application.ensure_all_started(:inets)
     dir = Path.join(System.tmp_dir!(), "billdogeng-bench-send-#{System.pid()}")
     File.mkdir_p!(dir)
 

@@ -19,7 +19,6 @@ defmodule Bench.Spool do
   def main(argv) do
     {opts, []} = OptionParser.parse!(argv, strict: [rounds: :integer, ms: :integer])
     {rounds, ms} = {opts[:rounds] || 7, opts[:ms] || 3_000}
-    {:ok, _} = Application.ensure_all_started(:inets)
     url = Collector.start()
     # First of all, in a heap that nothing has grown yet.
     queued = queued()

@@ -1,3 +1,9 @@
+# Since Elixir 1.15 Mix hides applications that a project does not list; httpc takes both.
+for app <- [:inets, :ssl] do
+  if function_exported?(Mix, :ensure_application!, 1), do: apply(Mix, :ensure_application!, [app])
+  {:ok, _} = Application.ensure_all_started(app)
+end
+
 defmodule Bench.JSON do
   @moduledoc false
   # The encoder of the baseline. Asked for at run time: the project depends on none of them.

@@ -1,7 +1,7 @@
 //! How many events a body has, by one look at each byte.
 
-/// The objects in the array that the body's member `events` holds. `None` where the text ends before its
-/// last bracket, or goes on after it: what was cut short must not count.
+/// The objects in the array that the body's member `events` holds, or `batch`, as posthog-elixir has it. `None` where the
+/// text ends before its last bracket, or goes on after it: a body that was cut short must not count.
 ///
 /// Brackets are matched by number and not by kind: the clients' JSON is judged by their tests, not here.
 pub fn events(json: &[u8]) -> Option<u64> {
@@ -22,7 +22,7 @@ pub fn events(json: &[u8]) -> Option<u64> {
             }
             b'{' | b'[' => {
                 match depth {
-                    1 => in_events = *byte == b'[' && member == b"events",
+                    1 => in_events = *byte == b'[' && (member == b"events" || member == b"batch"),
                     2 if in_events && *byte == b'{' => count += 1,
                     _ => {}
                 }
@@ -64,6 +64,7 @@ mod tests {
             (r#"{"api_key":"k","events":[]}"#, 0),
             (r#"{"api_key":"k","events":[{"a":{"b":[{},{}]}},{}]}"#, 2),
             (r#"{"events":[{}],"more":[{}]} "#, 1),
+            (r#"{"batch":[{"b":[{}]},{}],"api_key":"k"}"#, 2),
             (r#"{"events":{"events":[{}]}}"#, 0),
             (r#"{"api_key":"\"events\":[{","events":[{"s":"}]\\"}]}"#, 1),
         ];
