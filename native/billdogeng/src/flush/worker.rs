@@ -11,6 +11,7 @@ use crate::flush::phase::{Action, Event, Facts, Rules};
 use crate::flush::requests::{Attempt, Requests};
 use crate::protocol::{Command, Listener, Notice, Reply, Report};
 use crate::queue::accounts::Reason;
+use crate::queue::chunks;
 use crate::report::flush_report::FlushReport;
 use crate::report::status::MOST_CALLERS;
 use crate::threads;
@@ -110,6 +111,7 @@ impl Worker {
                 self.step(now);
             }
             self.publish(now);
+            chunks::make_ready();
             if self.machine.has_ended() {
                 return;
             }

@@ -31,6 +31,7 @@ pub struct Queue {
     first: u64,
     len: usize,
     stored: usize,
+    took_last_chunk: bool,
 }
 
 impl Queue {
@@ -90,6 +91,7 @@ impl Queue {
 
     /// Appends one event's JSON. A large one that is owned stays where it is.
     pub fn push(&mut self, event: Cow<[u8]>) {
+        self.took_last_chunk = false;
         let stored = event.len() + 1;
         match event {
             Cow::Owned(mut event) if stored > CHUNK => {
@@ -100,9 +102,9 @@ impl Queue {
             event => {
                 if self.tail.capacity() - self.tail.len() < stored {
                     self.seal();
-                    self.tail = match stored <= CHUNK {
+                    (self.tail, self.took_last_chunk) = match stored <= CHUNK {
                         true => chunks::take(),
-                        false => BytesMut::with_capacity(stored),
+                        false => (BytesMut::with_capacity(stored), false),
                     };
                 }
                 self.tail.extend_from_slice(&event);
@@ -112,6 +114,11 @@ impl Queue {
         self.lens.push_back(stored as u32);
         self.len += 1;
         self.stored += stored;
+    }
+
+    /// Returns whether the last event took the last chunk of memory that was ready.
+    pub fn took_last_chunk(&self) -> bool {
+        self.took_last_chunk
     }
 
     /// Drops the oldest event. Returns its number, if there was one.

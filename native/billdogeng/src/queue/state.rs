@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(crate) enum Accepted {
     /// Nothing.
     Quiet,
-    /// A flush has become due, or the thread has to look at the clock.
+    /// A flush has become due, or the thread has to look at the clock, or to make memory ready.
     Notify,
     /// The client has ended; the event is counted as dropped, and nobody is notified.
     Closed,
@@ -132,7 +132,10 @@ impl State {
         let due = !self.due && self.store.len() >= self.flush_at;
         self.due |= due;
         let looks = self.running || self.lingering || self.failed;
-        let wake = (due && !looks) || !self.armed || (!reported && self.accounts.has_unreported());
+        let wake = (due && !looks)
+            || !self.armed
+            || self.store.took_last_chunk()
+            || (!reported && self.accounts.has_unreported());
         self.armed = true;
         if wake {
             Accepted::Notify

@@ -132,6 +132,11 @@ impl Store {
         self.queue.push(event);
     }
 
+    /// Returns whether the last event took the last chunk of memory that was ready.
+    pub fn took_last_chunk(&self) -> bool {
+        self.queue.took_last_chunk()
+    }
+
     // ── bounds ──
 
     /// Whether the oldest event in memory is on disk, or will be in a moment.
