@@ -5,7 +5,7 @@ defmodule Bench.PostHog do
 
   @name Bench.PostHog.Instance
 
-  # Its name and version; nil if there is none, and then a word says why.
+  # Its name and version; nil if there is none, and a line with the reason.
   def find do
     case System.get_env("BENCH_POSTHOG", "") do
       "" -> skipped("BENCH_POSTHOG names no folder of its modules")
