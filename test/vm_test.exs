@@ -60,19 +60,27 @@ defmodule BilldogEng.VMTest do
       assert out =~ "dropped 250 events (stopped)"
     end
 
-    test "sends what a client that nobody supervises has queued", %{tmp_dir: dir} do
-      collector = start_collector()
-
-      script = """
+    defp unsupervised(opts) do
+      """
       {:ok, _} = Application.ensure_all_started(:billdogeng)
-      {:ok, client} = BilldogEng.Analytics.start_link(api_key: "key", host: System.fetch_env!("HOST"))
+      opts = [api_key: "key", host: System.fetch_env!("HOST")] ++ #{inspect(opts)}
+      {:ok, client} = BilldogEng.Analytics.start_link(opts)
       BilldogEng.Analytics.capture(client, "u", "e")
       System.stop(0)
       Process.sleep(:infinity)
       """
+    end
 
-      assert {_, 0} = run(script, collector, dir)
+    test "sends what a client that nobody supervises has queued", %{tmp_dir: dir} do
+      collector = start_collector()
+      assert {_, 0} = run(unsupervised([]), collector, dir)
       assert names(collector) == ["e"]
+    end
+
+    test "has one line for what a client that nobody supervises has lost", %{tmp_dir: dir} do
+      assert {out, 0} = run(unsupervised(shutdown_timeout: 500), nil, dir, nobody())
+      assert [_] = Regex.scan(~r/dropped 1 event/, out)
+      assert out =~ "dropped 1 event (stopped)"
     end
   end
 

@@ -73,6 +73,9 @@ defmodule BilldogEng.Log.Notices do
   # The lines of the quota have these drops.
   defp one({:dropped, :quota, _count}, _lane, _now, state), do: {state, []}
 
+  # The line of the client's end has these, `:ended_with_drops`.
+  defp one({:dropped, :stopped, _count}, _lane, _now, state), do: {state, []}
+
   # The app asked for these, by purge/1 and set_mode/2.
   defp one({:dropped, reason, _count}, _lane, _now, state) when reason in [:purged, :disabled],
     do: {state, []}
