@@ -93,18 +93,15 @@ thread_local! {
 /// operating system's if the two differ by more than a second. After a suspend or a step of the system's clock, Erlang's
 /// time corrects itself by 1 %, which can take hours.
 ///
-/// The VM's clock takes a lock that all schedulers share, so a thread asks it only if the time that has gone since it last
-/// asked leaves open which millisecond it is: the VM's clock runs at most 1 % faster or slower than the monotonic clock here.
+/// The VM's clock takes a lock that all schedulers share, so a thread asks it about once in a millisecond. It may run 1 %
+/// faster than the monotonic clock here, so near the end of a millisecond the thread asks again.
 pub fn system_time_ms() -> i64 {
     const MS: i64 = 1_000_000;
-    /// Steps of the system's clock are seen after that.
-    const LONGEST: i64 = 10 * MS;
     let now = Instant::now();
     if let Some((then, ns)) = ASKED.get() {
-        let gone = now.duration_since(then).as_nanos().min(LONGEST as u128) as i64;
-        let least = (ns + gone - gone / 50).div_euclid(MS);
-        if gone < LONGEST && least == (ns + gone + gone / 50).div_euclid(MS) {
-            return least;
+        let gone = now.duration_since(then).as_nanos().min(MS as u128) as i64;
+        if ns.rem_euclid(MS) + gone + gone / 50 < MS {
+            return ns.div_euclid(MS);
         }
     }
     let ns = nearest(system_time_ns(), os_time_ns());
